@@ -1,0 +1,47 @@
+"""Plugins for Hugging Face TRL: DeepSeek chat templates, noise, losses and rewards by name.
+
+Importing this package imports neither torch nor transformers; the trainers are loaded on first use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.hookspecs import hookimpl
+from trl_deepseek.registry import Registry, load_registry
+from trl_deepseek.types import ChatTemplate, PairLogps, UnpairedLogps
+
+if TYPE_CHECKING:
+    from trl_deepseek.trainers.grpo import GRPOConfig, GRPOTrainer
+    from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
+
+_LAZY = {
+    "GRPOConfig": "trl_deepseek.trainers.grpo",
+    "GRPOTrainer": "trl_deepseek.trainers.grpo",
+    "SFTConfig": "trl_deepseek.trainers.sft",
+    "SFTTrainer": "trl_deepseek.trainers.sft",
+}
+
+__all__ = [
+    "ChatTemplate",
+    "GRPOConfig",
+    "GRPOTrainer",
+    "PairLogps",
+    "Registry",
+    "SFTConfig",
+    "SFTTrainer",
+    "UnpairedLogps",
+    "hookimpl",
+    "load_registry",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,110 @@
+"""Every hook a plugin may implement.
+
+The verb is the contract. ``register_*`` runs once for every plugin, before a model is loaded, and
+returns nothing: call ``register(name, item)`` once per item. Each hook is called for every plugin;
+order never matters, since names are unique across plugins.
+"""
+
+from __future__ import annotations
+
+import pluggy
+
+from trl_deepseek.types import Register
+
+PROJECT = "trl_deepseek"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def register_chat_templates(register: Register) -> None:
+    """Offer chat formats, to be named in ``chat_template``.
+
+    Args:
+        register: Call as ``register(name, ChatTemplate(...))``.
+    """
+
+
+@hookspec
+def register_noises(register: Register) -> None:
+    """Offer embedding noise, to be named in ``noise``.
+
+    Args:
+        register: Call as ``register(name, noise)``, where ``noise(embeddings, lengths, alpha)``
+            takes embeddings (B, T, H) and the length of the document each token stands in,
+            (B, T), and returns the noised embeddings (B, T, H).
+    """
+
+
+@hookspec
+def register_losses(register: Register) -> None:
+    """Offer losses, to be named in ``loss_type``.
+
+    Args:
+        register: Call as ``register(name, loss, data="pairs", reference=True, prompt_nll=False)``,
+            where ``loss(logps, **options)`` returns one loss per sequence, (B,), or that and a
+            dict of metrics, and leaves the mean to the trainer. ``data`` is ``pairs``,
+            ``unpaired`` or ``rewards``; see :class:`trl_deepseek.types.Loss`.
+    """
+
+
+@hookspec
+def register_rewards(register: Register) -> None:
+    """Offer reward functions, to be named in ``reward_funcs``.
+
+    Args:
+        register: Call as ``register(name, reward, columns=(), timeout=None, isolate=False)``,
+            where ``reward(prompts, completions, completion_ids, **columns)`` returns one float
+            per completion, or None to abstain; sync or async. ``columns`` names the dataset
+            columns it needs; ``timeout`` is in seconds.
+    """
+
+
+@hookspec
+def register_quantizations(register: Register) -> None:
+    """Offer ways to hold the base model in memory, to be named in ``quantization``.
+
+    Args:
+        register: Call as ``register(name, Quantization(...))``.
+    """
+
+
+@hookspec
+def register_metrics(register: Register) -> None:
+    """Offer metrics, to be named in ``evaluate --metrics``.
+
+    Args:
+        register: Call as ``register(name, metric)``, where ``metric(predictions, references)``
+            takes two lists of strings and returns one number.
+    """
+
+
+@hookspec
+def register_models(register: Register) -> None:
+    """Offer embedded models, to be named in ``model_name_or_path``.
+
+    Args:
+        register: Call as ``register(name, build)``, where ``build(seed=0)`` returns a new model
+            and its tokenizer.
+    """
+
+
+@hookspec
+def register_datasets(register: Register) -> None:
+    """Offer embedded datasets, to be named in ``dataset_name``.
+
+    Args:
+        register: Call as ``register(name, build)``, where
+            ``build(split="train", kind="prompts", size=None, seed=0)`` returns a ``Dataset`` with
+            the columns that ``kind`` stands for: ``demonstrations`` (prompt, completion),
+            ``preferences`` (prompt, chosen, rejected) or ``prompts`` (prompt, solution).
+    """
+
+
+@hookspec
+def register_presets(register: Register) -> None:
+    """Offer named config defaults, to be named in ``preset``.
+
+    Args:
+        register: Call as ``register(name, Preset(...))``.
+    """

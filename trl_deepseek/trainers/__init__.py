@@ -1,0 +1,1 @@
+"""Trainers: one seam of TRL each."""

@@ -1,0 +1,220 @@
+"""What crosses a hook: the items that plugins register and the tensors that losses see.
+
+Shape letters, here and everywhere: B batch (pairs or single examples), G completions per prompt,
+T tokens, H hidden size, V vocabulary. Log-probabilities are in nats.
+
+This module must stay importable without torch, so that plugins and the command line start at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+Message = dict[str, Any]
+Messages = list[Message]
+LossOutput = "Tensor | tuple[Tensor, dict[str, Tensor]]"
+DatasetKind = Literal["demonstrations", "preferences", "prompts"]
+
+
+class Register(Protocol):
+    """What a hook hands to a plugin: call it once per item."""
+
+    def __call__(self, name: str, item: Any, **options: Any) -> None:
+        """Offer ``item`` under ``name``; the options allowed depend on the hook."""
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """One chat format as Jinja source, for generating and for training.
+
+    Attributes:
+        inference: Renders conversations as the model's authors do.
+        training: Renders the same text where the two must agree, keeps the reasoning of the last
+            assistant turn and marks what the model generates with ``{% generation %}``.
+        end_of_turn: The token that ends an assistant turn; becomes the tokenizer's ``eos_token``
+            and a stop token in ``generation_config``.
+        models: Names (lower case, without the organisation) of the models that use this format.
+        opens_thinking: Whether the generation prompt already contains ``<think>``.
+        official: The authors' own template where ``inference`` mends a quirk of it, else None.
+    """
+
+    inference: str
+    training: str
+    end_of_turn: str = "<｜end▁of▁sentence｜>"
+    models: tuple[str, ...] = ()
+    opens_thinking: bool = False
+    official: str | None = None
+
+
+@dataclass(frozen=True)
+class PairLogps:
+    """What a loss on B preference pairs sees. All tensors are (B,); log-probs in nats.
+
+    Attributes:
+        chosen: Summed over the chosen completion, with gradient.
+        rejected: Summed over the rejected completion, with gradient.
+        ref_chosen: The reference model's, no gradient; None when registered ``reference=False``.
+        ref_rejected: As ``ref_chosen``, for the rejected completion.
+        chosen_length: Scored tokens of the chosen completion.
+        rejected_length: Scored tokens of the rejected completion.
+        chosen_nll: Mean negative log-likelihood of prompt + chosen; only with ``prompt_nll=True``.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    ref_chosen: Tensor | None
+    ref_rejected: Tensor | None
+    chosen_length: Tensor
+    rejected_length: Tensor
+    chosen_nll: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class UnpairedLogps:
+    """What a loss on B labelled single examples sees (KTO). All tensors are (B,), nats.
+
+    Attributes:
+        completion: Summed over the completion, with gradient.
+        ref_completion: The reference model's, no gradient; None when ``reference=False``.
+        label: Boolean, True where the completion is desirable.
+        length: Scored tokens of the completion.
+        kl: Scalar, the batch's estimate of the policy's divergence from the reference; no
+            gradient; None for losses registered ``kl=False``.
+    """
+
+    completion: Tensor
+    ref_completion: Tensor | None
+    label: Tensor
+    length: Tensor
+    kl: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A registered loss: callable with the registered function's own signature.
+
+    Attributes:
+        name: The name it was registered under.
+        function: Pure function of log-probs; returns the loss per sequence, (B,), or that and a
+            dict of metrics.
+        data: What it is defined on: preference ``pairs`` (:class:`PairLogps`), ``unpaired``
+            labelled examples (:class:`UnpairedLogps`), or ``rewards`` (the chosen and rejected
+            scores of a reward model).
+        reference: Whether it needs the reference model's log-probs.
+        prompt_nll: Whether it needs ``PairLogps.chosen_nll``.
+        kl: Whether it needs ``UnpairedLogps.kl``.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    data: Literal["pairs", "unpaired", "rewards"] = "pairs"
+    reference: bool = True
+    prompt_nll: bool = False
+    kl: bool = False
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.function(*args, **options)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Name and default of each option that ``loss_kwargs`` may set."""
+        parameters = list(inspect.signature(self.function).parameters.values())
+        return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A registered reward: callable with TRL's signature.
+
+    ``function(prompts, completions, completion_ids, **columns) -> list[float | None]``, sync or
+    async; None abstains.
+
+    Attributes:
+        name: The name it was registered under; TRL logs ``rewards/<name>``.
+        function: The registered function itself.
+        columns: Dataset columns that the function needs, checked before a model is loaded.
+        timeout: Seconds that one call may take; None for the run's ``reward_timeout``.
+        isolate: Whether it runs in a worker process of its own.
+    """
+
+    name: str
+    function: Callable[..., Any]
+    columns: tuple[str, ...] = ()
+    timeout: float | None = None
+    isolate: bool = False
+
+    @property
+    def __name__(self) -> str:
+        return self.name
+
+    def __call__(self, *args: Any, **columns: Any) -> Any:
+        return self.function(*args, **columns)
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the base model is held in memory and which adapter is trained on it.
+
+    Attributes:
+        bits: 4, 8 or None (not quantized).
+        quant_type: ``nf4`` or ``fp4`` where ``bits`` is 4.
+        double_quant: Whether the quantization constants are quantized too.
+        lora: Keyword arguments of ``peft.LoraConfig``, without the target modules.
+    """
+
+    bits: Literal[4, 8] | None = None
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    double_quant: bool = True
+    lora: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named defaults for a config, each with the source of its number.
+
+    Attributes:
+        values: Option name to value.
+        sources: Option name to where the value comes from (paper and section).
+    """
+
+    values: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+
+class Noise(Protocol):
+    """Adds noise to input embeddings."""
+
+    def __call__(self, embeddings: Tensor, lengths: Tensor, **options: Any) -> Tensor:
+        """Return noised ``embeddings`` (B, T, H); ``lengths`` (B, T) is each token's document length."""
+
+
+class ModelBuilder(Protocol):
+    """Builds an embedded model and its tokenizer."""
+
+    def __call__(self, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]: ...
+
+
+class DatasetBuilder(Protocol):
+    """Builds one split of an embedded dataset in the shape that a kind of training needs."""
+
+    def __call__(
+        self,
+        split: str = "train",
+        kind: DatasetKind = "prompts",
+        size: int | None = None,
+        seed: int = 0,
+    ) -> Dataset: ...
+
+
+class Metric(Protocol):
+    """Compares predictions with references; see ``trl_deepseek.evaluation``."""
+
+    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float: ...
