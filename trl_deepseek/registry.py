@@ -267,7 +267,7 @@ def _module_file(point: importlib.metadata.EntryPoint) -> str | None:
         for candidate in (path.with_suffix(".py"), path / "__init__.py"):
             if candidate.is_file():
                 return str(candidate)
-    return spec.origin if spec else None
+    return spec.origin if spec and not rest else None
 
 
 def _named_plugin(target: Any) -> tuple[Any, Origin]:

@@ -1,0 +1,54 @@
+"""``trl-deepseek grpo``: group relative policy optimisation with rewards by name."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl_deepseek import data, rewards
+from trl_deepseek.cli import training
+from trl_deepseek.cli.parser import build_dataclasses
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.trainers.configs import GRPOConfig
+
+
+@dataclass
+class RewardArguments:
+    """Which rewards score the completions."""
+
+    reward_funcs: list[str] | None = field(
+        default=None,
+        metadata={"help": "Registered names, file.py:function or module.function; one or more."},
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    training.add_training_arguments(parser, GRPOConfig, RewardArguments)
+
+
+def run(args: argparse.Namespace) -> int:
+    (chosen,) = build_dataclasses(args, [RewardArguments])
+    if not chosen.reward_funcs:
+        raise ConfigError(
+            "--reward_funcs is required: one or more registered names (see `trl-deepseek plugins`) "
+            "or file.py:function"
+        )
+    job = training.prepare(args, GRPOConfig, "prompts")
+    functions = rewards.resolve(chosen.reward_funcs, job.registry)
+    data.require_columns(job.train_dataset, ["prompt"], args.dataset_name, "GRPO")
+    rewards.check_columns(functions, job.train_dataset.column_names)
+
+    def build() -> Any:
+        from trl_deepseek.trainers.grpo import GRPOTrainer
+
+        return GRPOTrainer(
+            job.model_name,
+            functions,
+            job.config,
+            train_dataset=job.train_dataset,
+            eval_dataset=job.eval_dataset,
+            **job.trainer_options,
+        )
+
+    return training.run(args, build)

@@ -1,0 +1,59 @@
+"""``trl-deepseek plugins``: every registered name and where it comes from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from trl_deepseek.cli.parser import add_plugin_options
+from trl_deepseek.registry import SINGULAR, Origin, Registry, load_registry
+
+COLUMNS = ("kind", "name", "plugin", "distribution", "version", "file")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_plugin_options(parser)
+    parser.add_argument("--json", action="store_true", help="Print a JSON list of objects.")
+
+
+def run(args: argparse.Namespace) -> int:
+    rows = table(load_registry(args.plugins, args.block))
+    if args.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(box=None, pad_edge=False, header_style="bold")
+    for column in COLUMNS:
+        view.add_column(column, overflow="fold")
+    for row in rows:
+        cells = [str(row[column] or "") for column in COLUMNS]
+        view.add_row(*cells, style={"broken": "red", "blocked": "dim"}.get(row["kind"]))
+    console = Console()
+    if not console.is_terminal:  # a pipe has no width to fold a path into
+        console.width = 240
+    console.print(view)
+    return 0
+
+
+def table(registry: Registry) -> list[dict[str, Any]]:
+    """One row per registered item, then per broken plugin (``name`` is its cause) and blocked one."""
+    rows = [
+        _row(SINGULAR[entry.kind], entry.name, entry.origin) for entry in registry.entries()
+    ]
+    rows += [_row("broken", broken.cause, broken.origin) for broken in registry.broken]
+    rows += [_row("blocked", None, origin) for origin in registry.blocked]
+    return rows
+
+
+def _row(kind: str, name: str | None, origin: Origin) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "name": name,
+        "plugin": origin.plugin,
+        "distribution": origin.distribution,
+        "version": origin.version,
+        "file": origin.file,
+    }

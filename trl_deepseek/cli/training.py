@@ -1,0 +1,166 @@
+"""What the training commands share: options, the checks before a model is loaded, the run itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import trl
+
+from trl_deepseek import chat, data, models
+from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.lora import lora_config
+from trl_deepseek.registry import Registry
+from trl_deepseek.types import DatasetKind
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+@dataclass
+class DataArguments:
+    """Where the data comes from; the names are TRL's."""
+
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id."},
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a hub dataset."}
+    )
+    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    dataset_test_split: str = field(
+        default="test", metadata={"help": "Split to evaluate on, with --eval_strategy."}
+    )
+
+
+@dataclass
+class ModelArguments(trl.ModelConfig):
+    """TRL's model options; ``--use_peft`` means LoRA with rank 64 and alpha 128."""
+
+    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
+    lora_alpha: int = field(default=128, metadata={"help": "LoRA alpha."})
+
+
+def add_training_arguments(
+    parser: argparse.ArgumentParser, config_class: type, *more: type
+) -> None:
+    """The options of one training command."""
+    add_dataclasses(parser, [DataArguments, *more, config_class, ModelArguments])
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+    parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
+
+
+@dataclass
+class Job:
+    """One checked training job: everything named in the options, found."""
+
+    registry: Registry
+    config: Any
+    model_name: str
+    train_dataset: Dataset
+    eval_dataset: Dataset | None
+    trainer_options: dict[str, Any]
+
+
+def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> Job:
+    """Check the options and load the data, before a model is loaded.
+
+    Raises:
+        UserError: Something the options name does not exist or does not fit.
+    """
+    from trl_deepseek.trainers.base import registry_for
+
+    for option in ("model_name_or_path", "dataset_name"):
+        if getattr(args, option) is None:
+            raise ConfigError(f"--{option} is required")
+    _apply_lora_defaults(args)
+    config, source, model = build_dataclasses(args, [config_class, DataArguments, ModelArguments])
+    registry = registry_for(config)
+    if config.chat_template is not None:
+        chat.resolve(config.chat_template, registry)
+    name = model.model_name_or_path
+    models.check(name, registry)
+
+    def split(which: str) -> Dataset:
+        return data.load(
+            source.dataset_name,
+            registry,
+            kind=kind,
+            split=which,
+            subset=source.dataset_config,
+            seed=config.seed,
+        )
+
+    evaluates = config.eval_strategy != "no"
+    options = {
+        "peft_config": lora_config(model, models.load_config(name, registry, model.model_revision)),
+        "quantization_config": trl.get_quantization_config(model),
+    }
+    if name not in registry.models:
+        config.model_init_kwargs = {
+            "revision": model.model_revision,
+            "attn_implementation": model.attn_implementation,
+            "dtype": model.dtype,
+            **(config.model_init_kwargs or {}),
+        }
+    return Job(
+        registry,
+        config,
+        name,
+        split(source.dataset_train_split),
+        split(source.dataset_test_split) if evaluates else None,
+        options,
+    )
+
+
+def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
+    """Build the trainer, train, save, and say where; progress goes to stderr with ``--json``."""
+    with machine_readable(args.json):
+        trainer = build()
+        output = trainer.args.output_dir
+        try:
+            result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(saved_checkpoint(output)) from None
+        trainer.save_model(output)
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
+    if args.json:
+        print(json.dumps({"output_dir": str(output), "metrics": result.metrics}))
+    else:
+        print(f"model and tokenizer saved in {output}")
+    return 0
+
+
+@contextlib.contextmanager
+def machine_readable(wanted: bool) -> Iterator[None]:
+    """Keep stdout for the one JSON object: everything printed inside goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
+
+
+def saved_checkpoint(output_dir: str) -> str:
+    """One clause about what an interrupted run leaves behind."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    if last is None:
+        return "no checkpoint had been saved yet"
+    return f"the last checkpoint is {last}; go on with --resume_from_checkpoint {last}"
+
+
+def _apply_lora_defaults(args: argparse.Namespace) -> None:
+    """``--use_peft`` also means weight decay 0.01 and 3 % warm-up, unless they are given."""
+    if args.use_peft:
+        for option, value in (("weight_decay", 0.01), ("warmup_steps", 0.03)):
+            if option not in args.given:
+                setattr(args, option, value)

@@ -1,0 +1,132 @@
+"""Find a model and its tokenizer: an embedded one by name, a folder, or a hub id.
+
+Everything that can be wrong with a folder is said before any weight is read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.errors import ModelError
+from trl_deepseek.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+
+
+def check(name: str, registry: Registry) -> None:
+    """Refuse a name that cannot be loaded, as far as that shows without loading it.
+
+    Raises:
+        ModelError: ``name`` is a folder without config or weights, or a path that does not exist.
+    """
+    if name in registry.models:
+        return
+    folder = Path(name).expanduser()
+    if not folder.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise ModelError(f"model folder {name!r} does not exist")
+        return  # a hub id; whether it exists is for the hub to say
+    if not folder.is_dir():
+        raise ModelError(f"model {name!r} is a file; name the folder that contains it")
+    files = sorted(path.name for path in folder.iterdir())
+    is_adapter = "adapter_config.json" in files
+    if "config.json" not in files and not is_adapter:
+        raise ModelError(
+            f"model folder {name!r} has no config.json\n  it contains: {_some(files)}"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+        raise ModelError(
+            f"model folder {name!r} has no weights (*.safetensors or *.bin)\n"
+            f"  it contains: {_some(files)}"
+        )
+
+
+def resolve(
+    model: str | PreTrainedModel, registry: Registry, args: Any
+) -> tuple[str | PreTrainedModel, PreTrainedTokenizerBase | None]:
+    """What a TRL trainer takes as its model, and the tokenizer where an embedded model brings one.
+
+    An embedded model is built here, with ``args.seed``; a folder or hub id stays a string.
+
+    Raises:
+        ModelError: See :func:`check`.
+    """
+    if not isinstance(model, str):
+        return model, None
+    check(model, registry)
+    if model in registry.models:
+        return registry.models[model](seed=args.seed)
+    return model, None
+
+
+def load_config(name: str, registry: Registry, revision: str | None = None) -> PretrainedConfig:
+    """The config of a model, without its weights (an embedded model is small enough to build).
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    from transformers import AutoConfig
+
+    check(name, registry)
+    if name in registry.models:
+        return registry.models[name]()[0].config
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r} cannot be found: {_first_line(error)}") from error
+
+
+def load_tokenizer(name: str, args: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer (or processor) of the model called ``name``.
+
+    Raises:
+        ModelError: There is none, or the hub cannot be reached.
+    """
+    from transformers import AutoProcessor
+
+    revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
+    trust = getattr(args, "trust_remote_code", False)
+    try:
+        return AutoProcessor.from_pretrained(
+            name, revision=revision, trust_remote_code=trust, **kwargs
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"no tokenizer for model {name!r}: {_first_line(error)}") from error
+
+
+def load(
+    name: str, registry: Registry, *, seed: int = 0, **kwargs: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal language model and its tokenizer, ready to generate.
+
+    Args:
+        name: An embedded model, a folder, or a hub id.
+        registry: Where embedded models are looked up.
+        seed: Of an embedded model's random weights.
+        **kwargs: Passed to ``from_pretrained``.
+
+    Raises:
+        ModelError: There is no such model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    check(name, registry)
+    if name in registry.models:
+        return registry.models[name](seed=seed)
+    tokenizer = load_tokenizer(name, None)
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, **kwargs), tokenizer
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {name!r} does not load: {_first_line(error)}") from error
+
+
+def _some(files: list[str]) -> str:
+    return ", ".join(files[:12] + ["..."] * (len(files) > 12)) or "(nothing)"
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
