@@ -1,8 +1,8 @@
-"""Embedded task ``arithmetic``: sums of two two-digit numbers, with exact answers.
+"""Embedded task ``arithmetic``: sums of two three-digit numbers, with exact answers.
 
-    question                 56+37
-    answered at once         93
-    with steps               <think>6+7+0=13 5+3+1=9</think>93
+    question                 256+137
+    answered at once         393
+    with steps               <think>6+7+0=13 5+3+1=9 2+1+0=3</think>393
 
 The steps add the digits from the right with the carry, so that each is one table look-up; the sum
 at once needs them all in one forward pass, which a tiny model learns badly. Demonstrations mix both
@@ -15,8 +15,10 @@ are never trained on.
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import hookimpl
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
 STEPS_SHARE = 0.3  # of the demonstrations
 HELD_OUT_SHARE = 0.1  # of the questions
+ROWS = {"train": 10_000, "test": 1_000}  # when no size is given
+SMALLEST, LARGEST = 100, 999
 
 
 @hookimpl
@@ -44,8 +48,8 @@ def arithmetic(
         split: ``train`` or ``test`` (held out); no question is in both.
         kind: ``demonstrations`` (prompt, completion), ``preferences`` (prompt, chosen, rejected:
             the right answer with steps against a wrong one) or ``prompts`` (prompt, solution).
-        size: Rows; every question once when None. A larger size goes through the questions again
-            in another order and, for demonstrations, with styles drawn anew.
+        size: Rows; 10,000 to train on and 1,000 held out when None. Questions repeat only where
+            the size exceeds their number (some 730,000 and 81,000).
         seed: Of order, styles and wrong answers.
 
     Raises:
@@ -61,11 +65,8 @@ def arithmetic(
     if size is not None and size < 1:
         raise DataError(f"arithmetic cannot have {size} rows")
     chance = random.Random(f"{split} {kind} {seed}")
-    questions = [pair for pair in _QUESTIONS if _is_held_out(*pair) == (split == "test")]
-    order: list[tuple[int, int]] = []
-    while len(order) < (size or len(questions)):
-        order += chance.sample(questions, len(questions))
-    return Dataset.from_list([rows[kind](*pair, chance) for pair in order[:size]])
+    questions = itertools.islice(_questions(split, chance), size or ROWS[split])
+    return Dataset.from_list([rows[kind](a, b, chance) for a, b in list(questions)])
 
 
 def answer_with_steps(a: int, b: int) -> str:
@@ -78,11 +79,18 @@ def answer_with_steps(a: int, b: int) -> str:
     return f"<think>{' '.join(steps)}</think>{a + b}"
 
 
-_QUESTIONS = [(a, b) for a in range(10, 100) for b in range(10, 100)]
+def _questions(split: str, chance: random.Random) -> Iterator[tuple[int, int]]:
+    """All questions of a split in random order, then again in another, without end."""
+    count = LARGEST - SMALLEST + 1
+    while True:
+        for index in chance.sample(range(count**2), count**2):
+            a, b = SMALLEST + index // count, SMALLEST + index % count
+            if _is_held_out(a, b) == (split == "test"):
+                yield a, b
 
 
 def _is_held_out(a: int, b: int) -> bool:
-    # Unordered, since 56+37 gives 37+56 away.
+    # Unordered, since 256+137 gives 137+256 away.
     low, high = sorted((a, b))
     return zlib.crc32(f"{low}+{high}".encode()) / 2**32 < HELD_OUT_SHARE
 
@@ -106,7 +114,7 @@ def _demonstration(a: int, b: int, chance: random.Random) -> dict[str, Any]:
 
 
 def _preference(a: int, b: int, chance: random.Random) -> dict[str, Any]:
-    wrong = a + b + chance.choice([-11, -10, -9, -1, 1, 9, 10, 11])
+    wrong = a + b + chance.choice([-100, -11, -10, -9, -1, 1, 9, 10, 11, 100])
     return {
         "prompt": _user(a, b),
         "chosen": _assistant(answer_with_steps(a, b)),

@@ -1,0 +1,87 @@
+"""``trl-deepseek quickstart``: the main job, with progress, a table and a picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trl_deepseek.quickstart import Progress, Quickstart
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="Of the model, the data and sampling.")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="New or empty folder; a new one under runs/ when not given.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from trl_deepseek.cli.training import machine_readable
+    from trl_deepseek.quickstart_report import table
+
+    with progress_bar() as progress, machine_readable(args.json):
+        job = Quickstart(args.output_dir or _new_folder(), args.seed, progress)
+        try:
+            result = job.run()
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(*_saved(job)) from None
+    if args.json:
+        print(json.dumps(result.as_json()))
+        return 0
+    console = Console()
+    console.print(table(result))
+    console.print(f"{result.seconds:.0f} s in all; models and curves.png in {result.output_dir}")
+    return 0
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar per stage on a terminal; elsewhere a line every tenth of a stage. Both on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+
+        def report(stage: str, step: int, steps: int, remark: str) -> None:
+            if step % max(1, steps // 10) == 0:
+                print(f"{stage}: step {step} of {steps}, {remark}", file=sys.stderr, flush=True)
+
+        yield report
+        return
+    columns = ("{task.description:5}", BarColumn(), "{task.completed}/{task.total}")
+    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[remark]}"), console=console) as bars:
+        tasks = {}
+
+        def advance(stage: str, step: int, steps: int, remark: str) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=steps, remark="")
+            bars.update(tasks[stage], completed=step, remark=remark or tasks_remark(stage))
+
+        def tasks_remark(stage: str) -> str:
+            return str(bars.tasks[tasks[stage]].fields["remark"])
+
+        yield advance
+
+
+def _new_folder() -> Path:
+    """``runs/quickstart``, or the first ``runs/quickstart-N`` that does not exist."""
+    first = folder = Path("runs") / "quickstart"
+    number = 2
+    while folder.exists():
+        folder = first.with_name(f"quickstart-{number}")
+        number += 1
+    return folder
+
+
+def _saved(job: Quickstart) -> list[str]:
+    return [f"saved so far: {', '.join(map(str, job.saved))}"] if job.saved else []

@@ -1,0 +1,108 @@
+"""Generate answers to held-out prompts and score them with the same rewards that train."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.types import Reward
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Greedy answers to held-out prompts, and what they scored.
+
+    Attributes:
+        completions: The answers' text, without special tokens.
+        lengths: Generated tokens of each answer, its end-of-turn token included.
+        scores: Mean of each reward over the answers it did not abstain from; None where it
+            abstained from all.
+        seconds: Time to generate and score.
+    """
+
+    completions: list[str]
+    lengths: list[int]
+    scores: Mapping[str, float | None]
+    seconds: float
+
+    @property
+    def mean_length(self) -> float:
+        """Mean generated tokens per answer."""
+        return sum(self.lengths) / len(self.lengths)
+
+
+def evaluate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    rewards: Sequence[Reward],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 256,
+) -> Evaluation:
+    """Answer every prompt greedily and score the answers.
+
+    Args:
+        model: Left in the mode (train or eval) it was found in.
+        tokenizer: With a chat template.
+        dataset: Conversational ``prompt`` and the columns that the rewards need.
+        rewards: Synchronous rewards.
+        max_new_tokens: Longest answer, in tokens.
+        batch_size: Prompts generated for at once.
+    """
+    start = time.perf_counter()
+    prompts = list(dataset["prompt"])
+    completions: list[str] = []
+    lengths: list[int] = []
+    for first in range(0, len(prompts), batch_size):
+        texts, counts = _generate(
+            model, tokenizer, prompts[first : first + batch_size], max_new_tokens
+        )
+        completions += texts
+        lengths += counts
+    columns = {name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
+    turns = [[{"role": "assistant", "content": text}] for text in completions]
+    scores = {}
+    for reward in rewards:
+        given = reward(prompts=prompts, completions=turns, completion_ids=[], **columns)
+        counted = [score for score in given if score is not None]
+        scores[reward.name] = sum(counted) / len(counted) if counted else None
+    return Evaluation(completions, lengths, scores, time.perf_counter() - start)
+
+
+def _generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Any],
+    max_new_tokens: int,
+) -> tuple[list[str], list[int]]:
+    import torch
+
+    encoded = tokenizer.apply_chat_template(
+        prompts,
+        add_generation_prompt=True,
+        padding=True,
+        padding_side="left",
+        return_tensors="pt",
+        return_dict=True,
+    ).to(model.device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        output = model.generate(**encoded, max_new_tokens=max_new_tokens, do_sample=False)
+    model.train(was_training)
+    generated = output[:, encoded["input_ids"].shape[1] :]
+    ends = model.generation_config.eos_token_id
+    stop = torch.tensor([ends] if isinstance(ends, int) else ends, device=generated.device)
+    is_end = torch.isin(generated, stop)
+    # Tokens up to and including the first end of turn; the rest of the row is padding.
+    lengths = [
+        int(row.nonzero()[0]) + 1 if row.any() else generated.shape[1] for row in is_end
+    ]
+    return tokenizer.batch_decode(generated, skip_special_tokens=True), lengths

@@ -1,0 +1,245 @@
+"""The main job: a tiny model learns to answer at once, then discovers that thinking pays.
+
+1. SFT on demonstrations of three-digit sums, most of which answer at once and some of which show
+   their steps inside ``<think>``. The model learns both styles, prefers the common one, and is
+   mostly wrong.
+2. GRPO with one reward, the right answer. Nothing asks the model to think; it finds out by itself
+   that its answers are right when it does.
+
+Everything in it is a name from the registry: model, dataset, template and rewards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.registry import load_registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+MODEL = "tiny-deepseek-llm"
+DATASET = "arithmetic"
+TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
+REWARD = "exact_match"
+FORMAT = "think_format"  # measured, never trained on
+
+SFT_STEPS = 500
+GRPO_STEPS = 100
+DEMONSTRATIONS = 32_000
+EVALUATE_EVERY = 20  # GRPO steps between two points of the curve
+CURVE_QUESTIONS = 256
+MAX_COMPLETION_LENGTH = 48
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the final table.
+
+    Attributes:
+        name: ``sft`` or ``grpo``.
+        exact_match: Share of held-out questions answered right, greedily.
+        thinks: Share of held-out answers with well-formed ``<think>...</think>``.
+        mean_length: Mean tokens per held-out answer.
+        reward: Mean training reward over the stage's last tenth; None where nothing was rewarded.
+        seconds: Training time, evaluations included.
+    """
+
+    name: str
+    exact_match: float
+    thinks: float
+    mean_length: float
+    reward: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Point:
+    """One point of the curves; ``step`` counts optimizer steps since the stage began."""
+
+    stage: str
+    step: int
+    exact_match: float
+    thinks: float
+    mean_length: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the job leaves behind."""
+
+    stages: list[Stage]
+    points: list[Point]
+    rewards: list[tuple[int, float]]  # (GRPO step, mean training reward)
+    seconds: float
+    output_dir: Path
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        return {
+            "stages": [asdict(stage) for stage in self.stages],
+            "seconds": round(self.seconds, 1),
+            "output_dir": str(self.output_dir),
+        }
+
+
+Progress = Callable[[str, int, int, str], None]  # (stage, step, steps, remark)
+
+
+class Quickstart:
+    """The job; ``run`` does it, ``saved`` tells what is on disk so far."""
+
+    def __init__(self, output_dir: Path, seed: int, progress: Progress) -> None:
+        """Check the folder and find every name, before anything is computed.
+
+        Raises:
+            ConfigError: ``output_dir`` is not an empty or new folder.
+            UnknownName: A plugin that the job needs is blocked or broken.
+        """
+        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+            raise ConfigError(
+                f"output folder {str(output_dir)!r} is not empty; nothing is overwritten\n"
+                "  name a new one with --output_dir"
+            )
+        self.output_dir = output_dir
+        self.seed = seed
+        self.progress = progress
+        self.saved: list[Path] = []
+        self.points: list[Point] = []
+        registry = load_registry()
+        self._build_model = registry.models[MODEL]
+        self._dataset = registry.datasets[DATASET]
+        self._rewards = [registry.rewards[REWARD], registry.rewards[FORMAT]]
+        registry.chat_templates[TEMPLATE]
+
+    def run(self) -> Result:
+        """Train both stages, evaluate each, save models, figures and the curves' picture."""
+        from trl_deepseek.quickstart_report import write_picture
+
+        start = time.perf_counter()
+        self._held_out = self._dataset(split="test", kind="prompts", seed=0)
+        model, tokenizer = self._build_model(seed=self.seed)
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        sft = self._stage("sft", self._sft_trainer(model, tokenizer))
+        grpo = self._stage("grpo", trainer := self._grpo_trainer(model, tokenizer))
+        history = [
+            (log["step"], log["reward"]) for log in trainer.state.log_history if "reward" in log
+        ]
+        result = Result(
+            [sft, grpo], self.points, history, time.perf_counter() - start, self.output_dir
+        )
+        write_picture(result, self.output_dir / "curves.png")
+        figures = {**result.as_json(), "points": [asdict(p) for p in result.points]}
+        (self.output_dir / "result.json").write_text(json.dumps(figures, indent=1) + "\n")
+        return result
+
+    def _stage(self, name: str, trainer: Any) -> Stage:
+        start = time.perf_counter()
+        trainer.add_callback(_callback(self, name, trainer))
+        trainer.train()
+        seconds = time.perf_counter() - start
+        folder = self.output_dir / name
+        trainer.save_model(str(folder))
+        self.saved.append(folder)
+        point = self.evaluate(name, trainer)
+        rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
+        tail = rewards[-max(1, len(rewards) // 10) :]
+        return Stage(
+            name,
+            point.exact_match,
+            point.thinks,
+            point.mean_length,
+            sum(tail) / len(tail) if tail else None,
+            seconds,
+        )
+
+    def evaluate(self, stage: str, trainer: Any, questions: int | None = None) -> Point:
+        """Answer held-out questions greedily; all of them when ``questions`` is None."""
+        from trl_deepseek.evaluation import evaluate
+
+        test = self._held_out if questions is None else self._held_out.take(questions)
+        found = evaluate(
+            trainer.model,
+            trainer.processing_class,
+            test,
+            self._rewards,
+            max_new_tokens=MAX_COMPLETION_LENGTH,
+        )
+        return Point(
+            stage,
+            trainer.state.global_step,
+            found.scores[REWARD] or 0.0,
+            found.scores[FORMAT] or 0.0,
+            found.mean_length,
+        )
+
+    def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
+
+        config = SFTConfig(
+            **self._common("sft", SFT_STEPS),
+            per_device_train_batch_size=128,
+            learning_rate=3e-3,
+            lr_scheduler_type="cosine",
+            warmup_steps=20,
+        )
+        rows = self._dataset(kind="demonstrations", size=DEMONSTRATIONS, seed=self.seed)
+        return SFTTrainer(model, config, train_dataset=rows, processing_class=tokenizer)
+
+    def _grpo_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from trl_deepseek.trainers.grpo import GRPOConfig, GRPOTrainer
+
+        config = GRPOConfig(
+            **self._common("grpo", GRPO_STEPS),
+            per_device_train_batch_size=128,
+            num_generations=8,
+            max_completion_length=MAX_COMPLETION_LENGTH,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant",
+            beta=0.0,
+        )
+        rows = self._dataset(kind="prompts", size=DEMONSTRATIONS, seed=self.seed)
+        return GRPOTrainer(model, REWARD, config, train_dataset=rows, processing_class=tokenizer)
+
+    def _common(self, stage: str, steps: int) -> dict[str, Any]:
+        return {
+            "output_dir": str(self.output_dir / stage),
+            "chat_template": TEMPLATE,
+            "max_steps": steps,
+            "seed": self.seed,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+        }
+
+
+def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
+    """Reports progress and adds points to the curves while a stage trains."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    trainer.remove_callback(PrinterCallback)
+    every = EVALUATE_EVERY * (SFT_STEPS // GRPO_STEPS if stage == "sft" else 1)
+
+    class Curves(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step % every == 0:
+                job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
+            remark = ""
+            if "reward" in logs:
+                remark = f"reward {float(logs['reward']):.2f}"
+            elif "loss" in logs:
+                remark = f"loss {float(logs['loss']):.2f}"
+            job.progress(stage, state.global_step, args.max_steps, remark)
+
+    return Curves()
