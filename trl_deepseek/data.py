@@ -57,7 +57,7 @@ def load(
                 f"  name a folder that contains train{path.suffix} and {split}{path.suffix}"
             )
         return _load_file(name, path)
-    if path.suffix in FORMATS or name.startswith((".", "/", "~")) and not path.is_dir():
+    if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
         raise DataError(f"data file {name!r} does not exist")
     return _load_remote(name, registry, split, subset)
 
@@ -77,7 +77,7 @@ def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: s
 
 
 def _load_file(name: str, path: Path) -> Dataset:
-    from datasets import Dataset, load_dataset
+    from datasets import load_dataset
 
     if path.suffix not in FORMATS:
         raise DataError(

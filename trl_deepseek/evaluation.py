@@ -102,7 +102,5 @@ def _generate(
     stop = torch.tensor([ends] if isinstance(ends, int) else ends, device=generated.device)
     is_end = torch.isin(generated, stop)
     # Tokens up to and including the first end of turn; the rest of the row is padding.
-    lengths = [
-        int(row.nonzero()[0]) + 1 if row.any() else generated.shape[1] for row in is_end
-    ]
+    lengths = [int(row.nonzero()[0]) + 1 if row.any() else generated.shape[1] for row in is_end]
     return tokenizer.batch_decode(generated, skip_special_tokens=True), lengths

@@ -32,7 +32,7 @@ def target_modules(config: PretrainedConfig) -> list[str]:
 
 
 def lora_config(options: Any, config: PretrainedConfig) -> LoraConfig | None:
-    """The LoRA that ``--use_peft`` and the ``--lora_*`` options ask for; None without ``--use_peft``.
+    """The LoRA that the ``--lora_*`` options describe; None without ``--use_peft``.
 
     Raises:
         ConfigError: LoRA on the LM head, which TRL cannot train.

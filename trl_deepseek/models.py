@@ -35,9 +35,7 @@ def check(name: str, registry: Registry) -> None:
     files = sorted(path.name for path in folder.iterdir())
     is_adapter = "adapter_config.json" in files
     if "config.json" not in files and not is_adapter:
-        raise ModelError(
-            f"model folder {name!r} has no config.json\n  it contains: {_some(files)}"
-        )
+        raise ModelError(f"model folder {name!r} has no config.json\n  it contains: {_some(files)}")
     if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise ModelError(
             f"model folder {name!r} has no weights (*.safetensors or *.bin)\n"

@@ -40,10 +40,11 @@ def write_picture(result: Result, path: Path) -> None:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     accuracy, reward = figure.subplots(1, 2)
 
-    ends = {stage: max(p.step for p in result.points if p.stage == stage) for stage in _stages(result)}
-    offset = 0
+    ends = {
+        stage: max(p.step for p in result.points if p.stage == stage) for stage in _stages(result)
+    }
     ticks: list[tuple[float, str]] = []
-    for stage in _stages(result):
+    for offset, stage in enumerate(_stages(result)):
         points = [point for point in result.points if point.stage == stage]
         # Stages differ in steps; each gets the same width, so that the second can be seen.
         places = [offset + point.step / ends[stage] for point in points]
@@ -57,8 +58,7 @@ def write_picture(result: Result, path: Path) -> None:
                 label=label if offset == 0 else None,
             )
         ticks += [(offset, f"{stage}\n0"), (offset + 0.9, f"{ends[stage]}\nsteps")]
-        offset += 1
-        accuracy.axvline(offset, color="black", linewidth=0.6, linestyle=":")
+        accuracy.axvline(offset + 1, color="black", linewidth=0.6, linestyle=":")
     accuracy.set(title="Held-out questions, greedy", ylim=(-0.03, 1.03), xlabel="stage and step")
     accuracy.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
     accuracy.legend(loc="center left", frameon=False)
@@ -77,7 +77,9 @@ def write_picture(result: Result, path: Path) -> None:
     )
     length.set_ylim(bottom=0)
     handles = reward.get_lines() + length.get_lines()
-    reward.legend(handles, [handle.get_label() for handle in handles], loc="lower right", frameon=False)
+    reward.legend(
+        handles, [handle.get_label() for handle in handles], loc="lower right", frameon=False
+    )
     figure.savefig(path, dpi=130)
 
 

@@ -16,7 +16,7 @@ import importlib
 import importlib.metadata
 import inspect
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -58,7 +58,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a plugin comes from; ``distribution`` and ``version`` are None for files and modules."""
+    """Where a plugin comes from; a file or module has neither ``distribution`` nor ``version``."""
 
     plugin: str
     distribution: str | None
@@ -111,7 +111,8 @@ class Catalog(Mapping[str, T], Generic[T]):
 
     def get(self, name: str, default: Any = None) -> Any:
         """The item called ``name``, or ``default``."""
-        return self[name] if name in self else default
+        # Mapping.get expects a KeyError, which UnknownName is not.
+        return self[name] if name in self else default  # noqa: SIM401
 
     def _explain(self, name: str) -> str:
         lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}"]
@@ -372,7 +373,8 @@ def _add(entries: dict[tuple[str, str], Entry], offered: Iterable[Entry]) -> Non
             what = f"{SINGULAR[entry.kind]} {entry.name!r}"
             raise PluginError(
                 entry.origin.plugin,
-                f"two plugins register a {what}: {_place(other.origin)} and {_place(entry.origin)}\n"
+                f"two plugins register a {what}: "
+                f"{_place(other.origin)} and {_place(entry.origin)}\n"
                 f"  to use one of them, block the other: --block {other.origin.plugin} "
                 f"or --block {entry.origin.plugin}",
             )
@@ -382,5 +384,3 @@ def _add(entries: dict[tuple[str, str], Entry], offered: Iterable[Entry]) -> Non
 def _place(origin: Origin) -> str:
     source = " ".join(filter(None, (origin.distribution, origin.version))) or origin.file
     return f"{origin.plugin!r} ({source})" if source else repr(origin.plugin)
-
-

@@ -121,6 +121,7 @@ class Loss:
     kl: bool = False
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Call the registered function."""
         return self.function(*args, **options)
 
     @property
@@ -156,6 +157,7 @@ class Reward:
         return self.name
 
     def __call__(self, *args: Any, **columns: Any) -> Any:
+        """Call the registered function."""
         return self.function(*args, **columns)
 
 
@@ -193,13 +195,14 @@ class Noise(Protocol):
     """Adds noise to input embeddings."""
 
     def __call__(self, embeddings: Tensor, lengths: Tensor, **options: Any) -> Tensor:
-        """Return noised ``embeddings`` (B, T, H); ``lengths`` (B, T) is each token's document length."""
+        """Return noised ``embeddings`` (B, T, H); ``lengths`` (B, T) are per token."""
 
 
 class ModelBuilder(Protocol):
     """Builds an embedded model and its tokenizer."""
 
-    def __call__(self, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]: ...
+    def __call__(self, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """Build both anew, the weights random from ``seed``."""
 
 
 class DatasetBuilder(Protocol):
@@ -211,10 +214,12 @@ class DatasetBuilder(Protocol):
         kind: DatasetKind = "prompts",
         size: int | None = None,
         seed: int = 0,
-    ) -> Dataset: ...
+    ) -> Dataset:
+        """Build the rows of ``split``; every size and seed is allowed."""
 
 
 class Metric(Protocol):
     """Compares predictions with references; see ``trl_deepseek.evaluation``."""
 
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float: ...
+    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
+        """One number over all predictions."""

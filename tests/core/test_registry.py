@@ -92,7 +92,9 @@ def test_an_edited_file_is_loaded_anew(tmp_path: Path) -> None:
     assert "after" in load_registry([file]).rewards
 
 
-def test_an_unknown_name_says_what_is_near_and_what_there_is(installed: Callable[..., None]) -> None:
+def test_an_unknown_name_says_what_is_near_and_what_there_is(
+    installed: Callable[..., None],
+) -> None:
     installed()
     rewards = load_registry([Lengths()]).rewards
     with pytest.raises(UnknownName) as caught:
@@ -139,7 +141,9 @@ def test_installed_plugins_load_in_the_order_of_their_names(
     installed: Callable[..., None], modules: Path
 ) -> None:
     for name in ("b", "a", "c"):
-        note = f"import builtins; builtins.acme_order = getattr(builtins, 'acme_order', '') + {name!r}\n"
+        note = (
+            "import builtins as b\nb.acme_order = getattr(b, 'acme_order', '')" + f" + {name!r}\n"
+        )
         write(modules / f"acme_{name}.py", note + REWARD_FILE.format(name=name))
     installed(b="acme_b", a="acme_a", c="acme_c")
     load_registry()

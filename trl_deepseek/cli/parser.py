@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
+        """Raise instead of exiting, as argparse would."""
         raise ConfigError(f"{message}\n  {self.prog} --help lists the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:

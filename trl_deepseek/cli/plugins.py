@@ -39,10 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def table(registry: Registry) -> list[dict[str, Any]]:
-    """One row per registered item, then per broken plugin (``name`` is its cause) and blocked one."""
-    rows = [
-        _row(SINGULAR[entry.kind], entry.name, entry.origin) for entry in registry.entries()
-    ]
+    """A row per item, then per broken plugin (``name`` is its cause) and per blocked one."""
+    rows = [_row(SINGULAR[entry.kind], entry.name, entry.origin) for entry in registry.entries()]
     rows += [_row("broken", broken.cause, broken.origin) for broken in registry.broken]
     rows += [_row("blocked", None, origin) for origin in registry.blocked]
     return rows

@@ -59,7 +59,9 @@ def progress_bar() -> Iterator[Progress]:
         yield report
         return
     columns = ("{task.description:5}", BarColumn(), "{task.completed}/{task.total}")
-    with Progress(*columns, TimeElapsedColumn(), TextColumn("{task.fields[remark]}"), console=console) as bars:
+    with Progress(
+        *columns, TimeElapsedColumn(), TextColumn("{task.fields[remark]}"), console=console
+    ) as bars:
         tasks = {}
 
         def advance(stage: str, step: int, steps: int, remark: str) -> None:

@@ -1,4 +1,4 @@
-"""What the training commands share: options, the checks before a model is loaded, the run itself."""
+"""What the training commands share: options, the checks before a model is loaded, the run."""
 
 from __future__ import annotations
 

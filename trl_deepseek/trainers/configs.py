@@ -23,11 +23,15 @@ class PluginConfig:
 
     chat_template: str | None = field(
         default=None,
-        metadata={"help": "Registered chat template (see `trl-deepseek plugins`) or a .jinja file."},
+        metadata={
+            "help": "Registered chat template (see `trl-deepseek plugins`) or a .jinja file."
+        },
     )
     plugins: list[str] | None = field(
         default=None,
-        metadata={"help": "Python files and modules to load as plugins, beside the installed ones."},
+        metadata={
+            "help": "Python files and modules to load as plugins, beside the installed ones."
+        },
     )
     block: list[str] | None = field(
         default=None, metadata={"help": "Names of plugins to leave out."}
@@ -46,8 +50,8 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
     assistant_only_loss: bool | None = field(
         default=None,
         metadata={
-            "help": "Compute the loss on what the assistant generates only. When not given: true for "
-            "conversations with a registered chat template, else false."
+            "help": "Compute the loss on what the assistant generates only. When not given: "
+            "true for conversations with a registered chat template, else false."
         },
     )
 
