@@ -1,0 +1,171 @@
+"""What the registry holds: items by kind and name, each with the plugin it comes from."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
+
+from trl_deepseek import hookspecs
+from trl_deepseek.errors import UnknownName
+from trl_deepseek.types import (
+    ChatTemplate,
+    DatasetBuilder,
+    Loss,
+    Metric,
+    ModelBuilder,
+    Noise,
+    Preset,
+    Quantization,
+    Reward,
+)
+
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("register_"))
+KINDS = tuple(hook.removeprefix("register_") for hook in HOOKS)
+SINGULAR = MappingProxyType(
+    {kind: kind.removesuffix("s").replace("losse", "loss").replace("_", " ") for kind in KINDS}
+)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a plugin comes from; a file or module has neither ``distribution`` nor ``version``."""
+
+    plugin: str
+    distribution: str | None
+    version: str | None
+    file: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One registered item and its origin."""
+
+    kind: str
+    name: str
+    item: Any
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class BrokenPlugin:
+    """An installed plugin that does not load, and why."""
+
+    origin: Origin
+    cause: str
+
+
+class Catalog(Mapping[str, T], Generic[T]):
+    """The items of one kind by name; an unknown name raises :class:`UnknownName`."""
+
+    def __init__(
+        self, kind: str, entries: Mapping[str, Entry], broken: Sequence[BrokenPlugin]
+    ) -> None:
+        self._kind = kind
+        self._entries = entries
+        self._broken = broken
+
+    def __getitem__(self, name: str) -> T:
+        if name in self._entries:
+            item: T = self._entries[name].item
+            return item
+        raise UnknownName(self._kind, name, self._explain(name))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The item called ``name``, or ``default``."""
+        # Mapping.get expects a KeyError, which UnknownName is not.
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def _explain(self, name: str) -> str:
+        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}"]
+        close = difflib.get_close_matches(name, list(self), n=1, cutoff=0.5)
+        if close:
+            lines.append(f"  did you mean {close[0]!r}?")
+        lines.append(f"  registered: {', '.join(self) or '(none)'}")
+        lines += [
+            f"  plugin {broken.origin.plugin!r} might, but does not load: {broken.cause}"
+            for broken in self._broken
+        ]
+        return "\n".join(lines)
+
+
+class Registry:
+    """Everything that the loaded plugins offer, by kind and name."""
+
+    def __init__(
+        self,
+        entries: Iterable[Entry],
+        broken: Sequence[BrokenPlugin] = (),
+        blocked: Sequence[Origin] = (),
+    ) -> None:
+        self._entries: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+        for entry in entries:
+            self._entries[entry.kind][entry.name] = entry
+        self.broken = tuple(broken)
+        self.blocked = tuple(blocked)
+
+    @property
+    def chat_templates(self) -> Catalog[ChatTemplate]:
+        """Chat formats, named in ``chat_template``."""
+        return self._catalog("chat_templates")
+
+    @property
+    def noises(self) -> Catalog[Noise]:
+        """Embedding noises, named in ``noise``."""
+        return self._catalog("noises")
+
+    @property
+    def losses(self) -> Catalog[Loss]:
+        """Losses, named in ``loss_type``."""
+        return self._catalog("losses")
+
+    @property
+    def rewards(self) -> Catalog[Reward]:
+        """Reward functions, named in ``reward_funcs``."""
+        return self._catalog("rewards")
+
+    @property
+    def quantizations(self) -> Catalog[Quantization]:
+        """Ways to hold the base model in memory, named in ``quantization``."""
+        return self._catalog("quantizations")
+
+    @property
+    def metrics(self) -> Catalog[Metric]:
+        """Metrics, named in ``evaluate --metrics``."""
+        return self._catalog("metrics")
+
+    @property
+    def models(self) -> Catalog[ModelBuilder]:
+        """Embedded models, named in ``model_name_or_path``."""
+        return self._catalog("models")
+
+    @property
+    def datasets(self) -> Catalog[DatasetBuilder]:
+        """Embedded datasets, named in ``dataset_name``."""
+        return self._catalog("datasets")
+
+    @property
+    def presets(self) -> Catalog[Preset]:
+        """Config defaults, named in ``preset``."""
+        return self._catalog("presets")
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        """Every item of one kind, or of all, with its origin; sorted by kind and name."""
+        kinds = KINDS if kind is None else (kind,)
+        return [self._entries[k][name] for k in kinds for name in sorted(self._entries[k])]
+
+    def _catalog(self, kind: str) -> Catalog[Any]:
+        return Catalog(kind, self._entries[kind], self.broken)
