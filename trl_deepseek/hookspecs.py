@@ -53,10 +53,12 @@ def register_rewards(register: Register) -> None:
     """Offer reward functions, to be named in ``reward_funcs``.
 
     Args:
-        register: Call as ``register(name, reward, columns=(), timeout=None, isolate=False)``,
-            where ``reward(prompts, completions, completion_ids, **columns)`` returns one float
-            per completion, or None to abstain; sync or async. ``columns`` names the dataset
-            columns it needs; ``timeout`` is in seconds.
+        register: Call as ``register(name, reward, columns=(), timeout=None, isolate=False,
+            samplewise=False)``, where ``reward(prompts, completions, completion_ids, **columns)``
+            returns one float per completion, or None to abstain; or per sample,
+            ``reward(completion, **columns)`` returns one; sync or async. ``columns`` names the
+            dataset columns it needs; ``timeout`` is in seconds; see
+            :class:`trl_deepseek.types.Reward` for the rest.
     """
 
 

@@ -133,17 +133,20 @@ class Loss:
 
 @dataclass(frozen=True)
 class Reward:
-    """A registered reward: callable with TRL's signature.
+    """A registered reward: callable with the registered function's own signature.
 
-    ``function(prompts, completions, completion_ids, **columns) -> list[float | None]``, sync or
-    async; None abstains.
+    ``function(prompts, completions, completion_ids, **columns) -> list[float | None]``, or per
+    sample ``function(completion, **columns) -> float | None``; sync or async; None abstains.
 
     Attributes:
         name: The name it was registered under; TRL logs ``rewards/<name>``.
         function: The registered function itself.
         columns: Dataset columns that the function needs, checked before a model is loaded.
-        timeout: Seconds that one call may take; None for the run's ``reward_timeout``.
-        isolate: Whether it runs in a worker process of its own.
+        timeout: Seconds that one call may take, or one sample where samples are scored one by
+            one; None for the run's ``reward_timeout``.
+        isolate: Whether it runs in worker processes, which are killed at the timeout.
+        samplewise: Whether each score depends on that sample alone, so that a batch may be split
+            over processes and equal samples scored once. Per-sample functions always are.
     """
 
     name: str
@@ -151,6 +154,7 @@ class Reward:
     columns: tuple[str, ...] = ()
     timeout: float | None = None
     isolate: bool = False
+    samplewise: bool = False
 
     @property
     def __name__(self) -> str:

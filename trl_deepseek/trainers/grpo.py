@@ -40,9 +40,13 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         functions = rewards.resolve(reward_funcs, self.registry)
         if train_dataset is not None:
             rewards.check_columns(functions, train_dataset.column_names)
+        prefix = chat.generation_prefix(tokenizer)
         super().__init__(
             model,
-            reward_funcs=functions,
+            reward_funcs=[
+                rewards.as_batch(f, generation_prefix=prefix) if rewards.is_function(f) else f
+                for f in functions
+            ],
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,

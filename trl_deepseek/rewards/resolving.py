@@ -1,0 +1,103 @@
+"""From what a user wrote in ``reward_funcs`` to functions, before a model is loaded."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards.signature import name_of, signature_of
+from trl_deepseek.sources import import_function
+from trl_deepseek.types import Reward
+
+MODEL_PREFIX = "model:"
+
+
+def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
+    """Turn each name into a reward; what is a reward already stays as it is.
+
+    Args:
+        reward_funcs: One, or a list, of: a registered name, ``file.py:function``,
+            ``module.function``, ``module:function``, ``model:PATH`` or a model id (``owner/name``
+            or a folder) of a reward model, a function, a loaded reward model.
+        registry: Where names are looked up.
+
+    Returns:
+        Registered rewards, functions, reward models and model ids, in the order given.
+
+    Raises:
+        UnknownName: No plugin registers a reward of that name.
+        PluginError: A file or module does not load or has no such function.
+        ConfigError: Two rewards would be logged under one name, or one cannot be called as a
+            reward.
+    """
+    if reward_funcs is None:
+        return []
+    given = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
+    functions = [_resolve_one(item, registry) for item in given]
+    places: dict[str, Any] = {}
+    for item, function in zip(given, functions, strict=True):
+        if is_function(function):
+            signature_of(function)
+        name = name_of(function)
+        if name in places:
+            raise ConfigError(
+                f"two rewards are named {name!r}: {places[name]!r} and {item!r}\n"
+                f"  each is logged as rewards/{name}; rename one function, or list it once"
+            )
+        places[name] = item
+    return functions
+
+
+def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None:
+    """Check that the dataset has every column that a reward needs.
+
+    Args:
+        functions: As :func:`resolve` returns them.
+        column_names: Columns of the dataset.
+
+    Raises:
+        DataError: One is missing; the message names the reward, the column and what was found.
+    """
+    found = list(column_names)
+    for function in functions:
+        if not is_function(function):
+            continue
+        registered = function.columns if isinstance(function, Reward) else ()
+        for column in dict.fromkeys((*registered, *signature_of(function).columns)):
+            if column not in found:
+                close = difflib.get_close_matches(column, found, n=1)
+                hint = f"\n  did you name it {close[0]!r}?" if close else ""
+                raise DataError(
+                    f"reward {name_of(function)!r} needs the column {column!r}, which the dataset "
+                    f"does not have{hint}\n  columns found: {', '.join(found) or '(none)'}"
+                )
+
+
+def _resolve_one(item: Any, registry: Registry) -> Any:
+    if isinstance(item, str):
+        if item in registry.rewards:
+            return registry.rewards[item]
+        if item.startswith(MODEL_PREFIX):
+            return item.removeprefix(MODEL_PREFIX)
+        if ":" in item:
+            return import_function(item)
+        if "/" in item or Path(item).is_dir():
+            return item
+        if "." in item:
+            return import_function(item)
+        return registry.rewards[item]  # raises, with the nearest name
+    if not callable(item):
+        raise ConfigError(
+            f"a reward is a name, a function or a model, not the {type(item).__name__} {item!r}"
+        )
+    return item
+
+
+def is_function(reward: Any) -> bool:
+    """Whether a resolved reward is a function rather than a reward model or its id."""
+    # Told apart without importing torch, which a check of names must not need.
+    return callable(reward) and not (hasattr(reward, "forward") and hasattr(reward, "parameters"))
