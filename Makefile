@@ -6,13 +6,20 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TRL_EXPERIMENTAL_SILENCE ?= 1
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test bubblewrap lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
 
-test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n 2 --dist loadscope -q
+test: $(VENV)/installed-dev bubblewrap
+	$(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
+
+# Generated code runs in bubblewrap. Where it cannot be installed, the tests that need it are
+# skipped and say why.
+bubblewrap:
+	@command -v bwrap >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+		|| { apt-get install -qq -y bubblewrap || { apt-get update -qq && apt-get install -qq -y bubblewrap; }; } \
+		>/dev/null 2>&1 || echo "bubblewrap could not be installed"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

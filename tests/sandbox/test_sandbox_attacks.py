@@ -1,0 +1,288 @@
+"""Programs that mean harm, run in the sandbox: each says BREACH where it got what it wanted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from trl_deepseek.rewards.sandbox import run_python, unavailable
+from trl_deepseek.rewards.supervise import Limits, Outcome
+
+pytestmark = pytest.mark.skipif(
+    unavailable() is not None, reason=f"no sandbox here: {unavailable()}"
+)
+
+NAME = f"hostile{os.getpid()}"  # how the kernel calls the program and all that it forks
+
+# Each attempt must fail with OSError (or find nothing); the program must live to say so.
+TRY = f"""
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(15, b"{NAME}", 0, 0, 0)
+"""
+TRY += """
+def attempt(what):
+    try:
+        got = what()
+    except (OSError, ImportError) as error:
+        print("refused", type(error).__name__, flush=True)
+    else:
+        print("BREACH", got, flush=True)
+"""
+
+
+def run(program: str, limits: Limits | None = None) -> Outcome:
+    outcome = run_python(TRY + program, limits=limits)
+    deadline = time.monotonic() + 5  # the kernel ends a whole PID namespace, but not at once
+    while any(process.info["name"] == NAME for process in psutil.process_iter(["name"])):
+        assert time.monotonic() < deadline, "the sandbox left a process behind"
+        time.sleep(0.01)
+    return outcome
+
+
+def contained(outcome: Outcome, attempts: int) -> None:
+    assert "BREACH" not in outcome.stdout, outcome.stdout
+    assert outcome.stdout.count("refused") == attempts, outcome
+    assert outcome.returncode == 0, outcome.stderr
+
+
+def test_an_honest_program_runs_with_its_input_and_the_standard_library() -> None:
+    program = "import json, sys; print(json.loads(sys.stdin.read())['a'] + 1)"
+    outcome = run_python(program, '{"a": 41}')
+    assert (outcome.stdout, outcome.stderr, outcome.returncode) == ("42\n", "", 0)
+    assert outcome.stopped_by is None
+
+
+def test_home_and_other_files_of_the_user_are_not_there(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    for path in [
+        secret,
+        Path.home() / ".ssh",
+        Path(__file__),
+        Path("/etc/passwd"),
+        Path("/proc/1"),
+    ]:
+        contained(run(f"attempt(lambda: os.stat({str(path)!r}))"), 1)
+    listing = run(
+        f"print(os.path.isdir({str(Path.home())!r}) and os.listdir({str(Path.home())!r}))"
+    )
+    # At most the way to a Python that is installed below the home folder.
+    assert listing.stdout.strip() in {"False", "['.pyenv']", "['miniconda3']", "['.local']"}
+
+
+def test_the_environment_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("A_TOKEN", "secret-of-the-user")
+    outcome = run("print(dict(os.environ)); print('done')")
+    assert "secret-of-the-user" not in outcome.stdout
+    assert outcome.stdout.endswith("done\n")
+    assert "secret-of-the-user" in run_outside("import os; print(dict(os.environ))")
+
+
+def run_outside(program: str) -> str:
+    """What the same program sees without the sandbox, so that a test cannot pass by accident."""
+    import subprocess
+    import sys
+
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    ).stdout
+
+
+def test_nothing_outside_can_be_written(tmp_path: Path) -> None:
+    targets = ["/x", "/usr/x", "/etc/x", "/dev/x", "/program.py", str(tmp_path / "x")]
+    program = f"for path in {targets}:\n    attempt(lambda: open(path, 'w').write('x'))"
+    contained(run(program), len(targets))
+    assert list(tmp_path.iterdir()) == []
+    assert run("open('/tmp/x', 'w').write('x'); print(os.listdir('/tmp'))").stdout == "['x']\n"
+    assert run("print(os.listdir('/tmp'))").stdout == "[]\n"
+
+
+def test_no_socket_reaches_anything_loopback_included(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(tmp_path / "socket"))
+        local.listen()
+        port = server.getsockname()[1]
+        connect = (
+            f"import socket; s = socket.create_connection(('127.0.0.1', {port}), 2); print('in')"
+        )
+        assert run_outside(connect) == "in\n"
+        program = f"""
+import socket
+attempt(lambda: socket.create_connection(("127.0.0.1", {port}), 2))
+attempt(lambda: socket.create_connection(("8.8.8.8", 53), 2))
+attempt(lambda: socket.getaddrinfo("localhost.localdomain.example", 80))
+attempt(lambda: socket.socket(socket.AF_UNIX).connect({str(tmp_path / "socket")!r}))
+attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 1))
+"""
+        contained(run(program), 5)
+
+
+def test_it_cannot_signal_or_trace_anyone_else() -> None:
+    program = f"""
+libc = ctypes.CDLL(None, use_errno=True)
+def trace(pid):
+    if libc.ptrace(16, pid, 0, 0):
+        raise OSError(ctypes.get_errno(), "ptrace")
+for pid in ({os.getpid()}, {os.getppid()}):
+    attempt(lambda: os.kill(pid, 9))
+    attempt(lambda: trace(pid))
+"""
+    contained(run(program), 4)
+    run("os.kill(os.getppid(), 9)")
+    run("os.kill(1, 9)")
+    run("os.kill(-1, 9)")
+    run("os.killpg(0, 9)")  # and we are here to see it
+
+
+def test_a_fork_bomb_meets_the_limit_and_ends_with_its_parent() -> None:
+    program = """
+import time
+made = 0
+try:
+    while made < 1000:
+        if os.fork() == 0:
+            time.sleep(60)
+        made += 1
+except OSError:
+    print("refused after", made < 40)
+"""
+    outcome = run(program)
+    assert outcome.stdout == "refused after True\n"
+    assert outcome.seconds < 5
+    bomb = "while True:\n    try: os.fork()\n    except OSError: pass"
+    assert run(bomb, Limits(wall_time=1.5)).stopped_by == "wall_time"
+
+
+def test_a_daemon_does_not_outlive_the_run() -> None:
+    program = """
+import time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        time.sleep(60)
+    os._exit(0)
+print("gone")
+"""
+    outcome = run(program)
+    assert outcome.stdout == "gone\n"
+    assert outcome.seconds < 5
+
+
+def test_ten_gigabytes_of_memory_are_refused_or_end_the_run() -> None:
+    program = """
+try:
+    hoard = bytearray(10 << 30)
+except MemoryError:
+    print("refused")
+"""
+    assert run(program).stdout == "refused\n"
+    family = """
+import time
+for _ in range(6):
+    if os.fork() == 0:
+        hoard = bytearray(os.urandom(1)) * (150 << 20)
+        time.sleep(60)
+time.sleep(60)
+"""
+    outcome = run(family, Limits(memory=400 << 20))
+    assert outcome.stopped_by == "memory"
+    assert outcome.seconds < 10
+
+
+def test_ten_gigabytes_of_files_are_refused() -> None:
+    program = """
+def fill(folder, files):
+    for number in range(files):
+        with open(f"{folder}/{number}", "wb") as file:
+            for _ in range(10 << 10):
+                file.write(bytes(1 << 20))
+attempt(lambda: fill("/tmp", 1))
+attempt(lambda: fill("/tmp", 10))
+attempt(lambda: fill("/dev/shm", 10))
+"""
+    contained(run(program, Limits(file_size=8 << 20)), 3)
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_endless_output_is_cut_and_ends_the_run(stream: str) -> None:
+    outcome = run(f"while True: sys.{stream}.write('x' * 4096)", Limits(output=100_000))
+    assert outcome.stopped_by == "output"
+    assert len(getattr(outcome, stream)) == 100_000
+    assert outcome.seconds < 5
+
+
+def test_links_lead_nowhere(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("key")
+    program = f"""
+os.symlink({str(secret)!r}, "/tmp/file")
+os.symlink("/", "/tmp/root")
+os.symlink("/proc/1/root", "/tmp/other")
+attempt(lambda: open("/tmp/file").read())
+attempt(lambda: open("/tmp/root{secret}").read())
+attempt(lambda: open("/tmp/other{secret}").read())
+attempt(lambda: open("/tmp/../../../..{secret}").read())
+attempt(lambda: os.link("/program.py", "/tmp/copy"))
+attempt(lambda: os.chroot("/tmp"))
+attempt(lambda: open("/tmp/root/usr/bin/x", "w"))
+"""
+    contained(run(program), 7)
+
+
+def test_it_is_nobody_and_has_no_capability() -> None:
+    program = """
+attempt(lambda: os.setuid(0))
+attempt(lambda: os.chown("/program.py", os.getuid(), 0) if os.getuid() else print("BREACH"))
+import resource, socket
+attempt(lambda: socket.sethostname("x"))
+def raise_limit():
+    try:
+        resource.setrlimit(resource.RLIMIT_NPROC, (resource.RLIM_INFINITY,) * 2)
+    except ValueError as error:
+        raise OSError(str(error)) from error
+attempt(raise_limit)
+"""
+    contained(run(program), 4)
+
+
+@pytest.mark.parametrize(
+    ("program", "limits"),
+    [
+        ("while True: pass", Limits(cpu_time=1)),
+        ("import time; time.sleep(60)", Limits(wall_time=1)),
+        (
+            "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)",
+            Limits(wall_time=1),
+        ),
+        ("9 ** 9 ** 9", Limits(wall_time=1)),
+        ("import threading; l = threading.Lock(); l.acquire(); l.acquire()", Limits(wall_time=1)),
+    ],
+)
+def test_time_is_limited(program: str, limits: Limits) -> None:
+    outcome = run(program, limits)
+    assert outcome.returncode != 0
+    assert outcome.seconds < 4
+
+
+def test_many_runs_at_once_do_not_take_each_others_processes() -> None:
+    outcomes: list[Outcome] = []
+    bomb = "while True:\n    try: os.fork()\n    except OSError: pass"
+    polite = "import subprocess; print(subprocess.run(['true']).returncode)"
+
+    def attack() -> None:
+        run_python(TRY + bomb, limits=Limits(wall_time=2))
+
+    bomber = threading.Thread(target=attack)
+    bomber.start()
+    while not any(process.info["name"] == NAME for process in psutil.process_iter(["name"])):
+        assert bomber.is_alive(), "the bomb did not go off"
+    for _ in range(3):
+        outcomes.append(run_python(polite))
+    bomber.join()
+    assert [outcome.stdout for outcome in outcomes] == ["0\n"] * 3
