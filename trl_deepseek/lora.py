@@ -1,14 +1,19 @@
 """Which modules LoRA adapts, by architecture.
 
 peft has no default for DeepSeek's architectures. Routers are never adapted, nor is the LM head:
-TRL computes log-probs from its weight directly, so an adapter there would never be trained.
+TRL computes log-probs from its weight directly, so an adapter there would never be trained. What is
+adapted is checked against the model's skeleton, before a weight is read.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import skeleton
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.types import Quantization
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -17,13 +22,27 @@ if TYPE_CHECKING:
 MLP = ("gate_proj", "up_proj", "down_proj")
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 COMPRESSED_KEYS = ("kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
+EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")  # 3-D parameters, not modules
+HEADS = ("lm_head", "score")
+FIELDS = (  # what TRL's --lora_* options set
+    "task_type",
+    "r",
+    "target_modules",
+    "target_parameters",
+    "lora_alpha",
+    "lora_dropout",
+    "bias",
+    "use_rslora",
+    "use_dora",
+    "modules_to_save",
+)
 
 
 def target_modules(config: PretrainedConfig) -> list[str]:
     """Names of the linear layers to adapt in a model with this config.
 
     Multi-head latent attention (DeepSeek-V2 and later) has its own projections; everything else is
-    taken to name its layers as Llama does.
+    taken to name its layers as Llama does. The MLP names stand for dense layers and shared experts.
     """
     if getattr(config, "kv_lora_rank", None) is None:
         return [*ATTENTION, *MLP]
@@ -31,21 +50,133 @@ def target_modules(config: PretrainedConfig) -> list[str]:
     return [*queries, *COMPRESSED_KEYS, *MLP]
 
 
+def adapter(
+    quantization: Quantization,
+    config: PretrainedConfig,
+    sequence_classification: bool = False,
+    **overrides: Any,
+) -> LoraConfig:
+    """The LoRA that a quantization asks for on a model with this config, checked.
+
+    Args:
+        quantization: Gives rank, alpha, dropout, and whether routed experts are adapted.
+        config: Gives the names of the layers.
+        sequence_classification: Whether it is a reward model, whose ``score`` is trained whole.
+        **overrides: Keyword arguments of ``peft.LoraConfig`` that win over these.
+
+    Raises:
+        ConfigError: See :func:`check`; or dropout together with LoRA on experts.
+    """
+    options: dict[str, Any] = {
+        "target_modules": target_modules(config),
+        "task_type": "SEQ_CLS" if sequence_classification else "CAUSAL_LM",
+        "bias": "none",
+        **quantization.lora,
+    }
+    if sequence_classification:
+        options["modules_to_save"] = ["score"]
+    if quantization.lora_experts:
+        options["target_parameters"] = list(EXPERTS)
+    options |= overrides
+    if options.get("target_parameters") and options.get("lora_dropout", 0.0):
+        raise ConfigError(
+            f"lora_dropout is {options['lora_dropout']}: peft has no dropout for LoRA on routed "
+            "experts\n  set lora_dropout to 0, or leave the experts out"
+        )
+    check(options["target_modules"], options.get("target_parameters"), config)
+    if quantization.bits == 4 and quantization.quantize_experts and has_experts(config):
+        from trl_deepseek.peft_config import PACKED
+
+        options.setdefault("exclude_modules", PACKED)
+    return pinned(options, config)
+
+
+def has_experts(config: PretrainedConfig) -> bool:
+    """Whether a model with this config has routed experts of DeepSeek's kind."""
+    return bool(getattr(config, "n_routed_experts", None))
+
+
+def pinned(options: dict[str, Any], config: PretrainedConfig) -> LoraConfig:
+    """A LoRA config that peft does not rewrite; see :mod:`trl_deepseek.peft_config`."""
+    from peft import LoraConfig
+
+    from trl_deepseek.peft_config import PinnedLoraConfig
+
+    is_list = not isinstance(options.get("target_modules"), str)
+    kind = PinnedLoraConfig if has_experts(config) and is_list else LoraConfig
+    return kind(**options)
+
+
+def check(
+    modules: Sequence[str] | str | None,
+    parameters: Sequence[str] | None,
+    config: PretrainedConfig,
+) -> None:
+    """Refuse targets that would not be trained, before weights are read.
+
+    Raises:
+        ConfigError: A target matches nothing in the model, or is its router or its LM head.
+    """
+    model = skeleton.build(config)
+    linear = {name for name, module in model.named_modules() if hasattr(module, "in_features")}
+    routers = {
+        name for name, module in model.named_modules() if type(module).__name__.endswith("Router")
+    }
+    three_d = {name for name, parameter in model.named_parameters() if parameter.dim() == 3}
+    targets = [modules] if isinstance(modules, str) else list(modules or ())
+    for target in targets:
+        if target == "all-linear":
+            continue
+        is_pattern = isinstance(modules, str)
+        if target in HEADS:
+            raise ConfigError(
+                f"lora_target_modules: LoRA on {target!r} would never be trained, since TRL "
+                "computes log-probs from its weight directly\n  leave it out, or train it whole: "
+                f"--lora_modules_to_save {target}"
+            )
+        if any(_matches(target, name, is_pattern) for name in routers):
+            raise ConfigError(
+                f"lora_target_modules: {target!r} is the router of the experts, which is never "
+                f"adapted\n  adaptable: {_short(linear)}"
+            )
+        if not any(_matches(target, name, is_pattern) for name in linear):
+            raise ConfigError(
+                f"lora_target_modules: {target!r} matches no linear layer of this "
+                f"{config.model_type} model\n  it has: {_short(linear)}"
+            )
+    for target in parameters or ():
+        if not any(name == target or name.endswith(f".{target}") for name in three_d):
+            has = ", ".join(sorted({".".join(name.split(".")[-3:]) for name in three_d}))
+            raise ConfigError(
+                f"lora_target_parameters: {target!r} matches no expert parameter of this "
+                f"{config.model_type} model\n  it has: {has or '(no routed experts)'}"
+            )
+
+
 def lora_config(options: Any, config: PretrainedConfig) -> LoraConfig | None:
     """The LoRA that the ``--lora_*`` options describe; None without ``--use_peft``.
 
     Raises:
-        ConfigError: LoRA on the LM head, which TRL cannot train.
+        ConfigError: See :func:`check`.
     """
     from trl import get_peft_config
 
+    if not options.use_peft:
+        return None
     chosen = options.lora_target_modules or target_modules(config)
-    if "lm_head" in chosen:
-        raise ConfigError(
-            "lora_target_modules: LoRA on 'lm_head' would never be trained, since TRL computes "
-            "log-probs from its weight directly\n  leave it out, or train it whole: "
-            "--lora_modules_to_save lm_head"
-        )
+    check(chosen, options.lora_target_parameters, config)
     if not options.lora_target_modules and not options.lora_target_parameters:
         options.lora_target_modules = chosen
-    return get_peft_config(options)
+    plain = get_peft_config(options)
+    return pinned({key: value for key, value in vars(plain).items() if key in FIELDS}, config)
+
+
+def _matches(target: str, name: str, is_pattern: bool) -> bool:
+    """Whether peft would adapt ``name``: a list holds suffixes, a string is a pattern."""
+    if is_pattern:
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
+
+
+def _short(names: set[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in names} - set(HEADS)))

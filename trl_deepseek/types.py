@@ -170,16 +170,40 @@ class Quantization:
     """How the base model is held in memory and which adapter is trained on it.
 
     Attributes:
-        bits: 4, 8 or None (not quantized).
+        bits: 4, 8 or None (not quantized: the weights are held in the run's compute dtype).
         quant_type: ``nf4`` or ``fp4`` where ``bits`` is 4.
-        double_quant: Whether the quantization constants are quantized too.
+        double_quant: Whether the constants of 4-bit blocks are quantized too.
+        compute_dtype: ``bfloat16``, ``float16`` or ``float32``; ``auto`` is what the run trains in.
+        quantize_experts: Whether 4-bit covers the routed experts, which bitsandbytes leaves out.
+        lora_experts: Whether LoRA adapts the routed experts too; not with ``quantize_experts``.
         lora: Keyword arguments of ``peft.LoraConfig``, without the target modules.
+        optimizer: Used on CUDA where the config leaves ``optim`` at its default; None for that.
     """
 
     bits: Literal[4, 8] | None = None
     quant_type: Literal["nf4", "fp4"] = "nf4"
     double_quant: bool = True
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    quantize_experts: bool = True
+    lora_experts: bool = False
     lora: Mapping[str, Any] = field(default_factory=dict)
+    optimizer: str | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {
+            "bits": (4, 8, None),
+            "quant_type": ("nf4", "fp4"),
+            "compute_dtype": ("auto", "bfloat16", "float16", "float32"),
+        }
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                known = ", ".join(map(repr, values))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of {known}")
+        if self.bits == 4 and self.quantize_experts and self.lora_experts:
+            raise ValueError(
+                "4-bit experts cannot carry LoRA: peft adapts a parameter, and a 4-bit expert is "
+                "no longer one; set quantize_experts=False or lora_experts=False"
+            )
 
 
 @dataclass(frozen=True)

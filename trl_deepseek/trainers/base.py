@@ -1,8 +1,8 @@
 """What all trainers share: names become objects on the way in, the inference template goes out.
 
 ``PluginTrainer`` stands before a TRL trainer in the bases of each of ours. It touches TRL at the
-constructor, where it replaces names, and at ``_save``, where the tokenizer must carry the template
-that generates, not the one that trains.
+constructor, where it replaces names and loads quantized models, and at ``_save``, where the
+tokenizer must carry the template that generates, not the one that trains.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, models
+from trl_deepseek import chat, models, quantization
 from trl_deepseek.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -29,6 +29,11 @@ class PluginTrainer:
 
     registry: Registry
     template_name: str | None
+
+    def __init__(self, model: Any, *positional: Any, **options: Any) -> None:
+        """Hold the model as ``args.quantization`` says, then hand everything to TRL."""
+        model, options = quantization.apply(model, options, self.registry)
+        super().__init__(model, *positional, **options)  # type: ignore[call-arg]
 
     def _resolve_model(
         self,

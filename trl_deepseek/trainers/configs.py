@@ -6,8 +6,18 @@ They stand apart from the trainers so that parsing a command line does not impor
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import trl
+
+
+def use_fp16_without_bf16(config: Any) -> None:
+    """Train in float16 where TRL's default, bfloat16, does not exist on the GPU."""
+    import torch
+
+    if config.bf16 is None and not config.fp16 and torch.cuda.is_available():
+        config.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        config.fp16 = not config.bf16
 
 
 @dataclass
@@ -19,7 +29,11 @@ class PluginConfig:
             recognised from the tokenizer's own template or the model's name.
         plugins: Python files and modules to load as plugins, beside the installed ones.
         block: Names of plugins to leave out.
+        quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
+        lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
     """
+
+    sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
 
     chat_template: str | None = field(
         default=None,
@@ -36,6 +50,21 @@ class PluginConfig:
     block: list[str] | None = field(
         default=None, metadata={"help": "Names of plugins to leave out."}
     )
+    quantization: str | None = field(
+        default=None,
+        metadata={
+            "help": "Registered way to hold the base model: qlora, int8, lora, ... Implies LoRA."
+        },
+    )
+    lora_experts: bool = field(
+        default=False,
+        metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.quantization is not None:
+            use_fp16_without_bf16(self)
+        super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass
