@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.hookspecs import hookimpl
 from trl_deepseek.registry import Registry, load_registry
-from trl_deepseek.types import ChatTemplate, PairLogps, UnpairedLogps
+from trl_deepseek.types import ChatTemplate, PairLogps, PairRewards, UnpairedLogps
 
 if TYPE_CHECKING:
     from trl_deepseek.trainers.grpo import GRPOConfig, GRPOTrainer
+    from trl_deepseek.trainers.reward import RewardConfig, RewardTrainer
     from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
 
 _LAZY = {
     "GRPOConfig": "trl_deepseek.trainers.grpo",
     "GRPOTrainer": "trl_deepseek.trainers.grpo",
+    "RewardConfig": "trl_deepseek.trainers.reward",
+    "RewardTrainer": "trl_deepseek.trainers.reward",
     "SFTConfig": "trl_deepseek.trainers.sft",
     "SFTTrainer": "trl_deepseek.trainers.sft",
 }
@@ -28,7 +31,10 @@ __all__ = [
     "GRPOConfig",
     "GRPOTrainer",
     "PairLogps",
+    "PairRewards",
     "Registry",
+    "RewardConfig",
+    "RewardTrainer",
     "SFTConfig",
     "SFTTrainer",
     "UnpairedLogps",

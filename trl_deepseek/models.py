@@ -5,6 +5,7 @@ Everything that can be wrong with a folder is said before any weight is read.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,25 @@ def load(
         return AutoModelForCausalLM.from_pretrained(name, **kwargs), tokenizer
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r} does not load: {_first_line(error)}") from error
+
+
+def as_reward_model(language_model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:
+    """The same backbone with a new head that gives one score per text.
+
+    Args:
+        language_model: A causal language model whose architecture has a sequence classifier.
+        seed: Of the new head's random weights; the caller's random state is left as it was.
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = copy.deepcopy(language_model.config)
+    config.num_labels = 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForSequenceClassification.from_config(config, dtype=language_model.dtype)
+    model.base_model.load_state_dict(language_model.base_model.state_dict())
+    return model
 
 
 def _some(files: list[str]) -> str:

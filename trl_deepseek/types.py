@@ -98,6 +98,21 @@ class UnpairedLogps:
 
 
 @dataclass(frozen=True)
+class PairRewards:
+    """What the loss of a reward model sees of B preference pairs. All tensors are (B,).
+
+    Attributes:
+        chosen: Score of prompt + chosen, with gradient.
+        rejected: Score of prompt + rejected, with gradient.
+        margin: The dataset's column ``margin``, no gradient; None where it has none.
+    """
+
+    chosen: Tensor
+    rejected: Tensor
+    margin: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Loss:
     """A registered loss: callable with the registered function's own signature.
 
@@ -106,8 +121,8 @@ class Loss:
         function: Pure function of log-probs; returns the loss per sequence, (B,), or that and a
             dict of metrics.
         data: What it is defined on: preference ``pairs`` (:class:`PairLogps`), ``unpaired``
-            labelled examples (:class:`UnpairedLogps`), or ``rewards`` (the chosen and rejected
-            scores of a reward model).
+            labelled examples (:class:`UnpairedLogps`), or ``rewards`` (the scores that a reward
+            model gives, :class:`PairRewards`).
         reference: Whether it needs the reference model's log-probs.
         prompt_nll: Whether it needs ``PairLogps.chosen_nll``.
         kl: Whether it needs ``UnpairedLogps.kl``.

@@ -15,6 +15,7 @@ from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError
 COMMANDS = {
     "quickstart": "Train the embedded tiny model: SFT, then GRPO, with tables and a picture.",
     "sft": "Supervised fine-tuning.",
+    "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
     "plugins": "List every name that plugins register, and the plugins that do not load.",
 }

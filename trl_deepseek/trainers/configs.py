@@ -88,3 +88,25 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
 @dataclass
 class GRPOConfig(PluginConfig, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names."""
+
+
+@dataclass
+class RewardConfig(PluginConfig, trl.RewardConfig):
+    """``trl.RewardConfig`` with plugin names.
+
+    Args:
+        loss_type: Registered loss on the two scores of a pair.
+        loss_kwargs: Options of that loss.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.RewardConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+    sequence_classification: ClassVar[bool] = True
+
+    loss_type: str = field(
+        default="bradley_terry",
+        metadata={"help": "Registered loss on the two scores of a pair (`trl-deepseek plugins`)."},
+    )
+    loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of the loss, as JSON: '{\"label_smoothing\": 0.1}'."},
+    )

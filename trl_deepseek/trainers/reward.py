@@ -1,0 +1,207 @@
+"""Reward models: TRL's trainer with models, templates and losses by name.
+
+A reward model is the language model's backbone with one linear score read at the last token. TRL
+writes the Bradley-Terry loss into ``compute_loss``; here that method is replaced by one that scores
+the pairs, hands the scores to the named loss, and logs.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+import trl
+
+from trl_deepseek import data, losses, models
+from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.registry import Registry
+from trl_deepseek.trainers.base import PluginTrainer, registry_for
+from trl_deepseek.trainers.configs import RewardConfig
+from trl_deepseek.types import Loss, PairRewards
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+SCORE_HEAD = "score"
+"""What ``transformers`` calls the head of a sequence classifier built on a language model."""
+
+
+class RewardTrainer(PluginTrainer, trl.RewardTrainer):
+    """Drop-in for ``trl.RewardTrainer``; see it for the arguments.
+
+    ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
+    ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
+    ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
+
+    Attributes:
+        loss: The loss that ``args.loss_type`` names.
+        dropped: For each dataset, how many rows were too long, and of how many.
+
+    Raises:
+        UnknownName: No plugin registers that loss, model or template.
+        ConfigError: The loss has no such option, or is not one on scores.
+        DataError: The dataset has no pairs, or all of them are too long.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        args: trl.RewardConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        peft_config: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        args = args if args is not None else RewardConfig()
+        self.loss, self.loss_options = find_loss(args, registry_for(args))
+        check_pairs(train_dataset, eval_dataset)
+        self.dropped: dict[str, tuple[int, int]] = {}
+        is_embedded = isinstance(model, str)
+        model, tokenizer = self._resolve_model(model, args, processing_class)
+        if is_embedded and not isinstance(model, str):
+            model = models.as_reward_model(model, args.seed)
+        super().__init__(
+            model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            peft_config=None if peft_config is None else with_score_head(peft_config),
+            **kwargs,
+        )
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The mean loss of a batch of pairs; TRL's method with the loss taken out of it."""
+        mode = "train" if self.model.training else "eval"
+        rewards, outputs = self.score_pairs(model, inputs)
+        values, metrics = losses.per_sequence(self.loss, rewards, self.loss_options)
+        loss = values.mean()
+        if self.args.center_rewards_coefficient is not None:
+            centre = (rewards.chosen + rewards.rejected).square().mean()
+            loss = loss + self.args.center_rewards_coefficient * centre
+        if mode == "train":
+            tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum()
+            self._total_train_tokens += int(tokens) // self._tp_size
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
+        self._log_scores(mode, rewards, metrics)
+        return (loss, outputs) if return_outputs else loss
+
+    def score_pairs(self, model: Any, inputs: dict[str, Any]) -> tuple[PairRewards, Any]:
+        """The one pass over a batch: scores of its pairs, and the model's outputs.
+
+        Args:
+            model: The model as the training loop holds it, perhaps wrapped.
+            inputs: ``input_ids`` and ``attention_mask`` (2B, T), chosen rows before rejected ones,
+                and ``margin`` (B,) where the dataset has one.
+        """
+        margin = inputs.get("margin")
+        rest = {name: value for name, value in inputs.items() if name != "margin"}
+        outputs = model(**rest, use_cache=False)
+        chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
+        return PairRewards(chosen, rejected, margin), outputs
+
+    def _log_scores(self, mode: str, rewards: PairRewards, extra: dict[str, Tensor]) -> None:
+        """Metrics over all processes: TRL's names, and those of the means it does not log."""
+        with torch.no_grad():
+            pairs = torch.stack([rewards.chosen, rewards.rejected], dim=1)
+            chosen, rejected = self.accelerator.gather_for_metrics(pairs).unbind(dim=1)
+            lead = chosen - rejected
+            found = {
+                "min_reward": torch.minimum(chosen.min(), rejected.min()),
+                "mean_reward": (chosen.mean() + rejected.mean()) / 2,
+                "max_reward": torch.maximum(chosen.max(), rejected.max()),
+                "accuracy": (lead > 0).float().mean(),
+                "margin": lead.mean(),
+                "chosen_reward_mean": chosen.mean(),
+                "rejected_reward_mean": rejected.mean(),
+                "reward_margin": lead.mean(),
+            }
+            for name, value in extra.items():
+                found[name] = self.accelerator.gather_for_metrics(value.detach().float()).mean()
+        for name, value in found.items():
+            self._metrics[mode][name].append(value.item())
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """TRL's, which leaves out rows that are too long without a word; say how many."""
+        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        if not hasattr(dataset, "__len__"):  # a stream has no count
+            return prepared
+        total = len(dataset)
+        lost = total - len(prepared)
+        self.dropped[dataset_name] = (lost, total)
+        if lost:
+            message = (
+                f"{lost} of {total} rows of the {dataset_name} dataset have a chosen or rejected "
+                f"text of more than max_length={args.max_length} tokens"
+            )
+            if lost == total:
+                raise DataError(f"{message}, so that none is left\n  raise max_length")
+            logger.warning("%s and are left out; raise max_length to keep them", message)
+        return prepared
+
+
+def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:
+    """The loss that a config names, with its options, tried out on two made-up pairs.
+
+    Raises:
+        UnknownName: No plugin registers it.
+        ConfigError: It is not a loss on scores, or its options do not fit.
+    """
+    loss = losses.find(getattr(args, "loss_type", "bradley_terry"), registry, "rewards")
+    options = dict(getattr(args, "loss_kwargs", None) or {})
+    losses.check_options(loss, options)
+    losses.rehearse(loss, PairRewards(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5])), options)
+    centre = args.center_rewards_coefficient
+    if centre is not None and centre < 0:
+        raise ConfigError(
+            f"center_rewards_coefficient is {centre}; it must not be negative (0.01 is usual)"
+        )
+    return loss, options
+
+
+def check_pairs(*datasets: Any) -> None:
+    """Refuse datasets without pairs, before a model is loaded.
+
+    Raises:
+        DataError: Names the columns that are missing and those found.
+    """
+    for dataset in datasets:
+        parts = dataset.values() if isinstance(dataset, dict) else [dataset]
+        for part in parts:
+            columns = getattr(part, "column_names", None)
+            if columns is None or {"chosen_ids", "rejected_ids"} <= set(columns):
+                continue
+            data.require_columns(part, ("chosen", "rejected"), "the dataset", "a reward model")
+
+
+def with_score_head(peft_config: Any) -> Any:
+    """A copy of the config for a sequence classifier whose score head is trained and saved whole.
+
+    peft adds the head by itself only when the task type says so, and a head that is left out stays
+    as random as it began.
+    """
+    changed = copy.copy(peft_config)
+    changed.task_type = "SEQ_CLS"
+    if hasattr(changed, "modules_to_save"):
+        saved = list(changed.modules_to_save or ())
+        changed.modules_to_save = [*saved, *([] if SCORE_HEAD in saved else [SCORE_HEAD])]
+    return changed
+
+
+__all__ = ["RewardConfig", "RewardTrainer"]
