@@ -14,6 +14,8 @@ from typing import Any
 
 from trl_deepseek.errors import PluginError
 
+FILE_MODULE_PREFIX = "trl_deepseek_file_"  # of the names under which plain files are imported
+
 
 def import_file(path: str | os.PathLike[str]) -> ModuleType:
     """Import the Python file at ``path`` as a module of its own.
@@ -28,7 +30,7 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     if not file.is_file():
         raise PluginError(str(path), f"plugin file {str(path)!r} does not exist (looked at {file})")
     stamp = zlib.crc32(f"{file}:{file.stat().st_mtime_ns}".encode())
-    name = f"trl_deepseek_file_{file.stem}_{stamp:08x}"
+    name = f"{FILE_MODULE_PREFIX}{file.stem}_{stamp:08x}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

@@ -1,0 +1,136 @@
+"""Reward weights: by position as TRL has them, by name, and changing over the run.
+
+    reward_weights: {math_accuracy: 1.0, think_format: {0: 0.5, 200: 0.5, 500: 0.0}}
+
+A schedule maps optimisation steps to weights. Between two of its steps the weight moves in a
+straight line; before the first and after the last it stays.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trl_deepseek.errors import ConfigError
+
+FORMS = "numbers, one per reward; name=number; or a mapping {name: number or {step: number}}"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One weight per reward at each step.
+
+    Attributes:
+        points: For each reward its (step, weight) pairs, by step; one pair where it is constant.
+    """
+
+    points: tuple[tuple[tuple[int, float], ...], ...]
+
+    @property
+    def constant(self) -> bool:
+        """Whether no weight changes."""
+        return all(len(pairs) == 1 for pairs in self.points)
+
+    def at(self, step: int) -> list[float]:
+        """The weights at an optimisation step, in the order of the rewards."""
+        return [_interpolate(pairs, step) for pairs in self.points]
+
+
+def _interpolate(pairs: tuple[tuple[int, float], ...], step: int) -> float:
+    after = bisect_right([at for at, _ in pairs], step)
+    if after == 0:
+        return pairs[0][1]
+    if after == len(pairs):
+        return pairs[-1][1]
+    (start, low), (end, high) = pairs[after - 1], pairs[after]
+    return low + (high - low) * (step - start) / (end - start)
+
+
+def parse(given: Any) -> list[Any] | dict[str, Any] | None:
+    """The config field as numbers by position or a mapping by name.
+
+    Args:
+        given: None, a sequence of numbers, a mapping, or the words of a command line: numbers,
+            ``name=number``, or one JSON object.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if given is None or isinstance(given, Mapping):
+        return None if given is None else dict(given)
+    words = [given] if isinstance(given, (str, int, float)) else list(given)
+    if len(words) == 1 and isinstance(words[0], str) and words[0].lstrip().startswith("{"):
+        try:
+            mapping = json.loads(words[0])
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"reward_weights {words[0]!r} is not JSON: {error}") from error
+        return dict(mapping)
+    if words and all("=" in str(word) for word in words):
+        pairs = [str(word).rpartition("=") for word in words]
+        return {name: _number(value, f"reward_weights: {name}") for name, _, value in pairs}
+    return [_number(word, "reward_weights") for word in words]
+
+
+def weigh(given: Any, names: Sequence[str]) -> Weights | None:
+    """The weights of the rewards called ``names``; None where all are TRL's default, 1.
+
+    Raises:
+        ConfigError: A name is not one of ``names``, one of these has no weight, or a weight or
+            step is not a number.
+    """
+    parsed = parse(given)
+    if parsed is None:
+        return None
+    if isinstance(parsed, list):
+        if len(parsed) != len(names):
+            raise ConfigError(
+                f"reward_weights has {len(parsed)} numbers for {len(names)} rewards "
+                f"({', '.join(names)})"
+            )
+        parsed = dict(zip(names, parsed, strict=True))
+    for name in parsed:
+        if name not in names:
+            close = difflib.get_close_matches(str(name), names, n=1)
+            hint = f"\n  did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(
+                f"reward_weights: {name!r} is not one of the rewards{hint}\n"
+                f"  rewards: {', '.join(names)}"
+            )
+    missing = [name for name in names if name not in parsed]
+    if missing:
+        raise ConfigError(
+            f"reward_weights has no weight for {missing[0]!r}\n  give every reward one; 1 is usual"
+        )
+    return Weights(tuple(_points(parsed[name], name) for name in names))
+
+
+def _points(value: Any, name: str) -> tuple[tuple[int, float], ...]:
+    where = f"reward_weights: {name}"
+    if not isinstance(value, Mapping):
+        return ((0, _number(value, where)),)
+    pairs = []
+    for step, weight in value.items():
+        try:
+            at = int(str(step))
+        except ValueError:
+            at = -1
+        if at < 0:
+            raise ConfigError(f"{where}: {step!r} is not a step (a whole number from 0)")
+        pairs.append((at, _number(weight, f"{where}, step {at}")))
+    if not pairs:
+        raise ConfigError(f"{where}: the schedule is empty")
+    return tuple(sorted(pairs))
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, bool) or not abs(number) < float("inf"):
+        raise ConfigError(f"{where}: {value!r} is not a number\n  weights are {FORMS}")
+    return number
