@@ -119,6 +119,42 @@ def per_sequence(
     return values, metrics
 
 
+def require_range(
+    name: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+) -> None:
+    """Refuse an option that is not a number within these bounds; for losses to call.
+
+    Raises:
+        ValueError: Names the option, its value and the bounds.
+    """
+    bounds = [
+        f"{word} {bound:g}"
+        for word, bound in (
+            ("above", above),
+            ("at least", at_least),
+            ("below", below),
+            ("at most", at_most),
+        )
+        if bound is not None
+    ]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if (
+        not is_number
+        or not -float("inf") < value < float("inf")
+        or (above is not None and value <= above)
+        or (at_least is not None and value < at_least)
+        or (below is not None and value >= below)
+        or (at_most is not None and value > at_most)
+    ):
+        raise ValueError(f"{name} = {value!r}: it must be a number {' and '.join(bounds)}")
+
+
 def _described(parameter: inspect.Parameter) -> str:
     has_default = parameter.default is not parameter.empty
     return f"{parameter.name}={parameter.default!r}" if has_default else parameter.name

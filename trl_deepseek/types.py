@@ -76,6 +76,16 @@ class PairLogps:
     rejected_length: Tensor
     chosen_nll: Tensor | None = None
 
+    @property
+    def chosen_ratio(self) -> Tensor:
+        """Log-ratio of policy to reference on the chosen completion, (B,)."""
+        return _log_ratio(self.chosen, self.ref_chosen)
+
+    @property
+    def rejected_ratio(self) -> Tensor:
+        """Log-ratio of policy to reference on the rejected completion, (B,)."""
+        return _log_ratio(self.rejected, self.ref_rejected)
+
 
 @dataclass(frozen=True)
 class UnpairedLogps:
@@ -95,6 +105,22 @@ class UnpairedLogps:
     label: Tensor
     length: Tensor
     kl: Tensor | None = None
+
+    @property
+    def ratio(self) -> Tensor:
+        """Log-ratio of policy to reference on the completion, (B,)."""
+        return _log_ratio(self.completion, self.ref_completion)
+
+
+def _log_ratio(policy: Tensor, reference: Tensor | None) -> Tensor:
+    """Log-ratio of the two models, (B,).
+
+    Raises:
+        ValueError: There is no reference.
+    """
+    if reference is None:
+        raise ValueError("there are no reference log-probs: it runs without a reference model")
+    return policy - reference
 
 
 @dataclass(frozen=True)
@@ -119,11 +145,14 @@ class Loss:
     Attributes:
         name: The name it was registered under.
         function: Pure function of log-probs; returns the loss per sequence, (B,), or that and a
-            dict of metrics.
+            dict of metrics, each a scalar or (B,). ``rewards/chosen`` and ``rewards/rejected``
+            (unpaired: ``rewards``), (B,), stand in for beta times the log-ratio, and the trainer's
+            accuracies and margins follow them.
         data: What it is defined on: preference ``pairs`` (:class:`PairLogps`), ``unpaired``
             labelled examples (:class:`UnpairedLogps`), or ``rewards`` (the scores that a reward
             model gives, :class:`PairRewards`).
-        reference: Whether it needs the reference model's log-probs.
+        reference: Whether it needs the reference model's log-probs (an option called
+            ``reference_free`` switches that off for a run).
         prompt_nll: Whether it needs ``PairLogps.chosen_nll``.
         kl: Whether it needs ``UnpairedLogps.kl``.
     """
