@@ -1,7 +1,12 @@
-"""Rewards for a right answer to a mathematical question, by symbolic comparison."""
+"""Rewards for a right answer to a mathematical question, and for finding it in few tokens.
+
+Right is what math-verify's symbolic comparison calls equal.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,6 +20,8 @@ from trl_deepseek.types import Register
 @hookimpl
 def register_rewards(register: Register) -> None:
     register("math_accuracy", math_accuracy, columns=("solution",))
+    register("cosine_length", cosine_length, columns=("solution",))
+    register("length_penalty", length_penalty, columns=("solution",))
 
 
 def math_accuracy(
@@ -46,6 +53,100 @@ def math_accuracy(
         float(right.get((gold, given), False)) if readable[gold] else None
         for gold, given in zip(golds, answers, strict=True)
     ]
+
+
+def cosine_length(
+    completions: Sequence[Completion],
+    solution: Sequence[object],
+    completion_ids: Sequence[Sequence[int]],
+    generation_prefix: str | None = None,
+    max_length: int | None = None,
+    wrong: tuple[float, float] = (-1.0, -0.5),
+    correct: tuple[float, float] = (1.0, 0.5),
+    max_completion_length: int | None = None,
+    **_: object,
+) -> list[float | None]:
+    """Right answers earn more when short, wrong ones lose less when long; half a cosine between.
+
+    At no tokens a completion scores the first of its pair, at ``max_length`` and beyond the
+    second. Right is what :func:`math_accuracy` says; it abstains where that does.
+
+    Source: arXiv:2502.03373, appendix C.1, with the bounds of TRL's ``get_cosine_scaled_reward``,
+    whose scores these are. open-r1's ``cosine`` counts characters and rises again past the end.
+
+    Args:
+        completions: TRL's.
+        solution: As in :func:`math_accuracy`.
+        completion_ids: Tokens of each completion.
+        generation_prefix: What the prompt has opened.
+        max_length: Tokens at which the curve ends; when None, the run's
+            ``max_completion_length``.
+        wrong: Scores of a wrong answer at no tokens and at ``max_length``.
+        correct: Scores of a right answer at no tokens and at ``max_length``.
+        max_completion_length: Passed by our trainer.
+
+    Raises:
+        ValueError: ``max_length`` is neither given nor known from the run, or there are no token
+            ids.
+    """
+    limit = max_length if max_length is not None else max_completion_length
+    if not limit:
+        raise ValueError(
+            "cosine_length needs max_length: register functools.partial(cosine_length, "
+            "max_length=...) under a name of your own"
+        )
+    scores: list[float | None] = []
+    lengths = _lengths(completions, completion_ids)
+    right = math_accuracy(completions, solution, generation_prefix)
+    for length, found in zip(lengths, right, strict=True):
+        start, end = correct if found else wrong
+        share = (1 + math.cos(math.pi * min(length / limit, 1.0))) / 2  # 1 when short, 0 when long
+        scores.append(None if found is None else end + (start - end) * share)
+    return scores
+
+
+def length_penalty(
+    completions: Sequence[Completion],
+    solution: Sequence[object],
+    completion_ids: Sequence[Sequence[int]],
+    prompts: Sequence[Any],
+    generation_prefix: str | None = None,
+    **_: object,
+) -> list[float | None]:
+    """0.5 for the shortest completion of a prompt, -0.5 for the longest; nothing above 0 if wrong.
+
+    With lengths in tokens and the least and most among the completions of one prompt (of those
+    that this process scores): lambda = 0.5 - (length - least) / (most - least); a right answer
+    scores lambda, a wrong one min(0, lambda). All 0.0 where all are equally long. Right is what
+    :func:`math_accuracy` says; it abstains where that does.
+
+    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3. open-r1's ``length`` compares across the
+    whole batch, counts characters and takes an unreadable solution for a right answer.
+
+    Raises:
+        ValueError: There are no token ids.
+    """
+    lengths = _lengths(completions, completion_ids)
+    right = math_accuracy(completions, solution, generation_prefix)
+    groups = [json.dumps(prompt, sort_keys=True, default=str) for prompt in prompts]
+    within: dict[str, list[int]] = {}
+    for group, length in zip(groups, lengths, strict=True):
+        within.setdefault(group, []).append(length)
+    scores: list[float | None] = []
+    for group, length, found in zip(groups, lengths, right, strict=True):
+        least, most = min(within[group]), max(within[group])
+        share = 0.5 - (length - least) / (most - least) if most > least else 0.0
+        scores.append(None if found is None else share if found else min(0.0, share))
+    return scores
+
+
+def _lengths(completions: Sequence[object], completion_ids: Sequence[Sequence[int]]) -> list[int]:
+    if len(completion_ids) != len(completions):
+        raise ValueError(
+            f"{len(completions)} completions but token ids of {len(completion_ids)}: this reward "
+            "counts tokens and needs completion_ids"
+        )
+    return [len(ids) for ids in completion_ids]
 
 
 def _ask(questions: Sequence[tuple[str, str | None]], seconds: float) -> list[bool]:

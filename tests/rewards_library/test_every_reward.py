@@ -1,0 +1,114 @@
+"""What holds for every reward in the library, present and future."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import time
+from functools import partial
+from typing import Any
+
+import pytest
+
+from trl_deepseek import load_registry
+from trl_deepseek.registry import Registry
+
+COMPARING = {"math_accuracy", "cosine_length", "length_penalty"}  # each sample within 5 s
+OUTSIDE = {"llm_judge", "code_tests"}  # need an endpoint and a sandbox; tested where those are
+ENTRIES = [e for e in load_registry().entries("rewards") if e.origin.distribution == "trl-deepseek"]
+NAMES = sorted(entry.name for entry in ENTRIES if entry.name not in OUTSIDE)
+
+# Each is made so that a careless regular expression or parser needs quadratic time.
+HUGE = [
+    "word " * 40_000,
+    r"\boxed{" * 30_000,
+    "{" * 200_000,
+    "<think>" * 30_000,
+    "</think>" * 25_000,
+    "<answer>" * 25_000,
+    r"\[" * 100_000,
+    "answer" + " " * 200_000,
+    "1," * 100_000,
+    "9" * 200_000,
+    "a" * 200_000,
+    "```" * 70_000,
+    "你好" * 100_000,
+    "$" * 200_000,
+]
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return load_registry()
+
+
+def arguments(completions: list[Any]) -> dict[str, Any]:
+    count = len(completions)
+    return {
+        "prompts": ["a question"] * count,
+        "completions": completions,
+        "completion_ids": [list(range(i % 7)) for i in range(count)],
+        "solution": ["B"] * count,
+        "max_completion_length": 100,
+    }
+
+
+def call(registry: Registry, name: str, completions: list[Any]) -> list[float | None]:
+    given = arguments(completions)
+    if name in {"numeric_match", *COMPARING}:
+        given["solution"] = ["4"] * len(completions)
+    return list(registry.rewards[name](**given))
+
+
+def test_there_are_rewards_to_hold_to_this() -> None:
+    assert {"exact_match", "math_accuracy", "think_format", "language_consistency"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_scores_strings_and_messages_alike(registry: Registry, name: str) -> None:
+    said = ["", "4", "B", "<think>two and two</think>4", "a</think>B", r"\boxed{4}", '{"a": 1}']
+    strings = call(registry, name, said)
+    messages = call(registry, name, [[{"role": "assistant", "content": text}] for text in said])
+    parts = [[{"role": "assistant", "content": [{"type": "text", "text": t}]}] for t in said]
+    assert strings == messages == call(registry, name, parts)
+    assert len(strings) == len(said)
+    assert all(score is None or -1.0 <= score <= 1.0 for score in strings)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_scores_nothing_at_all(registry: Registry, name: str) -> None:
+    assert call(registry, name, []) == []
+    assert len(call(registry, name, [[]])) == 1
+    assert len(call(registry, name, [[{"role": "assistant", "content": None}]])) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_done_with_a_huge_completion_in_linear_time(registry: Registry, name: str) -> None:
+    call(registry, name, ["warm"])
+    start = time.perf_counter()
+    given = HUGE[:1] if name in COMPARING else HUGE
+    assert len(call(registry, name, given)) == len(given)
+    assert time.perf_counter() - start < 20  # a quadratic pass over one of them takes minutes
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_pickles_and_options_bind_with_partial(registry: Registry, name: str) -> None:
+    function = registry.rewards[name].function
+    assert pickle.loads(pickle.dumps(function)) is function
+    bound = pickle.loads(pickle.dumps(partial(function, generation_prefix="")))
+    assert len(bound(**{**arguments(["4"]), "solution": ["B"]})) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_declares_the_columns_that_it_cannot_do_without(registry: Registry, name: str) -> None:
+    reward = registry.rewards[name]
+    parameters = inspect.signature(reward.function).parameters.values()
+    given = {"prompts", "completions", "completion_ids"}
+    needed = {p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD}
+    assert set(reward.columns) == needed - given
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_it_is_described(entry: Any) -> None:
+    described = inspect.getdoc(entry.item.function) or ""
+    assert len(described.splitlines()) > 1
