@@ -28,7 +28,8 @@ class PinnedLoraConfig(LoraConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.target_parameters = set(self.target_parameters or ())
+        given = vars(self)["target_parameters"]
+        self.target_parameters = set(given or ())
         self.__dict__["is_pinned"] = True
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -47,10 +48,9 @@ class PinnedLoraConfig(LoraConfig):
         plain.__class__ = LoraConfig
         names = set(self.target_modules or ())
         moved = {name for name in names if name.rpartition(".")[2] in MOVED}
-        plain.target_modules = sorted(names - moved)
-        plain.target_parameters = sorted(
-            {*(self.target_parameters or ()), *(f"{name}.weight" for name in moved)}
-        )
+        plain.target_modules = names - moved
+        parameters = {f"{name}.weight" for name in moved}
+        plain.target_parameters = parameters.union(self.target_parameters or ())
         if plain.exclude_modules == PACKED:
             plain.exclude_modules = None
         if moved:

@@ -113,14 +113,14 @@ def load(
     if isinstance(model, str):
         name = "SequenceClassification" if sequence_classification else "CausalLM"
         loader: Any = getattr(transformers, f"AutoModelFor{name}")
-        source = {"pretrained_model_name_or_path": model}
+        source: dict[str, Any] = {"pretrained_model_name_or_path": model}
         if sequence_classification:
             kwargs["num_labels"] = 1
     else:
         _refuse_quantized(model)
         loader = type(model)
         source = {
-            "pretrained_model_name_or_path": None,
+            "pretrained_model_name_or_path": None,  # transformers then takes the state_dict
             "config": model.config,
             "state_dict": model.state_dict(),
         }

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, models
+from trl_deepseek.cli import adapters
 from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.lora import lora_config
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -54,6 +54,7 @@ def add_training_arguments(
 ) -> None:
     """The options of one training command."""
     add_dataclasses(parser, [DataArguments, *more, config_class, ModelArguments])
+    adapters.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
@@ -82,6 +83,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
     for option in ("model_name_or_path", "dataset_name"):
         if getattr(args, option) is None:
             raise ConfigError(f"--{option} is required")
+    adapters.apply_flags(args)
     _apply_lora_defaults(args)
     config, source, model = build_dataclasses(args, [config_class, DataArguments, ModelArguments])
     registry = registry_for(config)
@@ -102,8 +104,8 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
 
     evaluates = config.eval_strategy != "no"
     options = {
-        "peft_config": lora_config(model, models.load_config(name, registry, model.model_revision)),
-        "quantization_config": trl.get_quantization_config(model),
+        "peft_config": adapters.adapter(args, config, model, registry),
+        "quantization_config": None if config.quantization else trl.get_quantization_config(model),
     }
     if name not in registry.models:
         config.model_init_kwargs = {
