@@ -107,5 +107,21 @@ def boxed(text: str) -> list[str]:
     return found
 
 
+def token_counts(
+    completions: Sequence[object], completion_ids: Sequence[Sequence[int]]
+) -> list[int]:
+    """Tokens of each completion.
+
+    Raises:
+        ValueError: The token ids of some are missing.
+    """
+    if len(completion_ids) != len(completions):
+        raise ValueError(
+            f"{len(completions)} completions but token ids of {len(completion_ids)}: this reward "
+            "counts tokens and needs completion_ids"
+        )
+    return [len(ids) for ids in completion_ids]
+
+
 # A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)

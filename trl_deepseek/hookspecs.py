@@ -54,11 +54,11 @@ def register_rewards(register: Register) -> None:
 
     Args:
         register: Call as ``register(name, reward, columns=(), timeout=None, isolate=False,
-            samplewise=False)``, where ``reward(prompts, completions, completion_ids, **columns)``
-            returns one float per completion, or None to abstain; or per sample,
-            ``reward(completion, **columns)`` returns one; sync or async. ``columns`` names the
-            dataset columns it needs; ``timeout`` is in seconds; see
-            :class:`trl_deepseek.types.Reward` for the rest.
+            samplewise=False, runs_code=False)``, where
+            ``reward(prompts, completions, completion_ids, **columns)`` returns one float per
+            completion, or None to abstain; or per sample, ``reward(completion, **columns)``
+            returns one; sync or async. ``columns`` names the dataset columns it needs;
+            ``timeout`` is in seconds; see :class:`trl_deepseek.types.Reward` for the rest.
     """
 
 

@@ -191,6 +191,7 @@ class Reward:
         isolate: Whether it runs in worker processes, which are killed at the timeout.
         samplewise: Whether each score depends on that sample alone, so that a batch may be split
             over processes and equal samples scored once. Per-sample functions always are.
+        runs_code: Whether it runs code from the completions, for which there must be a sandbox.
     """
 
     name: str
@@ -199,6 +200,7 @@ class Reward:
     timeout: float | None = None
     isolate: bool = False
     samplewise: bool = False
+    runs_code: bool = False
 
     @property
     def __name__(self) -> str:

@@ -26,11 +26,11 @@ _FENCE = re.compile(r"```(?:json)?[ \t]*\n(?P<inside>.*?)\n?```", re.DOTALL | re
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("think_format", think_format)
-    register("answer_format", answer_format)
-    register("tag_count", tag_count)
-    register("boxed_format", boxed_format)
-    register("json_format", json_format)
+    register("think_format", think_format, samplewise=True)
+    register("answer_format", answer_format, samplewise=True)
+    register("tag_count", tag_count, samplewise=True)
+    register("boxed_format", boxed_format, samplewise=True)
+    register("json_format", json_format, samplewise=True)
 
 
 def think_format(

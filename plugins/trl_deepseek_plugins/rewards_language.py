@@ -55,7 +55,7 @@ _LABEL = 4  # triangle ABC, quadrilateral ABCD, GPU: short and in capitals
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("language_consistency", language_consistency)
+    register("language_consistency", language_consistency, samplewise=True)
 
 
 def language_consistency(

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trl_deepseek import hookimpl
+from trl_deepseek.completions import token_counts
 from trl_deepseek.types import Register
 
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("soft_overlong", soft_overlong)
-    register("repetition_penalty", repetition_penalty)
+    register("soft_overlong", soft_overlong, samplewise=True)
+    register("repetition_penalty", repetition_penalty, samplewise=True)
 
 
 def soft_overlong(
@@ -50,7 +51,7 @@ def soft_overlong(
         raise ValueError(f"cache must lie between 0 and max_length = {limit}, not {cache}")
     return [
         max(-1.0, (limit - cache - length) / (cache or 1)) if length > limit - cache else 0.0
-        for length in _lengths(completions, completion_ids)
+        for length in token_counts(completions, completion_ids)
     ]
 
 
@@ -76,7 +77,7 @@ def repetition_penalty(
             f"max_penalty must not be positive and ngram_size must be, not {max_penalty} "
             f"and {ngram_size}"
         )
-    _lengths(completions, completion_ids)
+    token_counts(completions, completion_ids)
     scores = []
     for ids in completion_ids:
         total = len(ids) - ngram_size + 1
@@ -84,12 +85,3 @@ def repetition_penalty(
         repeated = 1 - distinct / total if total > 0 else 0.0
         scores.append(repeated * max_penalty if repeated else 0.0)
     return scores
-
-
-def _lengths(completions: Sequence[object], completion_ids: Sequence[Sequence[int]]) -> list[int]:
-    if len(completion_ids) != len(completions):
-        raise ValueError(
-            f"{len(completions)} completions but token ids of {len(completion_ids)}: this reward "
-            "counts tokens and needs completion_ids"
-        )
-    return [len(ids) for ids in completion_ids]

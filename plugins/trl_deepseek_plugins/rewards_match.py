@@ -26,9 +26,9 @@ _LEADING = re.compile(r"[\s\"'*(（\[【$]*(?P<letter>[A-Z])\s*[\"'*)）\]】$]*
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("exact_match", exact_match, columns=("solution",))
-    register("numeric_match", numeric_match, columns=("solution",))
-    register("multiple_choice", multiple_choice, columns=("solution",))
+    register("exact_match", exact_match, columns=("solution",), samplewise=True)
+    register("numeric_match", numeric_match, columns=("solution",), samplewise=True)
+    register("multiple_choice", multiple_choice, columns=("solution",), samplewise=True)
 
 
 def exact_match(

@@ -12,15 +12,15 @@ from functools import lru_cache
 from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.completions import Completion, answer
+from trl_deepseek.completions import Completion, answer, token_counts
 from trl_deepseek.time_limit import call_each
 from trl_deepseek.types import Register
 
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("math_accuracy", math_accuracy, columns=("solution",))
-    register("cosine_length", cosine_length, columns=("solution",))
+    register("math_accuracy", math_accuracy, columns=("solution",), samplewise=True)
+    register("cosine_length", cosine_length, columns=("solution",), samplewise=True)
     register("length_penalty", length_penalty, columns=("solution",))
 
 
@@ -96,7 +96,7 @@ def cosine_length(
             "max_length=...) under a name of your own"
         )
     scores: list[float | None] = []
-    lengths = _lengths(completions, completion_ids)
+    lengths = token_counts(completions, completion_ids)
     right = math_accuracy(completions, solution, generation_prefix)
     for length, found in zip(lengths, right, strict=True):
         start, end = correct if found else wrong
@@ -126,7 +126,7 @@ def length_penalty(
     Raises:
         ValueError: There are no token ids.
     """
-    lengths = _lengths(completions, completion_ids)
+    lengths = token_counts(completions, completion_ids)
     right = math_accuracy(completions, solution, generation_prefix)
     groups = [json.dumps(prompt, sort_keys=True, default=str) for prompt in prompts]
     within: dict[str, list[int]] = {}
@@ -138,15 +138,6 @@ def length_penalty(
         share = 0.5 - (length - least) / (most - least) if most > least else 0.0
         scores.append(None if found is None else share if found else min(0.0, share))
     return scores
-
-
-def _lengths(completions: Sequence[object], completion_ids: Sequence[Sequence[int]]) -> list[int]:
-    if len(completion_ids) != len(completions):
-        raise ValueError(
-            f"{len(completions)} completions but token ids of {len(completion_ids)}: this reward "
-            "counts tokens and needs completion_ids"
-        )
-    return [len(ids) for ids in completion_ids]
 
 
 def _ask(questions: Sequence[tuple[str, str | None]], seconds: float) -> list[bool]:
