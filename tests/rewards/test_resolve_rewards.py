@@ -10,7 +10,7 @@ import pytest
 from trl_deepseek.catalog import Entry, Origin
 from trl_deepseek.errors import ConfigError, DataError, PluginError, UnknownName
 from trl_deepseek.registry import Registry
-from trl_deepseek.rewards import check_columns, name_of, resolve, signature_of, text_of
+from trl_deepseek.rewards import check_columns, name_of, resolve, signature_of
 from trl_deepseek.rewards.calls import as_batch
 from trl_deepseek.types import Reward
 
@@ -161,10 +161,3 @@ def test_the_generation_prefix_reaches_rewards_that_take_it() -> None:
         **{**ARGUMENTS, "solution": ["<think>4", "5"]}
     ) == [1.0, 0.0]
     as_batch(needs_solution, generation_prefix="<think>")(**ARGUMENTS)
-
-
-def test_the_text_of_a_completion() -> None:
-    assert text_of("plain") == "plain"
-    assert text_of([{"content": "tool call"}, {"content": "last"}]) == "last"
-    assert text_of([{"content": [{"type": "text", "text": "a"}, {"type": "image"}]}]) == "a"
-    assert text_of([{"content": None}]) == text_of([]) == ""

@@ -10,6 +10,7 @@ from trl_deepseek import data, rewards
 from trl_deepseek.cli import training
 from trl_deepseek.cli.parser import build_dataclasses
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.rewards.weights import weigh
 from trl_deepseek.trainers.configs import GRPOConfig
 
 
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     functions = rewards.resolve(chosen.reward_funcs, job.registry)
     data.require_columns(job.train_dataset, ["prompt"], args.dataset_name, "GRPO")
     rewards.check_columns(functions, job.train_dataset.column_names)
+    weigh(job.config.reward_weights, [rewards.name_of(function) for function in functions])
 
     def build() -> Any:
         from trl_deepseek.trainers.grpo import GRPOTrainer

@@ -5,7 +5,7 @@ The rewards themselves are plugins; nothing here knows one by name.
 
 from trl_deepseek.rewards.calls import as_batch
 from trl_deepseek.rewards.resolving import check_columns, is_function, resolve
-from trl_deepseek.rewards.signature import Signature, name_of, signature_of, text_of
+from trl_deepseek.rewards.signature import Signature, name_of, signature_of
 
 __all__ = [
     "Signature",
@@ -15,5 +15,4 @@ __all__ = [
     "name_of",
     "resolve",
     "signature_of",
-    "text_of",
 ]

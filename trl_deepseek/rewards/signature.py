@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trl_deepseek.completions import texts
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.types import Reward
 
@@ -80,7 +81,7 @@ class Signature:
         given: dict[str, Sequence[Any]] = {}
         for one, many in PER_SAMPLE.items():
             given[one] = arguments.get(many) or [None] * count
-        given["completion"] = [text_of(completion) for completion in given["completion"]]
+        given["completion"] = texts(given["completion"], arguments.get("generation_prefix"))
         whole = {}
         for name, value in arguments.items():
             if name in _WHOLE:
@@ -131,15 +132,3 @@ def signature_of(function: Callable[..., Any]) -> Signature:
     per_sample = "completion" in accepts and "completions" not in accepts
     required = tuple(p.name for p in named if p.default is p.empty)
     return Signature(per_sample, is_async, None if takes_any else accepts, required)
-
-
-def text_of(completion: Any) -> str:
-    """The text of a completion: itself, or the content of the last message of a conversation."""
-    if isinstance(completion, str):
-        return completion
-    if not completion:
-        return ""
-    content = completion[-1].get("content") or ""
-    if isinstance(content, str):
-        return content
-    return "".join(part.get("text") or "" for part in content)

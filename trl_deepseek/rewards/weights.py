@@ -71,8 +71,8 @@ def parse(given: Any) -> list[Any] | dict[str, Any] | None:
         return dict(mapping)
     if words and all("=" in str(word) for word in words):
         pairs = [str(word).rpartition("=") for word in words]
-        return {name: _number(value, f"reward_weights: {name}") for name, _, value in pairs}
-    return [_number(word, "reward_weights") for word in words]
+        return {name: number(value, f"reward_weights: {name}") for name, _, value in pairs}
+    return [number(word, "reward_weights") for word in words]
 
 
 def weigh(given: Any, names: Sequence[str]) -> Weights | None:
@@ -111,7 +111,7 @@ def weigh(given: Any, names: Sequence[str]) -> Weights | None:
 def _points(value: Any, name: str) -> tuple[tuple[int, float], ...]:
     where = f"reward_weights: {name}"
     if not isinstance(value, Mapping):
-        return ((0, _number(value, where)),)
+        return ((0, number(value, where)),)
     pairs = []
     for step, weight in value.items():
         try:
@@ -120,17 +120,22 @@ def _points(value: Any, name: str) -> tuple[tuple[int, float], ...]:
             at = -1
         if at < 0:
             raise ConfigError(f"{where}: {step!r} is not a step (a whole number from 0)")
-        pairs.append((at, _number(weight, f"{where}, step {at}")))
+        pairs.append((at, number(weight, f"{where}, step {at}")))
     if not pairs:
         raise ConfigError(f"{where}: the schedule is empty")
     return tuple(sorted(pairs))
 
 
-def _number(value: Any, where: str) -> float:
+def number(value: Any, where: str, allowed: str = FORMS) -> float:
+    """``value`` as a finite number.
+
+    Raises:
+        ConfigError: It is none; the message says ``where`` and what is ``allowed``.
+    """
     try:
-        number = float(value)
+        result = float(value)
     except (TypeError, ValueError):
-        number = float("nan")
-    if isinstance(value, bool) or not abs(number) < float("inf"):
-        raise ConfigError(f"{where}: {value!r} is not a number\n  weights are {FORMS}")
-    return number
+        result = float("nan")
+    if isinstance(value, bool) or not abs(result) < float("inf"):
+        raise ConfigError(f"{where}: {value!r} is not a number\n  allowed: {allowed}")
+    return result

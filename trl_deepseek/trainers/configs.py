@@ -5,10 +5,20 @@ They stand apart from the trainers so that parsing a command line does not impor
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import trl
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.rewards import weights
+from trl_deepseek.rewards.contract import Settings
+
+if TYPE_CHECKING:
+    RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
+else:
+    RewardWeights = list[str] | None  # what a command line can say, for the argument parser
 
 
 def use_fp16_without_bf16(config: Any) -> None:
@@ -87,7 +97,94 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
 
 @dataclass
 class GRPOConfig(PluginConfig, trl.GRPOConfig):
-    """``trl.GRPOConfig`` with plugin names."""
+    """``trl.GRPOConfig`` with plugin names and the contract around rewards.
+
+    Args:
+        reward_weights: As TRL's, one number per reward; or by name, ``{"math_accuracy": 1.0,
+            "think_format": {0: 0.5, 500: 0.0}}``, where a mapping of steps is a schedule, straight
+            between them. On the command line ``math_accuracy=1.0 think_format=0.2``.
+        reward_on_error: What a sample gets when a reward fails on it: ``raise`` stops the run,
+            ``abstain`` gives it no score of that reward, a number is its score.
+        reward_timeout: Seconds that one call of a reward may take; None for no limit.
+        reward_workers: Worker processes for synchronous rewards; 0 scores in this process.
+        reward_isolation: Run every reward in worker processes of its own, killed at the timeout.
+        reward_memory_limit: GiB of memory that one worker process may have.
+        reward_max_failures: A reward that fails on every sample of so many calls in a row stops
+            the run, whatever ``reward_on_error`` is.
+        save_completions: Save every completion with its scores in ``output_dir/completions``.
+
+    Raises:
+        ConfigError: One of these has a value that it cannot have.
+    """
+
+    reward_weights: RewardWeights = field(
+        default=None,
+        metadata={
+            "help": "Weights of the rewards: numbers in their order, or name=number. In YAML also "
+            "{name: number} and {name: {step: number}}, a schedule."
+        },
+    )
+    reward_on_error: str = field(
+        default="raise",
+        metadata={
+            "help": "When a reward fails on a sample: raise, abstain, or a number, its score."
+        },
+    )
+    reward_timeout: float | None = field(
+        default=300.0, metadata={"help": "Seconds that one call of a reward may take."}
+    )
+    reward_workers: int = field(
+        default=0,
+        metadata={"help": "Worker processes for rewards; 0 scores in the training process."},
+    )
+    reward_isolation: bool = field(
+        default=False,
+        metadata={"help": "Run every reward in its own worker processes, killed at the timeout."},
+    )
+    reward_memory_limit: float = field(
+        default=4.0, metadata={"help": "GiB of memory that one worker process may have."}
+    )
+    reward_max_failures: int = field(
+        default=3,
+        metadata={"help": "Stop when a reward fails on all samples of so many calls in a row."},
+    )
+    save_completions: bool = field(
+        default=True,
+        metadata={"help": "Save every completion with its scores in OUTPUT_DIR/completions."},
+    )
+
+    def __post_init__(self) -> None:
+        self.reward_weights = weights.parse(self.reward_weights)
+        self.reward_settings()
+        super().__post_init__()
+
+    def reward_settings(self) -> Settings:
+        """What the ``reward_*`` fields mean.
+
+        Raises:
+            ConfigError: One has a value that it cannot have.
+        """
+        on_error: Any = self.reward_on_error
+        if on_error not in ("raise", "abstain"):
+            on_error = weights.number(on_error, "reward_on_error", "raise, abstain or a number")
+        for name, least in (
+            ("reward_timeout", 0.001),
+            ("reward_workers", 0),
+            ("reward_memory_limit", 0.001),
+            ("reward_max_failures", 1),
+        ):
+            value = getattr(self, name)
+            if value is not None and not value >= least:
+                raise ConfigError(f"{name} is {value}; the least it can be is {least}")
+        return Settings(
+            on_error=on_error,
+            timeout=self.reward_timeout,
+            workers=self.reward_workers,
+            isolate=self.reward_isolation,
+            memory=int(self.reward_memory_limit * 2**30),
+            max_failures=self.reward_max_failures,
+            output_dir=str(self.output_dir),
+        )
 
 
 @dataclass

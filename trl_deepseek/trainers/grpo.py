@@ -1,28 +1,65 @@
-"""GRPO: TRL's trainer with models, templates and rewards by name."""
+"""GRPO: TRL's trainer with models, templates and rewards by name, and rewards under a contract.
+
+Where it touches TRL: at the constructor, where each reward function is replaced by one that keeps
+its deadline and checks its scores (``trl_deepseek.rewards``); around a generated batch, to set the
+weights of the step and to save the completions; and at checkpoints, to save the batch that is
+being worked off, so that a run resumed in the middle of it goes on exactly.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import trl
+from accelerate.utils import gather_object
 
 from trl_deepseek import chat, rewards
-from trl_deepseek.trainers.base import PluginTrainer
+from trl_deepseek.errors import RewardError
+from trl_deepseek.rewards import table, weights
+from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.history import History
+from trl_deepseek.trainers.base import PluginTrainer, registry_for
 from trl_deepseek.trainers.configs import GRPOConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+TABLES = 10  # of completions, shown over a run
+# The dataset's columns that are saved with the completions are all but these.
+_SAVED_APART = ("prompt", "completion", "completion_ids")
+
+
+@dataclass
+class _Scored:
+    """What one process generated and everyone's scores of it."""
+
+    prompts: list[Any]
+    completions: list[Any]
+    completion_ids: list[list[int]]
+    scores: torch.Tensor  # (B over all processes, rewards)
+
 
 class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
-    Each of ``reward_funcs`` may also be a registered name, ``file.py:function`` or
-    ``module.function``; ``model`` may also be the name of an embedded model.
+    Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
+    ``module.function`` or a function of one sample, ``f(completion, **columns) -> float | None``;
+    ``model`` may also be the name of an embedded model.
 
     Raises:
         UnknownName: No plugin registers that reward, model or template.
         DataError: A reward needs a column that the dataset does not have.
+        ConfigError: A reward cannot be called or isolated, or a weight has no reward.
+        RewardError: While training: a reward failed, and ``reward_on_error`` is ``raise``, or it
+            failed on everything ``reward_max_failures`` times in a row.
     """
 
     def __init__(
@@ -36,24 +73,138 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         **kwargs: Any,
     ) -> None:
         args = args if args is not None else GRPOConfig()
+        registry = registry_for(args)
+        functions = rewards.resolve(reward_funcs, registry)
+        for dataset in (train_dataset, eval_dataset):
+            columns = getattr(dataset, "column_names", None)  # a stream may not know them
+            if isinstance(columns, list):
+                rewards.check_columns(functions, columns)
+        names = [rewards.name_of(function) for function in functions]
+        self._weights = weights.weigh(args.reward_weights, names)
+        plugin_config = isinstance(args, GRPOConfig)
+        settings = args.reward_settings() if plugin_config else Settings(output_dir=args.output_dir)
+        self._saves_completions = not plugin_config or args.save_completions
+        self._history: History | None = None
+        self._next_table = 0
+        self._scored: _Scored | None = None
         model, tokenizer = self._resolve_model(model, args, processing_class)
-        functions = rewards.resolve(reward_funcs, self.registry)
-        if train_dataset is not None:
-            rewards.check_columns(functions, train_dataset.column_names)
-        prefix = chat.generation_prefix(tokenizer)
-        super().__init__(
-            model,
-            reward_funcs=[
-                rewards.as_batch(f, generation_prefix=prefix) if rewards.is_function(f) else f
-                for f in functions
-            ],
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            **kwargs,
-        )
+        self._prefix = chat.generation_prefix(tokenizer)
+        guards = Guards(functions, registry, settings, self._prefix, self._use_device)
+        weakref.finalize(self, guards.close)
+        with _first_weights(args, self._weights):
+            super().__init__(
+                model,
+                reward_funcs=guards.functions,
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizer,
+                **kwargs,
+            )
         chat.set_stop_tokens(self.model, tokenizer)
+
+    @staticmethod
+    def _use_device() -> None:
+        """Give a thread that runs a reward this process's GPU, which is set per thread."""
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        mode = "train" if self.model.training else "eval"
+        if self._weights is not None and not self._weights.constant:
+            now = self._weights.at(self.state.global_step)
+            self.reward_weights[: len(now)] = torch.tensor(now)
+            for name, weight in zip(self.reward_func_names, now, strict=False):
+                self._metrics[mode][f"rewards/{name}/weight"].append(weight)
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._scored is not None:
+            self._report(inputs, self._scored, output["advantages"], mode)
+            self._scored = None
+        return output
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Any],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        scores: torch.Tensor = super()._calculate_rewards(
+            inputs, prompts, completions, completion_ids_list
+        )
+        infinite = torch.isinf(scores).any(dim=0).tolist()
+        if any(infinite):  # a reward model's; functions have been checked one by one
+            name = self.reward_func_names[infinite.index(True)]
+            raise RewardError(f"reward {name!r} gave an infinite score")
+        self._scored = _Scored(prompts, completions, completion_ids_list, scores)
+        return scores
+
+    def _report(
+        self, inputs: list[dict[str, Any]], scored: _Scored, advantages: torch.Tensor, mode: str
+    ) -> None:
+        """Save a batch from all processes, and show some of it now and then."""
+        step = self.state.global_step
+        shows = mode == "train" and step >= self._next_table and not self.args.disable_tqdm
+        if not (self._saves_completions or shows):
+            return
+        columns = [{k: v for k, v in row.items() if k not in _SAVED_APART} for row in inputs]
+        prompts = gather_object(scored.prompts)
+        completions = gather_object(scored.completions)
+        ids = gather_object(scored.completion_ids)
+        columns = gather_object(columns)
+        everyones = self.accelerator.gather(advantages).tolist()
+        if not self.accelerator.is_main_process:
+            return
+        by_name = dict(zip(self.reward_func_names, scored.scores.T.tolist(), strict=True))
+        if self._saves_completions:
+            if self._history is None:
+                self._history = History(self.args.output_dir, fresh=step == 0)
+            self._history.add(
+                step=step,
+                mode=mode,
+                prompts=prompts,
+                completions=completions,
+                completion_ids=ids,
+                columns=columns,
+                scores=by_name,
+                advantages=everyones,
+                group_size=self.num_generations if mode == "train" else self.num_generations_eval,
+                generation_prefix=self._prefix,
+            )
+        if shows:
+            self._next_table = step + max(1, self.state.max_steps // TABLES)
+            table.show(step, prompts, completions, by_name, everyones)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if not self.args.save_only_model:
+            folder = Path(self._get_output_dir(trial=trial))
+            folder /= f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            state = {"step": self._step, "buffer": self._buffered_inputs}
+            torch.save(state, self._window_file(folder))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        file = self._window_file(checkpoint) if checkpoint else None
+        if file is not None and file.exists():
+            state = torch.load(file, weights_only=True)
+            self._step, self._buffered_inputs = state["step"], state["buffer"]
+
+    def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
+        """Where this process keeps the generated batch that it is working off."""
+        return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
+
+
+@contextlib.contextmanager
+def _first_weights(args: Any, given: weights.Weights | None) -> Iterator[None]:
+    """Show TRL's constructor weights by position, and leave the config as the user wrote it."""
+    written = args.reward_weights
+    args.reward_weights = None if given is None else given.at(0)
+    try:
+        yield
+    finally:
+        args.reward_weights = written
 
 
 __all__ = ["GRPOConfig", "GRPOTrainer"]

@@ -1,0 +1,214 @@
+"""Every completion a GRPO run generated, with its scores, as Parquet files in the run's folder.
+
+``OUTPUT_DIR/completions/`` holds, one row per completion:
+
+==================== ==============================================================================
+``step``             optimisation steps done when it was generated
+``batch``            running number of the generated batch, over the whole run
+``mode``             ``train`` or ``eval``
+``group``            number of its prompt within the batch: equal for samples of one prompt
+``prompt``           its text, or the messages as JSON
+``completion``       likewise
+``conversational``   whether these two are JSON
+``completion_ids``   its tokens
+``generation_prefix`` what the template wrote after the assistant header
+``columns``          the dataset's other columns, as JSON
+``advantage``        what the policy was updated with
+``rewards/NAME``     the score of each reward; null where it abstained
+==================== ==============================================================================
+
+Each batch is written as a small file of its own, under a temporary name that is then changed, so
+that a crash loses no whole batch and leaves no half file. Fifty of them are joined into one.
+After a resume from a checkpoint, the steps that are done again appear again, in later batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+FOLDER = "completions"
+JOIN = 50  # small files that become one
+SCORES = "rewards/"
+
+_NAME = re.compile(r"batches-(\d{8})-(\d{8})\.parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One saved completion; the fields are described at the top of this module."""
+
+    step: int
+    batch: int
+    mode: str
+    group: int
+    prompt: Any
+    completion: Any
+    completion_ids: list[int]
+    generation_prefix: str
+    columns: Mapping[str, Any]
+    advantage: float | None
+    scores: Mapping[str, float | None]
+
+
+class History:
+    """Writes the completions of one run.
+
+    Args:
+        output_dir: The run's folder.
+        fresh: Whether the run starts at its beginning. Completions of an earlier run in the same
+            folder are then moved aside, to ``completions-1`` and so on.
+    """
+
+    def __init__(self, output_dir: str, fresh: bool) -> None:
+        self.folder = Path(output_dir, FOLDER)
+        if fresh and _files(self.folder):
+            number = 1
+            while self.folder.with_name(f"{FOLDER}-{number}").exists():
+                number += 1
+            self.folder.rename(self.folder.with_name(f"{FOLDER}-{number}"))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._next = max((last for _, last, _ in _files(self.folder)), default=-1) + 1
+
+    def add(
+        self,
+        *,
+        step: int,
+        mode: str,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Sequence[int]],
+        columns: Sequence[Mapping[str, Any]],
+        scores: Mapping[str, Sequence[float | None]],
+        advantages: Sequence[float],
+        group_size: int,
+        generation_prefix: str,
+    ) -> Path:
+        """Write one generated batch; return its file."""
+        import pyarrow as pa
+
+        count = len(prompts)
+        conversational = [not isinstance(prompt, str) for prompt in prompts]
+        data: dict[str, Any] = {
+            "step": pa.array([step] * count, pa.int64()),
+            "batch": pa.array([self._next] * count, pa.int64()),
+            "mode": pa.array([mode] * count, pa.string()),
+            "group": pa.array([i // group_size for i in range(count)], pa.int32()),
+            "prompt": pa.array([_text(prompt) for prompt in prompts], pa.string()),
+            "completion": pa.array([_text(completion) for completion in completions], pa.string()),
+            "conversational": pa.array(conversational, pa.bool_()),
+            "completion_ids": pa.array(list(completion_ids), pa.list_(pa.int32())),
+            "generation_prefix": pa.array([generation_prefix] * count, pa.string()),
+            "columns": pa.array([_json(row) for row in columns], pa.string()),
+            "advantage": pa.array(list(advantages), pa.float64()),
+        }
+        for name, values in scores.items():
+            kept = [None if value is None or value != value else value for value in values]
+            data[f"{SCORES}{name}"] = pa.array(kept, pa.float64())
+        file = self.folder / _file_name(self._next, self._next)
+        _write(pa.table(data), file)
+        self._next += 1
+        self._join()
+        return file
+
+    def _join(self) -> None:
+        """Make one file of the small ones, when there are enough."""
+        small = [(first, path) for first, last, path in _files(self.folder) if first == last]
+        if len(small) < JOIN:
+            return
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        tables = [pq.read_table(path) for _, path in small]
+        table = pa.concat_tables(tables, promote_options="default")
+        _write(table, self.folder / _file_name(small[0][0], small[-1][0]))
+        for _, path in small:  # a crash before this leaves copies, which readers pass over
+            path.unlink()
+
+
+def read(run: str | os.PathLike[str]) -> Iterator[Row]:
+    """The completions that a run saved, in the order they were generated.
+
+    Args:
+        run: The run's folder, its ``completions`` folder, or one file of it.
+
+    Raises:
+        DataError: There are none.
+    """
+    import pyarrow.parquet as pq
+
+    place = Path(run)
+    if place.is_file():
+        paths = [place]
+    else:
+        paths = [path for _, _, path in _files(place / FOLDER) or _files(place)]
+    if not paths:
+        raise DataError(
+            f"{str(run)!r} has no saved completions (looked for {place / FOLDER}/*.parquet)\n"
+            f"  GRPO runs save them unless save_completions is false"
+        )
+    for path in paths:
+        for batch in pq.ParquetFile(path).iter_batches():
+            for row in batch.to_pylist():
+                yield _row(row)
+
+
+def _row(row: dict[str, Any]) -> Row:
+    is_json = row.pop("conversational")
+    decode = json.loads if is_json else str
+    scores = {key: row.pop(key) for key in list(row) if key.startswith(SCORES)}
+    return Row(
+        **{
+            **row,
+            "prompt": decode(row["prompt"]),
+            "completion": decode(row["completion"]),
+            "columns": json.loads(row["columns"]),
+        },
+        scores={key.removeprefix(SCORES): value for key, value in scores.items()},
+    )
+
+
+def _files(folder: Path) -> list[tuple[int, int, Path]]:
+    """First and last batch of each file, without those that a joined file already contains."""
+    found = [
+        (int(match[1]), int(match[2]), path)
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if (match := _NAME.fullmatch(path.name))
+    ]
+    found.sort(key=lambda item: (item[0], -item[1]))
+    kept: list[tuple[int, int, Path]] = []
+    for item in found:
+        if not kept or item[0] > kept[-1][1]:
+            kept.append(item)
+    return kept
+
+
+def _file_name(first: int, last: int) -> str:
+    return f"batches-{first:08d}-{last:08d}.parquet"
+
+
+def _write(table: pyarrow.Table, file: Path) -> None:
+    import pyarrow.parquet as pq
+
+    temporary = file.with_suffix(".tmp")
+    pq.write_table(table, temporary, compression="zstd")
+    temporary.replace(file)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: Any) -> str:
+    # Images and the like are named, not saved.
+    return json.dumps(value, ensure_ascii=False, default=lambda other: f"<{type(other).__name__}>")
