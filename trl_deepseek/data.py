@@ -106,7 +106,7 @@ def _check_lines(name: str, path: Path) -> None:
             for number, line in enumerate(lines, 1):
                 if not line.strip():
                     continue
-                row = json.loads(line)
+                row = json.loads(line.rstrip("\r\n"))  # so that the column is in this line
                 if not isinstance(row, dict):
                     raise DataError(
                         f"{name}:{number}: a row must be a JSON object, this is {line.strip()[:60]}"

@@ -84,7 +84,8 @@ class Parser(argparse.ArgumentParser):
             raise ConfigError(f"config file {path!r} must be a mapping of option names to values")
         for variable, value in (values.pop("env", None) or {}).items():
             os.environ[str(variable)] = str(value)
-        actions = {action.dest: action for action in self._actions}
+        # First of each: a boolean that is on by default has --no_NAME as well, after --NAME.
+        actions = {action.dest: action for action in reversed(self._actions)}
         flags: list[str] = []
         for key, value in values.items():
             if key not in actions or key in ("config", "help"):
