@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import chat
+from trl_deepseek.rewards import as_batch
+
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -58,22 +61,24 @@ def evaluate(
     """
     start = time.perf_counter()
     prompts = list(dataset["prompt"])
-    completions: list[str] = []
-    lengths: list[int] = []
+    answers: list[list[int]] = []
     for first in range(0, len(prompts), batch_size):
-        texts, counts = _generate(
-            model, tokenizer, prompts[first : first + batch_size], max_new_tokens
-        )
-        completions += texts
-        lengths += counts
+        batch = prompts[first : first + batch_size]
+        answers += _generate(model, tokenizer, batch, max_new_tokens)
+    texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     columns = {name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
-    turns = [[{"role": "assistant", "content": text}] for text in completions]
     scores = {}
     for reward in rewards:
-        given = reward(prompts=prompts, completions=turns, completion_ids=[], **columns)
+        given = as_batch(reward)(
+            prompts=prompts,
+            completions=[[{"role": "assistant", "content": text}] for text in texts],
+            completion_ids=answers,
+            generation_prefix=chat.generation_prefix(tokenizer),
+            **columns,
+        )
         counted = [score for score in given if score is not None]
         scores[reward.name] = sum(counted) / len(counted) if counted else None
-    return Evaluation(completions, lengths, scores, time.perf_counter() - start)
+    return Evaluation(texts, [len(ids) for ids in answers], scores, time.perf_counter() - start)
 
 
 def _generate(
@@ -81,7 +86,8 @@ def _generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Any],
     max_new_tokens: int,
-) -> tuple[list[str], list[int]]:
+) -> list[list[int]]:
+    """The token ids of each greedy answer, up to and including its end of turn."""
     import torch
 
     encoded = tokenizer.apply_chat_template(
@@ -101,6 +107,6 @@ def _generate(
     ends = model.generation_config.eos_token_id
     stop = torch.tensor([ends] if isinstance(ends, int) else ends, device=generated.device)
     is_end = torch.isin(generated, stop)
-    # Tokens up to and including the first end of turn; the rest of the row is padding.
-    lengths = [int(row.nonzero()[0]) + 1 if row.any() else generated.shape[1] for row in is_end]
-    return tokenizer.batch_decode(generated, skip_special_tokens=True), lengths
+    # What follows the first end of turn in a row is padding.
+    lengths = [int(row.nonzero()[0]) + 1 if row.any() else len(row) for row in is_end]
+    return [ids[:length].tolist() for ids, length in zip(generated, lengths, strict=True)]
