@@ -218,7 +218,8 @@ class Quickstart:
             "report_to": "none",
             "disable_tqdm": True,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
+            "dataloader_pin_memory": False,
         }
 
 

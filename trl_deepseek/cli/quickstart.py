@@ -25,10 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from trl_deepseek.cli.training import machine_readable
+    from trl_deepseek.cli.training import hide_progress_bars, machine_readable
     from trl_deepseek.quickstart_report import table
 
     with progress_bar() as progress, machine_readable(args.json):
+        hide_progress_bars()  # the job has its own
         job = Quickstart(args.output_dir or _new_folder(), args.seed, progress)
         try:
             result = job.run()

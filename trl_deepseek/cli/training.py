@@ -85,6 +85,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
             raise ConfigError(f"--{option} is required")
     adapters.apply_flags(args)
     _apply_lora_defaults(args)
+    args.resume_from_checkpoint = checkpoint_to_resume(args)
     config, source, model = build_dataclasses(args, [config_class, DataArguments, ModelArguments])
     registry = registry_for(config)
     if config.chat_template is not None:
@@ -127,7 +128,12 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
 def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
     """Build the trainer, train, save, and say where; progress goes to stderr with ``--json``."""
     with machine_readable(args.json):
-        trainer = build()
+        if not sys.stderr.isatty():
+            hide_progress_bars()
+        try:
+            trainer = build()
+        except ValueError as error:  # how TRL refuses options that do not go together
+            raise ConfigError(str(error)) from error
         output = trainer.args.output_dir
         try:
             result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
@@ -141,6 +147,15 @@ def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
     else:
         print(f"model and tokenizer saved in {output}")
     return 0
+
+
+def hide_progress_bars() -> None:
+    """Switch off the bars of datasets and transformers, whose redraws would fill a log file."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -158,6 +173,30 @@ def saved_checkpoint(output_dir: str) -> str:
     if last is None:
         return "no checkpoint had been saved yet"
     return f"the last checkpoint is {last}; go on with --resume_from_checkpoint {last}"
+
+
+def checkpoint_to_resume(args: argparse.Namespace) -> str | None:
+    """The folder that ``--resume_from_checkpoint`` means; ``true`` is the last one of the run.
+
+    Raises:
+        ConfigError: There is no such checkpoint.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    wanted = args.resume_from_checkpoint
+    if wanted is None or wanted.lower() == "false":
+        return None
+    if wanted.lower() != "true":
+        if not Path(wanted, "trainer_state.json").is_file():
+            raise ConfigError(f"--resume_from_checkpoint: {wanted!r} is no checkpoint folder")
+        return str(wanted)
+    output = args.output_dir or "trainer_output"
+    last: str | None = get_last_checkpoint(output) if Path(output).is_dir() else None
+    if last is None:
+        raise ConfigError(
+            f"--resume_from_checkpoint true: no checkpoint in the output folder {output!r}"
+        )
+    return last
 
 
 def _apply_lora_defaults(args: argparse.Namespace) -> None:
