@@ -34,7 +34,8 @@ SFT_STEPS = 500
 GRPO_STEPS = 100
 DEMONSTRATIONS = 32_000
 EVALUATE_EVERY = 20  # GRPO steps between two points of the curve
-CURVE_QUESTIONS = 256
+QUESTIONS = 800  # held out, answered after each stage
+CURVE_QUESTIONS = 256  # of them, answered at each point of the curves
 MAX_COMPLETION_LENGTH = 48
 
 
@@ -123,7 +124,7 @@ class Quickstart:
         from trl_deepseek.quickstart_report import write_picture
 
         start = time.perf_counter()
-        self._held_out = self._dataset(split="test", kind="prompts", seed=0)
+        self._held_out = self._dataset(split="test", kind="prompts", size=QUESTIONS)
         model, tokenizer = self._build_model(seed=self.seed)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sft = self._stage("sft", self._sft_trainer(model, tokenizer))
@@ -147,7 +148,7 @@ class Quickstart:
         folder = self.output_dir / name
         trainer.save_model(str(folder))
         self.saved.append(folder)
-        point = self.evaluate(name, trainer)
+        point = self.evaluate(name, trainer, QUESTIONS)
         rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
         tail = rewards[-max(1, len(rewards) // 10) :]
         return Stage(
@@ -159,15 +160,14 @@ class Quickstart:
             seconds,
         )
 
-    def evaluate(self, stage: str, trainer: Any, questions: int | None = None) -> Point:
-        """Answer held-out questions greedily; all of them when ``questions`` is None."""
+    def evaluate(self, stage: str, trainer: Any, questions: int) -> Point:
+        """Answer the first ``questions`` held-out questions greedily."""
         from trl_deepseek.evaluation import evaluate
 
-        test = self._held_out if questions is None else self._held_out.take(questions)
         found = evaluate(
             trainer.model,
             trainer.processing_class,
-            test,
+            self._held_out.take(questions),
             self._rewards,
             max_new_tokens=MAX_COMPLETION_LENGTH,
         )
