@@ -34,7 +34,7 @@ def even_length(completions: list[str], **_: Any) -> list[float]:
 
 
 @dataclass
-class Steps(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
+class Steps(TrainerCallback):
     """Loss and seconds of each optimizer step."""
 
     losses: list[float] = field(default_factory=list)
