@@ -217,7 +217,6 @@ class Quickstart:
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "bf16": False,
             "activation_checkpointing": False,
             "dataloader_pin_memory": False,
         }

@@ -42,7 +42,6 @@ per_device_train_batch_size: 4
 num_generations: 4
 max_completion_length: 8
 report_to: none
-bf16: false
 logging_steps: 1
 chat_template: deepseek-r1
 reward_funcs: [exact_match, my_rewards.py:short, digits]
@@ -77,7 +76,7 @@ def flags(**options: object) -> list[str]:
 def test_sft_then_grpo_on_files_with_rewards_from_everywhere(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = {"report_to": "none", "bf16": False}
+    common = {"report_to": "none"}
     sft = flags(
         model_name_or_path="tiny-deepseek-llm",
         dataset_name="chats.jsonl",

@@ -95,7 +95,6 @@ def test_a_third_party_reward_is_used_by_name_from_the_wheels(
         "max_completion_length": 8,
         "output_dir": tmp_path / "out",
         "report_to": "none",
-        "bf16": False,
     }
     flags = [word for option, value in options.items() for word in (f"--{option}", value)]
     command = (environment / "bin" / "trl-deepseek", "grpo", *flags, "--json")

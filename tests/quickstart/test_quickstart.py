@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
     from transformers import pipeline
 
     answer = pipeline("text-generation", str(out / "grpo"))
-    assert "generation" not in answer.tokenizer.chat_template
+    assert not re.search(r"{%-? *generation", answer.tokenizer.chat_template)
     reply: Any = answer([{"role": "user", "content": "256+137"}], max_new_tokens=4)
     assert reply[0]["generated_text"][-1]["role"] == "assistant"
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupt
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from importlib.metadata import version
@@ -27,6 +28,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     # TRL reports each trainer to the hub unless told not to; a run tells nobody unless asked.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Without a GPU, bitsandbytes warns at import of a kernel that nobody asked it for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):

@@ -21,11 +21,20 @@ else:
     RewardWeights = list[str] | None  # what a command line can say, for the argument parser
 
 
-def use_fp16_without_bf16(config: Any) -> None:
-    """Train in float16 where TRL's default, bfloat16, does not exist on the GPU."""
-    import torch
+def settle_precision(config: Any) -> None:
+    """Choose where TRL's default, bfloat16, does not exist: it would refuse to train there.
 
-    if config.bf16 is None and not config.fp16 and torch.cuda.is_available():
+    Without a GPU that is float32; on a GPU that only emulates bfloat16, a quantized model trains
+    in float16.
+    """
+    import torch
+    from transformers.utils import is_torch_bf16_gpu_available
+
+    if config.bf16 is not None or config.fp16 or config.use_cpu:
+        return
+    if not torch.cuda.is_available():
+        config.bf16 = is_torch_bf16_gpu_available()  # another accelerator may have it
+    elif config.quantization is not None:
         config.bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         config.fp16 = not config.bf16
 
@@ -72,8 +81,7 @@ class PluginConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.quantization is not None:
-            use_fp16_without_bf16(self)
+        settle_precision(self)
         super().__post_init__()  # type: ignore[misc]
 
 
