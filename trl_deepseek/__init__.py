@@ -14,22 +14,38 @@ from trl_deepseek.types import ChatTemplate, PairLogps, PairRewards, UnpairedLog
 
 if TYPE_CHECKING:
     from trl_deepseek.trainers.grpo import GRPOConfig, GRPOTrainer
+    from trl_deepseek.trainers.preference import (
+        DPOConfig,
+        DPOTrainer,
+        KTOConfig,
+        KTOTrainer,
+        preference_trainer,
+    )
     from trl_deepseek.trainers.reward import RewardConfig, RewardTrainer
     from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
 
 _LAZY = {
+    "DPOConfig": "trl_deepseek.trainers.preference",
+    "DPOTrainer": "trl_deepseek.trainers.preference",
     "GRPOConfig": "trl_deepseek.trainers.grpo",
     "GRPOTrainer": "trl_deepseek.trainers.grpo",
+    "KTOConfig": "trl_deepseek.trainers.preference",
+    "KTOTrainer": "trl_deepseek.trainers.preference",
     "RewardConfig": "trl_deepseek.trainers.reward",
     "RewardTrainer": "trl_deepseek.trainers.reward",
     "SFTConfig": "trl_deepseek.trainers.sft",
     "SFTTrainer": "trl_deepseek.trainers.sft",
+    "preference_trainer": "trl_deepseek.trainers.preference",
 }
 
 __all__ = [
     "ChatTemplate",
+    "DPOConfig",
+    "DPOTrainer",
     "GRPOConfig",
     "GRPOTrainer",
+    "KTOConfig",
+    "KTOTrainer",
     "PairLogps",
     "PairRewards",
     "Registry",
@@ -40,6 +56,7 @@ __all__ = [
     "UnpairedLogps",
     "hookimpl",
     "load_registry",
+    "preference_trainer",
 ]
 
 

@@ -215,3 +215,93 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
         default=None,
         metadata={"help": "Options of the loss, as JSON: '{\"label_smoothing\": 0.1}'."},
     )
+
+
+@dataclass
+class PreferenceFields:
+    """The fields that configs for preference losses add to TRL's.
+
+    Args:
+        beta: The loss's option of this name; when None, the loss's own default.
+        loss_kwargs: Options of the losses; see :func:`trl_deepseek.bound_losses.bind`.
+        drop_bad_rows: Whether to leave out rows in which chosen equals rejected or a completion is
+            empty. They are counted and reported either way.
+    """
+
+    beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "How strongly the loss holds the policy to its reference; each loss has its "
+            "own default."
+        },
+    )
+    loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Options of the loss, as JSON: '{\"gamma\": 0.5}'. "
+            "`trl-deepseek plugins show NAME` lists them."
+        },
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows where chosen equals rejected or a completion is empty."},
+    )
+
+
+@dataclass
+class ClassWeights:
+    """How much desirable and undesirable examples count in an unpaired loss.
+
+    Args:
+        desirable_weight: When None, set so that both classes count alike.
+        undesirable_weight: When None, set so that both classes count alike.
+    """
+
+    desirable_weight: float | None = field(
+        default=None,
+        metadata={"help": "Unpaired losses: weight of desirable examples; by default from counts."},
+    )
+    undesirable_weight: float | None = field(
+        default=None,
+        metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
+    )
+
+
+@dataclass
+class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
+    """``trl.DPOConfig`` with plugin names.
+
+    Args:
+        loss_type: Registered losses on pairs, or TRL's own.
+        label_smoothing: The loss's option of this name; when None, the loss's own default.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"],
+        metadata={
+            "help": "Registered loss (see `trl-deepseek plugins`) or one of TRL's; or several, "
+            "with --loss_weights."
+        },
+    )
+    label_smoothing: float | None = field(
+        default=None,
+        metadata={"help": "Share of pairs taken to be the wrong way round, below 0.5."},
+    )
+
+
+@dataclass
+class KTOConfig(PluginConfig, PreferenceFields, ClassWeights, trl.KTOConfig):
+    """``trl.KTOConfig`` with plugin names.
+
+    Args:
+        loss_type: Registered loss on labelled single examples, or one of TRL's own.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.KTOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+
+    loss_type: str = field(
+        default="kto",
+        metadata={"help": "Registered loss on labelled singles (see `trl-deepseek plugins`)."},
+    )

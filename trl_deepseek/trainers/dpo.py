@@ -1,0 +1,229 @@
+"""Preference pairs: TRL's DPO trainer with the losses taken out of it.
+
+TRL's ``_compute_loss`` is a forward, a reference forward and a chain of formulas. Here it is the
+two passes, then whatever ``loss_type`` names: a registered loss sees log-probs, a name that only
+TRL knows is computed by TRL's own method from the same log-probs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+import trl
+from trl.trainer.utils import FusedCausalLMOutput
+
+from trl_deepseek import preference_data
+from trl_deepseek.bound_losses import BoundLoss
+from trl_deepseek.trainers.base import registry_for
+from trl_deepseek.trainers.configs import DPOConfig
+from trl_deepseek.trainers.loss_plan import LossPlan, plan_pairs
+from trl_deepseek.trainers.preference_base import (
+    PreferenceTrainer,
+    Scorer,
+    attributes,
+    reference_for,
+    refuse_infinite,
+)
+from trl_deepseek.types import PairLogps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.lm_head import HeadOutput
+
+NOT_FOR_THE_MODEL = ("completion_mask", "ref_chosen_logps", "ref_rejected_logps")
+
+
+class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
+    """Drop-in for ``trl.DPOTrainer``; see it for the arguments.
+
+    ``args.loss_type`` may name any registered loss on pairs, or several with ``args.loss_weights``;
+    ``model`` may also be the name of an embedded model. Losses without a reference load none. A
+    model in memory is copied as its own reference.
+
+    Attributes:
+        plan: The losses of this run with their options and weights.
+
+    Raises:
+        UnknownName: Neither a plugin nor TRL knows the loss, or no plugin the model or template.
+        ConfigError: An option does not fit the loss, or the loss is not one on pairs.
+        DataError: The dataset has no pairs.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        ref_model: PreTrainedModel | None = None,
+        args: trl.DPOConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = copy.copy(args) if args is not None else DPOConfig()
+        self.plan: LossPlan = plan_pairs(args, registry_for(args))
+        train_dataset = preference_data.pairs(train_dataset, args, self.plan.names)
+        eval_dataset = preference_data.pairs(eval_dataset, args, self.plan.names)
+        model, tokenizer = self._resolve_model(model, args, processing_class)
+        ref_model = reference_for(
+            model,
+            ref_model,
+            args,
+            needed=self.plan.needs_reference,
+            peft_config=kwargs.get("peft_config"),
+        )
+        super().__init__(
+            model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            **kwargs,
+        )
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The mean loss of a batch ``[chosen; rejected]`` of B pairs."""
+        if self.plan.trl_alone:
+            loss = super()._compute_loss(model, inputs, return_outputs)
+            refuse_infinite(loss[0] if return_outputs else loss, self.plan.names)
+            return loss
+        mode = "train" if self.model.training else "eval"
+        mask = inputs["completion_mask"][:, 1:]  # (2B, T-1)
+        scored = self.token_logps(model, labels=self._labels(inputs), **self._model_inputs(inputs))
+        logps = self._pair_logps(scored, inputs)
+        loss = torch.zeros((), device=logps.chosen.device)
+        metrics: dict[str, Tensor] = {}
+        for bound, weight in self.plan.registered:
+            values, reported = bound(self._shown_to(bound, logps))
+            loss = loss + weight * values.mean()
+            metrics |= reported
+            if len(self.plan.names) > 1:
+                metrics[f"loss/{bound.name}"] = values
+        if self.plan.trl:
+            loss = loss + self._trl_loss(scored, logps, inputs)
+        loss = self._with_aux_loss(mode, loss, scored)
+        refuse_infinite(loss.detach(), self.plan.names)
+        self._record_pairs(mode, logps, metrics)
+        self._record_tokens(mode, inputs["attention_mask"])
+        self._record_token_accuracy(mode, scored.correct.chunk(2)[0], mask.chunk(2)[0])
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            return loss, model(**self._model_inputs(inputs), use_cache=False)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """The reference's log-probs of chosen and rejected, each (B,), by ``token_logps``."""
+        return super().compute_ref_log_probs(Scorer(self, model), inputs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As TRL's; a dataset given here may have any layout that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = preference_data.pairs(eval_dataset, self.args, self.plan.names)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        return metrics
+
+    def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}
+        if self.aux_loss_enabled:
+            kept["output_router_logits"] = True
+        return kept
+
+    def _labels(self, inputs: dict[str, Any]) -> Tensor:
+        """Completions, and the prompts of the chosen rows where a loss asks for them; (2B, T)."""
+        scored = inputs["completion_mask"]
+        if self.plan.prompt_nll:
+            chosen = inputs["attention_mask"].chunk(2)[0]
+            scored = torch.cat([chosen, scored.chunk(2)[1]])
+        labels: Tensor = inputs["input_ids"].masked_fill(scored == 0, -100)
+        return labels
+
+    def _pair_logps(self, scored: HeadOutput, inputs: dict[str, Any]) -> PairLogps:
+        mask = inputs["completion_mask"][:, 1:]
+        chosen, rejected = self._summed(scored.logps, mask).chunk(2)
+        chosen_length, rejected_length = mask.sum(dim=1).chunk(2)
+        reference: tuple[Tensor | None, Tensor | None] = (None, None)
+        if self.plan.needs_reference:
+            if self.precompute_ref_logps:
+                reference = (inputs["ref_chosen_logps"], inputs["ref_rejected_logps"])
+            else:
+                reference = self.compute_ref_log_probs(self._reference_host, inputs)
+        nll = None
+        if self.plan.prompt_nll:
+            rows = inputs["attention_mask"].chunk(2)[0][:, 1:]
+            nll = -scored.logps.chunk(2)[0].sum(dim=1) / rows.sum(dim=1).clamp(min=1)
+        return PairLogps(chosen, rejected, *reference, chosen_length, rejected_length, nll)
+
+    def _summed(self, logps: Tensor, mask: Tensor) -> Tensor:
+        """Sums over completions, (2B,); tokens beyond the shorter of a pair count ``ld_alpha``."""
+        if self.ld_alpha is None:
+            return (logps * mask).sum(dim=1)
+        lengths = mask.sum(dim=1)
+        shorter = torch.minimum(*lengths.chunk(2)).repeat(2)[:, None]
+        weight = torch.where(mask.cumsum(dim=1) <= shorter, 1.0, self.ld_alpha)
+        return (logps * mask * weight).sum(dim=1)
+
+    @staticmethod
+    def _shown_to(bound: BoundLoss, logps: PairLogps) -> PairLogps:
+        """Only what the loss was registered for, so that mixing losses changes none of them."""
+        from dataclasses import replace
+
+        if not bound.needs_reference:
+            logps = replace(logps, ref_chosen=None, ref_rejected=None)
+        return logps if bound.loss.prompt_nll else replace(logps, chosen_nll=None)
+
+    def _trl_loss(self, scored: HeadOutput, logps: PairLogps, inputs: dict[str, Any]) -> Tensor:
+        """The losses that only TRL knows, from log-probs that are there already."""
+        mask = inputs["completion_mask"][:, 1:]
+        nothing = torch.zeros_like(scored.logps)
+        output = FusedCausalLMOutput(
+            log_probs=scored.logps * mask,
+            entropy=nothing,
+            mean_logits=nothing,
+            is_top1=scored.correct,
+        )
+        # TRL reads a reference even for a loss that does not use one
+        none = torch.zeros_like(logps.chosen)
+        reference = {
+            "ref_chosen_logps": none if logps.ref_chosen is None else logps.ref_chosen,
+            "ref_rejected_logps": none if logps.ref_rejected is None else logps.ref_rejected,
+        }
+        with attributes(
+            self,
+            loss_types=[name for name, _ in self.plan.trl],
+            loss_weights=[weight for _, weight in self.plan.trl],
+            precompute_ref_logps=True,
+            aux_loss_enabled=False,
+            _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
+            _total_train_tokens=self._total_train_tokens,
+        ):
+            loss: Tensor = super()._compute_loss(
+                lambda **_: output, {**inputs, **reference}, return_outputs=False
+            )
+        return loss
+
+    def _record_pairs(self, mode: str, logps: PairLogps, reported: dict[str, Tensor]) -> None:
+        """Metrics by TRL's names, then those that the losses returned."""
+        chosen = reported.pop("rewards/chosen", None)
+        rejected = reported.pop("rewards/rejected", None)
+        if chosen is None or rejected is None or len(self.plan.names) > 1:
+            has_reference = logps.ref_chosen is not None
+            chosen = self.beta * (logps.chosen_ratio if has_reference else logps.chosen)
+            rejected = self.beta * (logps.rejected_ratio if has_reference else logps.rejected)
+        self._record(mode, "rewards/chosen", chosen)
+        self._record(mode, "rewards/rejected", rejected)
+        self._record(mode, "rewards/accuracies", chosen > rejected)
+        self._record(mode, "rewards/margins", chosen - rejected)
+        self._record(mode, "logps/chosen", logps.chosen)
+        self._record(mode, "logps/rejected", logps.rejected)
+        for name, values in reported.items():
+            self._record(mode, name, values)
+
+
+__all__ = ["DPOConfig", "DPOTrainer"]

@@ -1,0 +1,204 @@
+"""Labelled single examples: TRL's KTO trainer with the losses taken out of it.
+
+As :mod:`trl_deepseek.trainers.dpo`, for losses that ask of each completion whether it is desirable.
+Pairs are welcome: they are taken apart and dealt out so that every batch holds both classes, where
+TRL makes runs of a thousand of one class.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import trl
+
+from trl_deepseek import preference_data
+from trl_deepseek.bound_losses import BoundLoss
+from trl_deepseek.trainers.base import registry_for
+from trl_deepseek.trainers.configs import KTOConfig
+from trl_deepseek.trainers.loss_plan import plan_singles
+from trl_deepseek.trainers.preference_base import (
+    PreferenceTrainer,
+    Scorer,
+    reference_for,
+    refuse_infinite,
+)
+from trl_deepseek.types import UnpairedLogps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.lm_head import HeadOutput
+
+logger = logging.getLogger(__name__)
+
+FOR_THE_MODEL = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+WEIGHTS = ("desirable_weight", "undesirable_weight")
+
+
+class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
+    """Drop-in for ``trl.KTOTrainer``; see it for the arguments.
+
+    ``args.loss_type`` may name any registered loss on labelled singles; ``model`` may also be the
+    name of an embedded model. Class weights that are not given are set from the counts.
+
+    Attributes:
+        loss: The loss of this run with its options.
+
+    Raises:
+        UnknownName: No plugin registers the loss, model or template.
+        ConfigError: An option does not fit the loss, the loss is not one on singles, or the batch
+            is too small for its estimate of the KL.
+        DataError: The dataset holds neither singles nor pairs.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel,
+        ref_model: PreTrainedModel | None = None,
+        args: trl.KTOConfig | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        **kwargs: Any,
+    ) -> None:
+        args = copy.copy(args) if args is not None else KTOConfig()
+        loss = plan_singles(args, registry_for(args))
+        train_dataset = preference_data.singles(train_dataset, args)
+        eval_dataset = preference_data.singles(eval_dataset, args)
+        self.loss: BoundLoss = _weighted(loss, args, train_dataset)
+        model, tokenizer = self._resolve_model(model, args, processing_class)
+        ref_model = reference_for(
+            model,
+            ref_model,
+            args,
+            needed=self.loss.needs_reference,
+            peft_config=kwargs.get("peft_config"),
+        )
+        # TRL decides by the name whether its batches carry completions of other rows.
+        name, args.loss_type = args.loss_type, "kto" if loss.loss.kl else "apo_zero_unpaired"
+        super().__init__(
+            model,
+            ref_model=ref_model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizer,
+            **kwargs,
+        )
+        self.args.loss_type = self.loss_type = name
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+        """The mean loss of a batch of B labelled examples."""
+        mode = "train" if self.model.training else "eval"
+        mask = inputs["completion_mask"][:, 1:]  # (B, T-1)
+        moved = self._compute_kl_logps(Scorer(self, model), inputs)
+        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+        scored = self.token_logps(model, labels=labels, **self._model_inputs(inputs))
+        reference, ref_moved = self._reference_logps(inputs)
+        kl = None
+        if moved is not None and ref_moved is not None:
+            estimate = (moved - ref_moved).mean().detach()
+            kl = self.accelerator.gather_for_metrics(estimate).mean().clamp(min=0)
+        logps = UnpairedLogps(
+            completion=(scored.logps * mask).sum(dim=1),
+            ref_completion=reference,
+            label=torch.as_tensor(inputs["label"], dtype=torch.bool, device=mask.device),
+            length=mask.sum(dim=1),
+            kl=kl,
+        )
+        values, metrics = self.loss(logps)
+        loss = self._with_aux_loss(mode, values.mean(), scored)
+        refuse_infinite(loss.detach(), [self.loss.name])
+        self._record_singles(mode, logps, metrics)
+        self._record_tokens(mode, inputs["attention_mask"])
+        self._record_desirable_accuracy(mode, scored, logps.label, mask)
+        if not return_outputs:
+            return loss
+        with torch.no_grad():
+            return loss, model(**self._model_inputs(inputs), use_cache=False)
+
+    def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
+        return super().compute_ref_log_probs(Scorer(self, model), inputs)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As TRL's; a dataset given here may have any layout that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = preference_data.singles(eval_dataset, self.args)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        return metrics
+
+    def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: inputs[name] for name in FOR_THE_MODEL if name in inputs}
+        if self.aux_loss_enabled:
+            kept["output_router_logits"] = True
+        return kept
+
+    def _reference_logps(self, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
+        if not self.loss.needs_reference:
+            return None, None
+        if self.precompute_ref_logps:
+            return inputs["ref_logps"], inputs.get("ref_KL_logps")
+        found: tuple[Tensor | None, Tensor | None] = self.compute_ref_log_probs(
+            self._reference_host, inputs
+        )
+        return found
+
+    def _record_singles(self, mode: str, logps: UnpairedLogps, reported: dict[str, Tensor]) -> None:
+        """Metrics by TRL's names: means over each class, of all processes; then the loss's own."""
+        rewards = reported.pop("rewards", None)
+        if rewards is None:
+            has_reference = logps.ref_completion is not None
+            rewards = self.beta * (logps.ratio if has_reference else logps.completion)
+        sums = torch.stack([torch.ones_like(rewards), rewards, logps.completion]).detach().float()
+        means = {}
+        for name, members in (("chosen", logps.label), ("rejected", ~logps.label)):
+            total = self.accelerator.gather((sums * members).sum(dim=1)).view(-1, 3).sum(dim=0)
+            count, reward, logp = total.tolist()
+            if count:
+                means[name] = reward / count
+                self._metrics[mode][f"rewards/{name}"].append(reward / count)
+                self._metrics[mode][f"logps/{name}"].append(logp / count)
+        if len(means) == 2:
+            self._metrics[mode]["rewards/margins"].append(means["chosen"] - means["rejected"])
+        if logps.kl is not None:
+            self._metrics[mode]["kl"].append(logps.kl.item())
+        for name, values in reported.items():
+            self._record(mode, name, values)
+
+    def _record_desirable_accuracy(
+        self, mode: str, scored: HeadOutput, label: Tensor, mask: Tensor
+    ) -> None:
+        self._record_token_accuracy(mode, scored.correct, mask * label[:, None])
+
+
+def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
+    """The loss with class weights from the counts, where it has them and they are not given."""
+    if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
+        return loss
+    kwargs = getattr(args, "loss_kwargs", None) or {}
+    kwargs = kwargs.get(loss.name, kwargs)
+    given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
+    desirable = sum(map(bool, dataset["label"]))
+    undesirable = len(dataset) - desirable
+    weights = preference_data.class_weights(desirable, undesirable, (given[0], given[1]))
+    for name, weight in zip(WEIGHTS, weights, strict=True):
+        setattr(args, name, weight)
+    if desirable != undesirable:
+        logger.warning(
+            "%d desirable and %d undesirable examples: weights %.4g and %.4g",
+            desirable,
+            undesirable,
+            *weights,
+        )
+    return replace(loss, options={**loss.options, **dict(zip(WEIGHTS, weights, strict=True))})
+
+
+__all__ = ["KTOConfig", "KTOTrainer"]

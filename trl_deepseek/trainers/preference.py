@@ -1,0 +1,93 @@
+"""Preference training by the name of a loss, which decides between the two trainers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trl
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.losses import SHAPES
+from trl_deepseek.registry import Registry
+from trl_deepseek.trainers.base import registry_for
+from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
+from trl_deepseek.trainers.dpo import DPOTrainer
+from trl_deepseek.trainers.kto import KTOTrainer
+from trl_deepseek.trainers.loss_plan import TRL_PAIRED, unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def preference_trainer(
+    model: str | PreTrainedModel,
+    loss_type: str | list[str],
+    train_dataset: Any,
+    args: trl.DPOConfig | trl.KTOConfig | None = None,
+    **kwargs: Any,
+) -> DPOTrainer | KTOTrainer:
+    """The trainer for a loss, on whatever preference data there is.
+
+    Pairs are reshaped to labelled singles for a loss on singles.
+
+    Args:
+        model: As the trainers take it.
+        loss_type: Registered losses, or TRL's own.
+        train_dataset: Pairs or labelled singles.
+        args: Config of the trainer that the loss needs; its ``loss_type`` is overruled.
+        **kwargs: Passed to the trainer.
+
+    Raises:
+        UnknownName: Neither a plugin nor TRL knows the loss.
+        ConfigError: The config is that of the other trainer, or an option does not fit.
+        DataError: The loss needs pairs and there are only singles, or there is neither.
+    """
+    import copy
+
+    names = [loss_type] if isinstance(loss_type, str) else list(loss_type)
+    unpaired = is_unpaired(names, registry_for(args))
+    config_class: Any = KTOConfig if unpaired else DPOConfig
+    trainer_class: Any = KTOTrainer if unpaired else DPOTrainer
+    args = config_class() if args is None else copy.copy(args)
+    if not isinstance(args, trl.KTOConfig if unpaired else trl.DPOConfig):
+        raise ConfigError(
+            f"loss {names[0]!r} needs a {config_class.__name__}, not a {type(args).__name__}"
+        )
+    args.loss_type = names[0] if unpaired else names
+    trainer: DPOTrainer | KTOTrainer = trainer_class(
+        model, args=args, train_dataset=train_dataset, **kwargs
+    )
+    return trainer
+
+
+def is_unpaired(names: list[str], registry: Registry) -> bool:
+    """Whether the named losses are defined on labelled singles.
+
+    Raises:
+        UnknownName: Neither a plugin nor TRL knows a name.
+        ConfigError: Several losses of which one is on singles, or a loss of a reward model.
+    """
+    shapes = {}
+    for name in names:
+        if name not in registry.losses:
+            if name not in TRL_PAIRED:
+                raise unknown(name, registry, "pairs", TRL_PAIRED)
+            shapes[name] = "pairs"
+            continue
+        loss = registry.losses[name]
+        shapes[name] = loss.data
+        if loss.data == "rewards":
+            raise ConfigError(
+                f"loss_type {name!r} is defined on {SHAPES['rewards'][0]}\n"
+                "  train one with RewardTrainer or `trl-deepseek reward`"
+            )
+    unpaired = [name for name, shape in shapes.items() if shape == "unpaired"]
+    if unpaired and len(names) > 1:
+        raise ConfigError(
+            f"loss {unpaired[0]!r} is defined on labelled singles and cannot be mixed with others: "
+            f"{', '.join(names)}"
+        )
+    return bool(unpaired)
+
+
+__all__ = ["DPOConfig", "DPOTrainer", "KTOConfig", "KTOTrainer", "preference_trainer"]

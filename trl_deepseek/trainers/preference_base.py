@@ -1,0 +1,193 @@
+"""What the two preference trainers share: the one pass, the reference, and the metrics.
+
+``token_logps`` is the only place where a batch meets a model. TRL's own methods for the reference
+(precomputed or not, by switching adapters, with checkpointing off) are kept: they are handed
+:class:`Scorer` in place of a model, which answers their call through ``token_logps``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from trl.trainer.utils import FusedCausalLMOutput
+
+from trl_deepseek import lm_head
+from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.trainers.base import PluginTrainer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from trl_deepseek.lm_head import HeadOutput
+
+logger = logging.getLogger(__name__)
+
+
+class NoReference:
+    """Stands for the reference model in TRL's constructor, so that it loads none."""
+
+
+class Scorer:
+    """A model, as TRL's methods call one, that answers with what ``token_logps`` finds."""
+
+    def __init__(self, trainer: PreferenceTrainer, model: Any) -> None:
+        self.trainer = trainer
+        self.model = model
+
+    def __call__(self, *, fused_lm_head: bool, **inputs: Any) -> FusedCausalLMOutput:
+        """Log-probs of ``inputs["labels"]``, (B, T-1)."""
+        return FusedCausalLMOutput(log_probs=self.trainer.token_logps(self.model, **inputs).logps)
+
+
+class PreferenceTrainer(PluginTrainer):
+    """Mixin in front of TRL's preference trainers; see the module's docstring."""
+
+    accelerator: Any
+    args: Any
+    model: Any
+    _metrics: dict[str, dict[str, list[float]]]
+    _reference: Any = None
+
+    def token_logps(self, model: Any, *, labels: Tensor, **inputs: Any) -> HeadOutput:
+        """The pass that turns a batch into log-probs: of each label, (B, T-1), from one forward.
+
+        The policy and its reference both go through here, which is what another way to lay out a
+        batch has to replace.
+
+        Args:
+            model: Policy or reference, as the training loop holds it, perhaps wrapped.
+            labels: Tokens to score, (B, T); -100 where nothing is scored.
+            **inputs: ``input_ids`` and ``attention_mask``, (B, T), and what the model takes else.
+        """
+        inputs.pop("use_cache", None)
+        return lm_head.token_logps(model, labels=labels, **inputs)
+
+    @property
+    def ref_model(self) -> Any:
+        """The reference model; None where there is none or an adapter is switched instead."""
+        return self._reference
+
+    @ref_model.setter
+    def ref_model(self, model: Any) -> None:
+        # TRL prepares whatever it finds here for the devices; a stand-in must not get that far.
+        self._reference = None if isinstance(model, NoReference) else model
+
+    @property
+    def _reference_host(self) -> Any:
+        """The model that gives the reference's log-probs: it, or the policy with other adapters."""
+        return self.model if self.ref_model is None else self.ref_model
+
+    def _record(self, mode: str, name: str, values: Tensor) -> None:
+        """Log the mean of ``values`` over the batch and all processes."""
+        gathered = self.accelerator.gather(values.detach().float().reshape(-1))
+        self._metrics[mode][name].append(gathered.mean().item())
+
+    def _record_tokens(self, mode: str, attention_mask: Tensor) -> None:
+        if mode == "train":
+            tokens = self.accelerator.gather_for_metrics(attention_mask.sum()).sum().item()
+            self._total_train_tokens += tokens // self._tp_size  # type: ignore[attr-defined]
+        self._metrics[mode]["num_tokens"] = [self._total_train_tokens]  # type: ignore[attr-defined]
+
+    def _record_token_accuracy(self, mode: str, correct: Tensor, mask: Tensor) -> None:
+        """Share of the tokens in ``mask`` that no other token beats, over all processes."""
+        hits = self.accelerator.gather_for_metrics((correct & mask.bool()).sum()).sum()
+        tokens = self.accelerator.gather_for_metrics(mask.sum()).sum()
+        self._metrics[mode]["mean_token_accuracy"].append((hits / tokens.clamp(min=1)).item())
+
+    def _with_aux_loss(self, mode: str, loss: Tensor, scored: HeadOutput) -> Tensor:
+        """Add the experts' load-balancing loss, where it is asked for."""
+        if not self.aux_loss_enabled:  # type: ignore[attr-defined]
+            return loss
+        if scored.aux_loss is None:
+            raise RunError(
+                f"router_aux_loss_coef is set, but {type(self.model).__name__} returns no router "
+                "logits to balance\n  set router_aux_loss_coef to 0"
+            )
+        self._record(mode, "aux_loss", scored.aux_loss)
+        return loss + self.router_aux_loss_coef * scored.aux_loss  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def attributes(target: Any, **values: Any) -> Iterator[None]:
+    """While open, ``target`` has these attributes instead of its own."""
+    kept = {name: getattr(target, name) for name in values}
+    for name, value in values.items():
+        setattr(target, name, value)
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(target, name, value)
+
+
+def reference_for(
+    model: Any, ref_model: Any, args: Any, *, needed: bool, peft_config: Any = None
+) -> Any:
+    """What to hand to TRL as the reference model.
+
+    A model in memory is copied: TRL would load it anew from where it once came from, which fails
+    where it came from nowhere and is wrong where it has been trained since.
+
+    Args:
+        model: The policy, or its name.
+        ref_model: What the caller gave.
+        args: The config; its ``precompute_ref_log_probs`` is switched off where nothing is needed.
+        needed: Whether any loss of the run needs a reference.
+        peft_config: The adapter that TRL will put on the policy, if any.
+
+    Raises:
+        ConfigError: A reference is to be synchronised that no loss needs.
+    """
+    if not needed:
+        if args.sync_ref_model:
+            raise ConfigError(
+                "sync_ref_model: no loss of this run uses a reference model\n"
+                "  leave sync_ref_model out"
+            )
+        args.precompute_ref_log_probs = False
+        return NoReference()
+    has_adapter = peft_config is not None or getattr(args, "quantization", None) is not None
+    if ref_model is not None or isinstance(model, str) or has_adapter or _is_peft(model):
+        return ref_model
+    if args.precompute_ref_log_probs or _is_sharded(model):
+        return None
+    return frozen_copy(model)
+
+
+def frozen_copy(model: Any) -> Any:
+    """A copy of ``model`` that is evaluated only; hooks that TRL left on ``model`` stay behind."""
+    copied = copy.deepcopy(model)
+    patched = vars(copied).get("forward")
+    if getattr(patched, "__wrapped__", None) is type(model).forward:
+        # The forward of an earlier TRL trainer, whose closure would run the original's weights.
+        del copied.forward
+    for parameter in copied.parameters():
+        parameter.requires_grad_(False)
+    return copied.eval()
+
+
+def refuse_infinite(loss: Tensor, names: list[str]) -> None:
+    """Stop where the sum of the losses is NaN or infinite.
+
+    Raises:
+        RunError: It is; a logger would show the NaN as 0.0 while the weights are being lost.
+    """
+    if not bool(torch.isfinite(loss).all()):
+        raise RunError(
+            f"loss {' + '.join(names)} is {loss.item()}\n"
+            "  lower the learning rate or beta, or look for NaN in the model's weights"
+        )
+
+
+def _is_peft(model: Any) -> bool:
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def _is_sharded(model: Any) -> bool:
+    """Whether DeepSpeed ZeRO-3 holds the weights in pieces, which cannot be copied."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
