@@ -87,7 +87,7 @@ def _load_file(name: str, path: Path) -> Dataset:
     if path.stat().st_size == 0:
         raise DataError(f"data file {name!r} is empty")
     if path.suffix == ".jsonl":
-        _check_lines(name, path)
+        check_lines(name, path)
     try:
         rows: Dataset = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
     except Exception as error:  # each reader has its own errors, all of them about this file
@@ -98,7 +98,7 @@ def _load_file(name: str, path: Path) -> Dataset:
     return rows
 
 
-def _check_lines(name: str, path: Path) -> None:
+def check_lines(name: str, path: Path) -> None:
     """Find a malformed line first: the reader below would not name it."""
     rows = 0
     with path.open(encoding="utf-8") as lines:

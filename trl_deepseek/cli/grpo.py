@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     functions = rewards.resolve(chosen.reward_funcs, job.registry)
     data.require_columns(job.train_dataset, ["prompt"], args.dataset_name, "GRPO")
     rewards.check_columns(functions, job.train_dataset.column_names)
+    rewards.check_sandbox(functions, job.config.allow_unsandboxed_code)
     weigh(job.config.reward_weights, [rewards.name_of(function) for function in functions])
 
     def build() -> Any:

@@ -19,6 +19,7 @@ COMMANDS = {
     "sft": "Supervised fine-tuning.",
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
+    "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "plugins": "List every name that plugins register, and the plugins that do not load.",
 }
 

@@ -56,7 +56,11 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _flags(self) -> list[str]:
-        return [flag for action in self._actions for flag in action.option_strings]
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                flags += [flag for sub in action.choices.values() for flag in sub._flags()]
+        return flags
 
     def _with_config(self, args: list[str]) -> list[str]:
         """Replace ``--config FILE`` by the flags that its keys stand for."""

@@ -39,6 +39,9 @@ class Settings:
         memory: Bytes of private memory that a worker process may have.
         max_failures: A reward that fails on every sample of so many calls in a row stops the run.
         output_dir: Where a batch is kept that ended the run.
+        max_completion_length: Most tokens of a completion; passed to rewards that take it.
+        allow_unsandboxed_code: Whether generated code may run where there is no sandbox; passed to
+            rewards that take it.
     """
 
     on_error: Literal["raise", "abstain"] | float = "raise"
@@ -48,6 +51,8 @@ class Settings:
     memory: int = 4 << 30
     max_failures: int = 3
     output_dir: str = "."
+    max_completion_length: int | None = None
+    allow_unsandboxed_code: bool = False
 
 
 class Runner(Protocol):
@@ -113,6 +118,8 @@ class GuardedReward:
             "completions": list(completions),
             "completion_ids": list(completion_ids),
             "generation_prefix": self._prefix,
+            "max_completion_length": self._settings.max_completion_length,
+            "allow_unsandboxed_code": self._settings.allow_unsandboxed_code,
             **columns,
         }
         outcomes, results = await self._score(arguments)

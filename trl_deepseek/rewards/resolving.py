@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import sandbox
 from trl_deepseek.rewards.signature import name_of, signature_of
 from trl_deepseek.sources import import_function
 from trl_deepseek.types import Reward
+
+logger = logging.getLogger(__name__)
 
 MODEL_PREFIX = "model:"
 
@@ -75,6 +79,30 @@ def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None
                     f"reward {name_of(function)!r} needs the column {column!r}, which the dataset "
                     f"does not have{hint}\n  columns found: {', '.join(found) or '(none)'}"
                 )
+
+
+def check_sandbox(functions: Sequence[Any], allow_unsandboxed: bool) -> str | None:
+    """Check that rewards which run generated code have a sandbox to run it in.
+
+    Args:
+        functions: As :func:`resolve` returns them.
+        allow_unsandboxed: Whether they may run it without.
+
+    Returns:
+        How they run it: ``bubblewrap`` or ``unsandboxed``; None where no reward runs code.
+
+    Raises:
+        ConfigError: There is no sandbox, and running without was not allowed.
+    """
+    if not any(getattr(function, "runs_code", False) for function in functions):
+        return None
+    reason = sandbox.unavailable()
+    if reason is None:
+        return "bubblewrap"
+    if not allow_unsandboxed:
+        sandbox.require()
+    logger.warning("generated code runs with your rights on this machine: %s", reason)
+    return "unsandboxed"
 
 
 def _resolve_one(item: Any, registry: Registry) -> Any:

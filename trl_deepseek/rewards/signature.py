@@ -21,17 +21,20 @@ from trl_deepseek.completions import texts
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.types import Reward
 
-# What the trainer passes beside the dataset's columns.
-PROVIDED = frozenset(
+# What our trainer passes of the run: what the template wrote after the assistant header, the most
+# tokens of a completion, and whether generated code may run where there is no sandbox.
+OPTIONS = frozenset({"generation_prefix", "max_completion_length", "allow_unsandboxed_code"})
+# What a trainer passes beside the dataset's columns.
+PROVIDED = OPTIONS | frozenset(
     {
         *("prompts", "completions", "completion_ids"),
         *("prompt", "completion"),
-        *("trainer_state", "log_extra", "log_metric", "environments", "generation_prefix"),
+        *("trainer_state", "log_extra", "log_metric", "environments"),
     }
 )
 # Of these, the ones that hold one value per sample.
 PER_SAMPLE = {"prompt": "prompts", "completion": "completions", "completion_ids": "completion_ids"}
-_WHOLE = frozenset({"trainer_state", "log_extra", "log_metric", "generation_prefix"})
+_WHOLE = OPTIONS | frozenset({"trainer_state", "log_extra", "log_metric"})
 
 
 def name_of(function: Any) -> str:

@@ -119,6 +119,8 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
         reward_memory_limit: GiB of memory that one worker process may have.
         reward_max_failures: A reward that fails on every sample of so many calls in a row stops
             the run, whatever ``reward_on_error`` is.
+        allow_unsandboxed_code: Run generated code with your own rights where there is no sandbox;
+            ``output_dir/generated_code.json`` then says so.
         save_completions: Save every completion with its scores in ``output_dir/completions``.
 
     Raises:
@@ -156,6 +158,10 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
         default=3,
         metadata={"help": "Stop when a reward fails on all samples of so many calls in a row."},
     )
+    allow_unsandboxed_code: bool = field(
+        default=False,
+        metadata={"help": "Run generated code with your own rights where there is no sandbox."},
+    )
     save_completions: bool = field(
         default=True,
         metadata={"help": "Save every completion with its scores in OUTPUT_DIR/completions."},
@@ -192,6 +198,8 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
             memory=int(self.reward_memory_limit * 2**30),
             max_failures=self.reward_max_failures,
             output_dir=str(self.output_dir),
+            max_completion_length=self.max_completion_length,
+            allow_unsandboxed_code=self.allow_unsandboxed_code,
         )
 
 

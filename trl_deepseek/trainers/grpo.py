@@ -9,6 +9,7 @@ being worked off, so that a run resumed in the middle of it goes on exactly.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import weakref
 from collections.abc import Iterator
@@ -79,6 +80,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             columns = getattr(dataset, "column_names", None)  # a stream may not know them
             if isinstance(columns, list):
                 rewards.check_columns(functions, columns)
+        allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
+        code_runs = rewards.check_sandbox(functions, allowed)
         names = [rewards.name_of(function) for function in functions]
         self._weights = weights.weigh(args.reward_weights, names)
         plugin_config = isinstance(args, GRPOConfig)
@@ -102,6 +105,10 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
                 **kwargs,
             )
         chat.set_stop_tokens(self.model, tokenizer)
+        if code_runs is not None and self.accelerator.is_main_process:
+            record = Path(args.output_dir, "generated_code.json")
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps({"runs": code_runs}) + "\n")
 
     @staticmethod
     def _use_device() -> None:

@@ -1,0 +1,93 @@
+"""Completions to try rewards on: from a file of rows, or from what a GRPO run saved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trl_deepseek import data
+from trl_deepseek.errors import DataError
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards.history import Row
+from trl_deepseek.rewards.trial import Samples
+
+COMPLETION = "completion"
+GROUP = "group"
+_OWN = (COMPLETION, "prompt", "completion_ids", GROUP, "generation_prefix")
+
+
+def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samples:
+    """Samples from a file with a row per completion.
+
+    A row has ``completion`` (text or messages), and may have ``prompt``, ``completion_ids``,
+    ``group`` (equal for samples of one prompt) and any columns that rewards need. Without
+    ``group``, samples with equal prompts are a group.
+
+    Args:
+        name: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+        registry: For embedded datasets.
+        options: What a trainer would pass to the rewards.
+
+    Raises:
+        DataError: The file is missing, empty or malformed, or a row has no completion.
+    """
+    rows = list(_lines(name) if name.endswith(".jsonl") else _table(name, registry))
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get(COMPLETION), (str, list)):
+            found = "none" if COMPLETION not in row else repr(row[COMPLETION])[:60]
+            raise DataError(
+                f"{name}: row {number} needs a {COMPLETION!r}, a text or a list of messages; "
+                f"it has {found}\n  its columns: {', '.join(row)}"
+            )
+    complete = [key for key in rows[0] if all(key in row for row in rows)]
+    prompts = [row["prompt"] for row in rows] if "prompt" in complete else None
+    prefixes = {row.get("generation_prefix") for row in rows}
+    if len(prefixes) == 1 and None not in prefixes:
+        options = {"generation_prefix": prefixes.pop(), **options}
+    return Samples(
+        completions=[row[COMPLETION] for row in rows],
+        prompts=prompts,
+        completion_ids=(
+            [row["completion_ids"] for row in rows] if "completion_ids" in complete else None
+        ),
+        columns={k: [row[k] for row in rows] for k in complete if k not in _OWN},
+        groups=_groups([row[GROUP] for row in rows] if GROUP in complete else prompts),
+        options=options,
+    )
+
+
+def from_history(rows: Sequence[Row], options: Mapping[str, Any]) -> Samples:
+    """Samples from what a run saved; a group is one prompt of one generated batch."""
+    columns = [key for key in rows[0].columns if all(key in row.columns for row in rows)]
+    return Samples(
+        completions=[row.completion for row in rows],
+        prompts=[row.prompt for row in rows],
+        completion_ids=[row.completion_ids for row in rows],
+        columns={key: [row.columns[key] for row in rows] for key in columns},
+        groups=[(row.batch, row.group) for row in rows],
+        options={"generation_prefix": rows[0].generation_prefix, **options},
+    )
+
+
+def _groups(keys: Sequence[Any] | None) -> list[str] | None:
+    """Comparable group names; None where no two samples share one."""
+    if keys is None:
+        return None
+    names = [json.dumps(key, sort_keys=True, default=str) for key in keys]
+    return names if len(set(names)) < len(names) else None
+
+
+def _lines(name: str) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file; read by line, so that a column may hold values of any kinds."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise DataError(f"data file {name!r} does not exist")
+    data.check_lines(name, path)
+    with path.open(encoding="utf-8") as lines:
+        yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _table(name: str, registry: Registry) -> Iterator[dict[str, Any]]:
+    yield from data.load(name, registry, kind="prompts")
