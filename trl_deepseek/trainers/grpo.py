@@ -12,8 +12,9 @@ import contextlib
 import json
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         self._scored: _Scored | None = None
         model, tokenizer = self._resolve_model(model, args, processing_class)
         self._prefix = chat.generation_prefix(tokenizer)
-        guards = Guards(functions, registry, settings, self._prefix, self._use_device)
+        guards = Guards(functions, registry, settings, self._prefix, _use_gpu())
         weakref.finalize(self, guards.close)
         with _first_weights(args, self._weights):
             super().__init__(
@@ -109,12 +110,6 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             record = Path(args.output_dir, "generated_code.json")
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps({"runs": code_runs}) + "\n")
-
-    @staticmethod
-    def _use_device() -> None:
-        """Give a thread that runs a reward this process's GPU, which is set per thread."""
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
@@ -201,6 +196,13 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
+
+
+def _use_gpu() -> Callable[[], None] | None:
+    """What gives a thread that runs a reward this process's GPU, which is set per thread."""
+    if not torch.cuda.is_available():
+        return None
+    return partial(torch.cuda.set_device, int(os.environ.get("LOCAL_RANK", "0")))
 
 
 @contextlib.contextmanager
