@@ -1,4 +1,4 @@
-"""``trl-deepseek plugins``: every registered name and where it comes from."""
+"""``trl-deepseek plugins``: every registered name and its origin; ``show`` tells of one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,28 @@ import json
 from typing import Any
 
 from trl_deepseek.cli.parser import add_plugin_options
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import SINGULAR, Origin, Registry, load_registry
 
 COLUMNS = ("kind", "name", "plugin", "distribution", "version", "file")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "show",
+        nargs="*",
+        metavar="show NAME",
+        help="Tell of one item instead: formula, options with defaults, data, source.",
+    )
     add_plugin_options(parser)
     parser.add_argument("--json", action="store_true", help="Print a JSON list of objects.")
 
 
 def run(args: argparse.Namespace) -> int:
-    rows = table(load_registry(args.plugins, args.block))
+    registry = load_registry(args.plugins, args.block)
+    if args.show:
+        return _show(args.show, registry, args.json)
+    rows = table(registry)
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
         return 0
@@ -35,6 +45,19 @@ def run(args: argparse.Namespace) -> int:
     if not console.is_terminal:  # a pipe has no width to fold a path into
         console.width = 240
     console.print(view)
+    return 0
+
+
+def _show(words: list[str], registry: Registry, as_json: bool) -> int:
+    from trl_deepseek.cli import plugin_page
+
+    if words[0] != "show" or len(words) != 2:
+        raise ConfigError(f"unexpected argument {words[0]!r}; say `trl-deepseek plugins show NAME`")
+    pages = [plugin_page.describe(entry) for entry in plugin_page.find(registry, words[1])]
+    if as_json:
+        print(json.dumps(pages, indent=1, ensure_ascii=False, default=str))
+    else:
+        print("\n\n".join("\n".join(plugin_page.lines(page)) for page in pages))
     return 0
 
 

@@ -102,7 +102,7 @@ def plan_pairs(args: Any, registry: Registry) -> LossPlan:
         elif name in TRL_PAIRED:
             left.append((name, weight))
         else:
-            raise unknown(name, registry, "pairs", TRL_PAIRED)
+            raise unknown(name, registry, ("pairs",), TRL_PAIRED)
     _check_trl(args, [name for name, _ in left])
     shared = {option: getattr(args, option, None) for option in SHARED_OPTIONS}
     if args.label_smoothing and not any(
@@ -134,7 +134,7 @@ def plan_singles(args: Any, registry: Registry) -> BoundLoss:
     """
     name = args.loss_type
     if name not in registry.losses:
-        raise unknown(name, registry, "unpaired", ())
+        raise unknown(name, registry, ("unpaired",), ())
     loss = losses.find(name, registry, "unpaired")
     shared = {option: getattr(args, option, None) for option in SHARED_OPTIONS}
     (bound,) = bind([loss], shared, getattr(args, "loss_kwargs", None))
@@ -155,9 +155,41 @@ def plan_singles(args: Any, registry: Registry) -> BoundLoss:
     return bound
 
 
-def unknown(name: str, registry: Registry, shape: str, trl_names: tuple[str, ...]) -> UnknownName:
+def is_unpaired(names: list[str], registry: Registry) -> bool:
+    """Whether the named losses are defined on labelled singles.
+
+    Raises:
+        UnknownName: Neither a plugin nor TRL knows a name.
+        ConfigError: Several losses of which one is on singles, or a loss of a reward model.
+    """
+    shapes = {}
+    for name in names:
+        if name not in registry.losses:
+            if name not in TRL_PAIRED:
+                raise unknown(name, registry, ("pairs", "unpaired"), TRL_PAIRED)
+            shapes[name] = "pairs"
+            continue
+        loss = registry.losses[name]
+        shapes[name] = loss.data
+        if loss.data == "rewards":
+            raise ConfigError(
+                f"loss_type {name!r} is defined on {losses.SHAPES['rewards'][0]}\n"
+                "  train one with RewardTrainer or `trl-deepseek reward`"
+            )
+    unpaired = [name for name, shape in shapes.items() if shape == "unpaired"]
+    if unpaired and len(names) > 1:
+        raise ConfigError(
+            f"loss {unpaired[0]!r} is defined on labelled singles and cannot be mixed with others: "
+            f"{', '.join(names)}"
+        )
+    return bool(unpaired)
+
+
+def unknown(
+    name: str, registry: Registry, shapes: tuple[str, ...], trl_names: tuple[str, ...]
+) -> UnknownName:
     """The error for a loss that neither a plugin nor TRL knows."""
-    fitting = [other for other, loss in registry.losses.items() if loss.data == shape]
+    fitting = [other for other, loss in registry.losses.items() if loss.data in shapes]
     close = difflib.get_close_matches(name, [*fitting, *trl_names], n=1)
     hint = f"\n  did you mean {close[0]!r}?" if close else ""
     own = [other for other in trl_names if other not in fitting]

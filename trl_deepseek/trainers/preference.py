@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.losses import SHAPES
-from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
 from trl_deepseek.trainers.dpo import DPOTrainer
 from trl_deepseek.trainers.kto import KTOTrainer
-from trl_deepseek.trainers.loss_plan import TRL_PAIRED, unknown
+from trl_deepseek.trainers.loss_plan import is_unpaired
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,36 +56,6 @@ def preference_trainer(
         model, args=args, train_dataset=train_dataset, **kwargs
     )
     return trainer
-
-
-def is_unpaired(names: list[str], registry: Registry) -> bool:
-    """Whether the named losses are defined on labelled singles.
-
-    Raises:
-        UnknownName: Neither a plugin nor TRL knows a name.
-        ConfigError: Several losses of which one is on singles, or a loss of a reward model.
-    """
-    shapes = {}
-    for name in names:
-        if name not in registry.losses:
-            if name not in TRL_PAIRED:
-                raise unknown(name, registry, "pairs", TRL_PAIRED)
-            shapes[name] = "pairs"
-            continue
-        loss = registry.losses[name]
-        shapes[name] = loss.data
-        if loss.data == "rewards":
-            raise ConfigError(
-                f"loss_type {name!r} is defined on {SHAPES['rewards'][0]}\n"
-                "  train one with RewardTrainer or `trl-deepseek reward`"
-            )
-    unpaired = [name for name, shape in shapes.items() if shape == "unpaired"]
-    if unpaired and len(names) > 1:
-        raise ConfigError(
-            f"loss {unpaired[0]!r} is defined on labelled singles and cannot be mixed with others: "
-            f"{', '.join(names)}"
-        )
-    return bool(unpaired)
 
 
 __all__ = ["DPOConfig", "DPOTrainer", "KTOConfig", "KTOTrainer", "preference_trainer"]

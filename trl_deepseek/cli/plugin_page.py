@@ -1,0 +1,138 @@
+"""What ``trl-deepseek plugins show NAME`` says of one item, read from the item itself.
+
+The docstring of a registered function is its page: a first line, then paragraphs that start with
+``Formula:``, ``Source:`` or ``Differs:``, and the usual ``Args:``.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from trl_deepseek.errors import UnknownName
+from trl_deepseek.registry import SINGULAR, Entry, Registry
+from trl_deepseek.types import Loss, Reward
+
+HEADING = re.compile(r"^(Formula|Source|Differs|Args|Returns|Raises):\s*(.*)$")
+ARGUMENT = re.compile(r"^    (\w+): (.*)$")
+DATA = {
+    "pairs": "pairs: prompt, chosen, rejected",
+    "unpaired": "labelled singles: prompt, completion, label; pairs are taken apart",
+    "rewards": "pairs: prompt, chosen, rejected, scored by a reward model",
+}
+
+
+def find(registry: Registry, name: str) -> list[Entry]:
+    """Every item called ``name``, of whatever kind.
+
+    Raises:
+        UnknownName: There is none.
+    """
+    import difflib
+
+    found = [entry for entry in registry.entries() if entry.name == name]
+    if found:
+        return found
+    names = [entry.name for entry in registry.entries()]
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"\n  did you mean {close[0]!r}?" if close else ""
+    raise UnknownName(
+        "items",
+        name,
+        f"no plugin registers anything named {name!r}{hint}\n  `trl-deepseek plugins` lists all",
+    )
+
+
+def describe(entry: Entry) -> dict[str, Any]:
+    """The page as plain data, the same for the screen and for ``--json``."""
+    item = entry.item
+    function = item.function if isinstance(item, (Loss, Reward)) else item
+    is_function = callable(function)
+    sections = _sections(inspect.getdoc(function) or "") if is_function else {}
+    page: dict[str, Any] = {
+        "kind": SINGULAR[entry.kind],
+        "name": entry.name,
+        "summary": sections.get("summary"),
+        "formula": sections.get("Formula"),
+        "options": list(_options(function, sections.get("Args", ""))) if is_function else [],
+    }
+    if isinstance(item, Loss):
+        page["data"] = DATA[item.data]
+        page["reference"] = _reference(item)
+    if isinstance(item, Reward):
+        page["columns"] = list(item.columns)
+    return page | {
+        "source": sections.get("Source"),
+        "differs": sections.get("Differs"),
+        "plugin": entry.origin.plugin,
+        "distribution": entry.origin.distribution,
+        "version": entry.origin.version,
+        "file": entry.origin.file,
+    }
+
+
+def lines(page: dict[str, Any]) -> Iterator[str]:
+    """The page for the screen; what an item does not have is left out."""
+    yield f"{page['kind']} {page['name']}"
+    for key in ("summary", "formula", "data", "reference", "columns", "source", "differs"):
+        value = page.get(key)
+        if value:
+            yield f"  {key:11}{', '.join(value) if isinstance(value, list) else value}"
+    for number, option in enumerate(page["options"]):
+        head = "options" if number == 0 else ""
+        yield f"  {head:11}{option['name']}={option['default']!r}  {option['meaning']}".rstrip()
+    origin = " ".join(filter(None, (page["distribution"], page["version"])))
+    yield f"  {'plugin':11}{page['plugin']}{f' ({origin})' if origin else ''}"
+    if page["file"]:
+        yield f"  {'file':11}{page['file']}"
+
+
+def _reference(loss: Loss) -> str | None:
+    if loss.data == "rewards":
+        return None
+    if not loss.reference:
+        return "none: one forward, no reference model"
+    return "needed" + (", unless reference_free" if "reference_free" in loss.options else "")
+
+
+def _options(function: Any, text: str) -> Iterator[dict[str, Any]]:
+    meanings = _arguments(text)
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.default is not parameter.empty:
+            meaning = meanings.get(parameter.name, "")
+            yield {"name": parameter.name, "default": parameter.default, "meaning": meaning}
+
+
+def _sections(doc: str) -> dict[str, str]:
+    """First line under ``summary``, then the text under each heading, unwrapped except ``Args``."""
+    found: dict[str, list[str]] = {"summary": doc.splitlines()[:1]}
+    current = None
+    for line in doc.splitlines()[1:]:
+        heading = HEADING.match(line)
+        if heading:
+            current = heading[1]
+            found[current] = [heading[2]] if heading[2] else []
+        elif current == "Args":
+            found[current].append(line)
+        elif not line.strip():
+            current = None
+        elif current:
+            found[current].append(line.strip())
+    return {key: ("\n" if key == "Args" else " ").join(text) for key, text in found.items()}
+
+
+def _arguments(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    name = None
+    for line in text.splitlines():
+        start = ARGUMENT.match(line)
+        if start:
+            name = start[1]
+            found[name] = start[2]
+        elif name and line.strip():
+            found[name] += f" {line.strip()}"
+        elif not line.strip():
+            name = None
+    return found
