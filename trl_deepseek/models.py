@@ -15,6 +15,7 @@ from trl_deepseek.registry import Registry
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+SEED_REVISION = "seed-"
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
@@ -121,6 +122,26 @@ def load(
         return AutoModelForCausalLM.from_pretrained(name, **kwargs), tokenizer
     except (OSError, ValueError) as error:
         raise ModelError(f"model {name!r} does not load: {_first_line(error)}") from error
+
+
+def revision_of_seed(seed: int) -> str:
+    """What an adapter on an embedded model notes as its base's revision."""
+    return f"{SEED_REVISION}{seed}"
+
+
+def build_revision(name: str, revision: str | None, registry: Registry) -> PreTrainedModel:
+    """The embedded model that an adapter was trained on: its weights are those of its seed.
+
+    Raises:
+        ModelError: The adapter does not say which seed.
+    """
+    digits = (revision or "").removeprefix(SEED_REVISION)
+    if not digits.isdigit() or digits == revision:
+        raise ModelError(
+            f"an adapter on the embedded model {name!r} does not say with which seed it was built "
+            f"(its revision is {revision!r}, not '{SEED_REVISION}0')"
+        )
+    return registry.models[name](seed=int(digits))[0]
 
 
 def as_reward_model(language_model: PreTrainedModel, seed: int = 0) -> PreTrainedModel:

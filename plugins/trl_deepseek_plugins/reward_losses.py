@@ -10,7 +10,7 @@ import math
 from typing import TYPE_CHECKING
 
 from trl_deepseek import hookimpl
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.losses import require_range
 from trl_deepseek.types import PairRewards, Register
 
 if TYPE_CHECKING:
@@ -34,18 +34,15 @@ def bradley_terry(rewards: PairRewards, label_smoothing: float = 0.0) -> Tensor:
     Args:
         rewards: Scores of the pairs.
         label_smoothing: Share ε of pairs whose label is taken to be wrong:
-            ``-(1 - ε) log sigmoid(d - m) - ε log sigmoid(m - d)``; 0 <= ε < 0.5.
+            ``-(1 - ε) log sigmoid(d - m) - ε log sigmoid(m - d)``; at least 0 and below 0.5,
+            where the labels would say nothing.
 
     Source: arXiv:2203.02155, equation 1; the margin is arXiv:2307.09288, equation 2; label
     smoothing for reward models is proposed in arXiv:2401.06080.
     """
     from torch.nn.functional import logsigmoid
 
-    if not 0 <= label_smoothing < 0.5:
-        raise ConfigError(
-            f"loss_kwargs: label_smoothing is {label_smoothing}; it must be at least 0 and below "
-            "0.5, where the labels would carry no information"
-        )
+    require_range("label_smoothing", label_smoothing, at_least=0, below=0.5)
     lead = _difference(rewards)
     loss = -logsigmoid(lead)
     if label_smoothing:
@@ -65,7 +62,8 @@ def margin(rewards: PairRewards, margin: float = 1.0) -> Tensor:
     """
     from torch.nn.functional import logsigmoid
 
-    return -logsigmoid(_difference(rewards, _positive("margin", margin)))
+    require_range("margin", margin, above=0)
+    return -logsigmoid(_difference(rewards, margin))
 
 
 def margin_hinge(rewards: PairRewards, margin: float = 1.0) -> Tensor:
@@ -78,7 +76,8 @@ def margin_hinge(rewards: PairRewards, margin: float = 1.0) -> Tensor:
     Source: the ranking hinge of arXiv:2305.10425 (SLiC-HF), equation 1, on scores instead of
     log-probs.
     """
-    return (-_difference(rewards, _positive("margin", margin))).clamp(min=0)
+    require_range("margin", margin, above=0)
+    return (-_difference(rewards, margin)).clamp(min=0)
 
 
 def focal_ranking(rewards: PairRewards, gamma: float = 2.0) -> Tensor:
@@ -95,8 +94,7 @@ def focal_ranking(rewards: PairRewards, gamma: float = 2.0) -> Tensor:
     """
     from torch.nn.functional import logsigmoid
 
-    if gamma < 0:
-        raise ConfigError(f"loss_kwargs: gamma is {gamma}; it must not be negative")
+    require_range("gamma", gamma, at_least=0)
     lead = _difference(rewards)
     # 1 - 2 (P - 1/2) = 2 sigmoid(-d), whose power has a finite gradient only as an exponential
     log_weight = (math.log(2) + logsigmoid(-lead)).clamp(max=0)
@@ -107,12 +105,3 @@ def _difference(rewards: PairRewards, margin: float = 0.0) -> Tensor:
     """``d - m``, m from the row or else ``margin``; (B,)."""
     lead = rewards.chosen - rewards.rejected
     return lead - (margin if rewards.margin is None else rewards.margin)
-
-
-def _positive(option: str, value: float) -> float:
-    if value <= 0:
-        raise ConfigError(
-            f"loss_kwargs: {option} is {value}; it must be positive "
-            "('bradley_terry' is the loss without a margin)"
-        )
-    return value

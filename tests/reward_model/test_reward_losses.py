@@ -81,12 +81,12 @@ def test_every_reward_loss_of_the_plugin_has_a_formula_above() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("bradley_terry", {"label_smoothing": 0.5}, ["label_smoothing is 0.5", "below 0.5"]),
-        ("bradley_terry", {"label_smoothing": -0.1}, ["label_smoothing is -0.1"]),
+        ("bradley_terry", {"label_smoothing": 0.5}, ["label_smoothing = 0.5", "below 0.5"]),
+        ("bradley_terry", {"label_smoothing": -0.1}, ["label_smoothing = -0.1", "at least 0"]),
         ("bradley_terry", {"label_smothing": 0.1}, ["did you mean 'label_smoothing'?"]),
-        ("margin", {"margin": 0.0}, ["margin is 0.0", "positive"]),
+        ("margin", {"margin": 0.0}, ["margin = 0.0", "above 0"]),
         ("margin", {"margin": "wide"}, ["does not run with margin='wide'"]),
-        ("focal_ranking", {"gamma": -1.0}, ["gamma is -1.0"]),
+        ("focal_ranking", {"gamma": -1.0}, ["gamma = -1.0"]),
         ("margin_hinge", {"beta": 0.1}, ["no option 'beta'", "margin=1.0"]),
     ],
 )

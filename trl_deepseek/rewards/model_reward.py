@@ -149,7 +149,11 @@ def load_reward_model(
     adapter = _read(Path(path).expanduser() / "adapter_config.json")
     source = path if adapter is None else adapter["base_model_name_or_path"]
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
+        if adapter is not None and source in registry.models:
+            base = models.build_revision(source, adapter.get("revision"), registry)
+            model = models.as_reward_model(base)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=1)
         if adapter is not None:
             from peft import PeftModel
 
