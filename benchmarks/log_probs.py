@@ -167,7 +167,7 @@ def run_cell(method: str, side: str, vocabulary: int, prompt: int, steps: int) -
     marks: list[float] = []
     losses: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
             marks.append(-time.perf_counter())
 

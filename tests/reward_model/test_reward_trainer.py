@@ -40,11 +40,12 @@ def config(folder: Path, **options: Any) -> RewardConfig:
         "disable_tqdm": True,
         "bf16": False,
         "gradient_checkpointing": False,
+        "chat_template": "role-tokens",
     }
     return RewardConfig(**{**defaults, **options})
 
 
-class Logs(TrainerCallback):  # type: ignore[misc]
+class Logs(TrainerCallback):
     """Keeps what is logged at each step."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ def test_bradley_terry_trains_step_for_step_as_trl_does(
     results = []
     for kind in (RewardTrainer, trl.RewardTrainer):
         model, tokenizer = classifier()
-        options = config(tmp_path, center_rewards_coefficient=centre)
+        options = config(tmp_path, center_rewards_coefficient=centre, chat_template="role-tokens")
         data = pairs(margin=margin)
         # the tokens that our trainer's template gives, so that only the trainer differs
         if kind is RewardTrainer:
