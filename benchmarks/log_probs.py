@@ -113,11 +113,10 @@ def trainer(method: str, side: str, vocabulary: int, data: Any, folder: str, ste
     if side != "TRL":
         from trl_deepseek import DPOConfig, DPOTrainer
 
-        if side == "full logits":
-            form_full_logits()
+        kind = DPOTrainer if side == "ours" else full_logits_trainer()
         if method == "dpo":
             rest["ref_model"] = model(vocabulary)
-        return DPOTrainer(policy, args=DPOConfig(**common, loss_type=method), **rest)
+        return kind(policy, args=DPOConfig(**common, loss_type=[method]), **rest)
     if method == "dpo":
         import trl
 
@@ -132,22 +131,24 @@ def trainer(method: str, side: str, vocabulary: int, data: Any, folder: str, ste
     return CPOTrainer(policy, args=CPOConfig(**common, loss_type="simpo", cpo_alpha=0.0), **rest)
 
 
-def form_full_logits() -> None:
-    """Put the log-probs that a textbook takes in the place of ours, for the third column."""
+def full_logits_trainer() -> Any:
+    """Our trainer with the log-probs that a textbook takes, for the third column."""
     import torch
 
+    from trl_deepseek import DPOTrainer
     from trl_deepseek.lm_head import IGNORED, HeadOutput
-    from trl_deepseek.trainers import preference
 
-    def token_logps(model: Any, *, labels: Any, **inputs: Any) -> HeadOutput:
-        logits = model(**inputs, use_cache=False).logits[:, :-1].float()
-        goal, scored = labels[:, 1:].clamp(min=0), labels[:, 1:] != IGNORED
-        logps = logits.log_softmax(-1).gather(2, goal[..., None])[..., 0] * scored
-        with torch.no_grad():
-            correct = (logits.argmax(-1) == goal) & scored
-        return HeadOutput(logps, correct)
+    class FullLogits(DPOTrainer):
+        def token_logps(self, model: Any, *, labels: Any, **inputs: Any) -> HeadOutput:
+            inputs["use_cache"] = False
+            logits = model(**inputs).logits[:, :-1].float()
+            goal, scored = labels[:, 1:].clamp(min=0), labels[:, 1:] != IGNORED
+            logps = logits.log_softmax(-1).gather(2, goal[..., None])[..., 0] * scored
+            with torch.no_grad():
+                correct = (logits.argmax(-1) == goal) & scored
+            return HeadOutput(logps, correct)
 
-    preference.token_logps = token_logps
+    return FullLogits
 
 
 def resident(which: str) -> float:

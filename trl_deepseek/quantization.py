@@ -132,7 +132,8 @@ def load(
             raise ModelError(f"model {named} does not load: {error}") from error
     if not isinstance(model, str):
         loaded.config._name_or_path = model.config._name_or_path
-        loaded.generation_config = model.generation_config
+        if hasattr(model, "generation_config"):  # a reward model has none
+            loaded.generation_config = model.generation_config
     return prepare(loaded)
 
 

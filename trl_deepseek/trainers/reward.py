@@ -80,6 +80,11 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
             peft_config=None if peft_config is None else with_score_head(peft_config),
             **kwargs,
         )
+        for name, parameter in self.model.named_parameters():
+            # TRL puts what is trained on a quantized model into bfloat16, where the small steps of
+            # a head that is trained whole are lost, and which does not run without autocast
+            if ".modules_to_save." in name:
+                parameter.data = parameter.data.float()
 
     def compute_loss(
         self,
