@@ -20,5 +20,72 @@ COMMANDS = {
     "preference": "Train on preferences with any registered loss: dpo, ipo, kto, orpo, ...",
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
-
+    "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    # TRL reports each trainer to the hub unless told not to; a run tells nobody unless asked.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    # Without a GPU, bitsandbytes warns at import of a kernel that nobody asked it for.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    debug = "--debug" in argv
+    argv = [word for word in argv if word != "--debug"]
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        print(f"trl-deepseek {version('trl-deepseek')}")
+        return 0
+    try:
+        return _run(argv[0], argv[1:])
+    except TrlDeepseekError as error:
+        if debug:
+            raise
+        print(f"trl-deepseek {argv[0]}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt as interrupt:
+        if debug:
+            raise
+        print(f"\ntrl-deepseek {argv[0]}: interrupted{_saved(interrupt)}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; a message about it would have no reader either
+        return 1
+
+
+def _run(command: str, argv: list[str]) -> int:
+    if command not in COMMANDS:
+        raise ConfigError(
+            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
+            f"  commands: {', '.join(COMMANDS)}"
+        )
+    module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")
+    parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[command])
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(argv)))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:{width}}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: trl-deepseek COMMAND [options]",
+            "",
+            "Plugins for Hugging Face TRL: DeepSeek chat templates, losses and rewards by name.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "trl-deepseek COMMAND --help lists a command's options; --debug shows tracebacks.",
+        ]
+    )
+
+
+def _saved(interrupt: KeyboardInterrupt) -> str:
+    """What a command said it had saved, passed along as the interrupt's argument."""
+    return f"; {interrupt.args[0]}" if interrupt.args else "; nothing was saved"
