@@ -43,7 +43,9 @@ class ChatTemplate:
             and a stop token in ``generation_config``.
         models: Names (lower case, without the organisation) of the models that use this format.
         opens_thinking: Whether the generation prompt already contains ``<think>``.
-        official: The authors' own template where ``inference`` mends a quirk of it, else None.
+        parses_arguments: Whether tool arguments must be mappings, since the format writes them
+            one by one; JSON strings are parsed before rendering.
+        official: Renders as the authors' template does where ``inference`` mends it, else None.
     """
 
     inference: str
@@ -51,6 +53,7 @@ class ChatTemplate:
     end_of_turn: str = "<｜end▁of▁sentence｜>"
     models: tuple[str, ...] = ()
     opens_thinking: bool = False
+    parses_arguments: bool = False
     official: str | None = None
 
 

@@ -1,39 +1,50 @@
-"""DeepSeek's chat formats, each as two Jinja files: one to generate with, one to train with."""
+"""DeepSeek's chat formats: a folder of Jinja files per family, ``inference`` and ``training``.
+
+Families share pieces in ``fragments/``. A tokenizer stores one string and has no loader, so
+``{% include "..." %}`` is replaced here by the file's text: what reaches the tokenizer is one
+self-contained template. A family whose official template has defects that ``inference`` mends
+also has ``official``, which keeps them.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from trl_deepseek import ChatTemplate, hookimpl
-from trl_deepseek.types import Register
+from trl_deepseek import hookimpl
+from trl_deepseek.types import ChatTemplate, Register
+from trl_deepseek_plugins.deepseek_chat.families import FAMILIES
 
 FOLDER = Path(__file__).parent
+INCLUDE = re.compile(r'\{%-? include "([^"]+)" -?%\}')
+COMMENT = re.compile(r"\{#-?.*?-?#\}", re.DOTALL)
 
 
 @hookimpl
 def register_chat_templates(register: Register) -> None:
-    register("deepseek-v3", _read("deepseek-v3", models=("deepseek-v3", "deepseek-v3-base")))
-    register(
-        "deepseek-r1",
-        _read("deepseek-r1", models=("deepseek-r1", "deepseek-r1-zero"), opens_thinking=True),
-    )
-    register("role-tokens", _read("role-tokens", end_of_turn="<|end|>"))
+    for name, family in FAMILIES.items():
+        register(name, build(name, **family))
 
 
-def _read(
-    name: str,
-    models: tuple[str, ...] = (),
-    end_of_turn: str = "<｜end▁of▁sentence｜>",
-    opens_thinking: bool = False,
-) -> ChatTemplate:
-    inference, training = (
-        (FOLDER / f"{name}.{use}.jinja").read_text(encoding="utf-8").rstrip("\n")
-        for use in ("inference", "training")
-    )
+def build(name: str, **about: object) -> ChatTemplate:
+    """The template of one family, assembled from its files."""
+    official = FOLDER / name / "official.jinja"
     return ChatTemplate(
-        inference,
-        training,
-        end_of_turn=end_of_turn,
-        models=models,
-        opens_thinking=opens_thinking,
+        inference=assemble(FOLDER / name / "inference.jinja"),
+        training=assemble(FOLDER / name / "training.jinja"),
+        official=assemble(official) if official.exists() else None,
+        **about,  # type: ignore[arg-type]
     )
+
+
+def assemble(path: Path) -> str:
+    """The text of ``path`` with its includes in place and without comments, newlines included."""
+
+    def text(match: re.Match[str]) -> str:
+        return expand(FOLDER / match[1])
+
+    def expand(file: Path) -> str:
+        bare = COMMENT.sub("", file.read_text(encoding="utf-8"))
+        return INCLUDE.sub(text, bare).strip()
+
+    return expand(path) + "\n"

@@ -1,0 +1,29 @@
+"""Chat templates at work: find one, render with it, put it into a tokenizer.
+
+``resolve`` and ``recognise`` find a template by name or by what a tokenizer and model look like;
+``render`` and ``encode`` apply it; ``install`` makes a tokenizer train with it, and
+``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
+"""
+
+from trl_deepseek.chat.installing import (
+    generation_prefix,
+    inference_template,
+    install,
+    installed,
+    set_stop_tokens,
+)
+from trl_deepseek.chat.recognising import recognise, resolve
+from trl_deepseek.chat.rendering import Encoding, encode, render
+
+__all__ = [
+    "Encoding",
+    "encode",
+    "generation_prefix",
+    "inference_template",
+    "install",
+    "installed",
+    "recognise",
+    "render",
+    "resolve",
+    "set_stop_tokens",
+]

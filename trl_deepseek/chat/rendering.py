@@ -1,0 +1,162 @@
+"""Render a conversation with a template, as text or as tokens with the mask of what was generated.
+
+Rendering is transformers' own, so a conversation looks here as ``apply_chat_template`` shows it to
+a trainer. What a message says is brought into one shape first: keys whose value is None are
+dropped, as columnar files add them, and tool arguments written as JSON are parsed where the
+template wants to see their parts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.errors import TemplateError
+from trl_deepseek.types import ChatTemplate, Message, Messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+BOS = "<｜begin▁of▁sentence｜>"
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """One conversation as tokens.
+
+    Attributes:
+        text: The rendered conversation.
+        input_ids: Its tokens, (T,).
+        assistant_mask: 1 where the model generates the token, else 0, (T,); all 0 unless the
+            training template was used.
+    """
+
+    text: str
+    input_ids: list[int]
+    assistant_mask: list[int]
+
+
+def render(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    *,
+    tools: Sequence[Any] | None = None,
+    training: bool = False,
+    official_quirks: bool = False,
+    **kwargs: Any,
+) -> str:
+    """The text of a conversation.
+
+    Args:
+        template: The chat format.
+        messages: The conversation.
+        tools: Tool definitions, for formats that render them.
+        training: Use the training template instead of the inference one.
+        official_quirks: Render as the authors' template does even where it is wrong.
+        **kwargs: What the format understands: ``add_generation_prompt``, ``thinking``,
+            ``drop_thinking``, ``reasoning_effort``, ``continue_final_message``, ``bos_token``.
+
+    Raises:
+        TemplateError: The template cannot render this conversation.
+    """
+    source = template.training if training else template.inference
+    if official_quirks:
+        if training:
+            raise TemplateError("official_quirks is for inference: a training template has none")
+        source = template.official or template.inference
+    return _render(source, template, messages, tools, False, kwargs)[0]
+
+
+def encode(
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    tools: Sequence[Any] | None = None,
+    training: bool = False,
+    **kwargs: Any,
+) -> Encoding:
+    """The tokens of a conversation and which of them the model generates.
+
+    Args:
+        template: The chat format.
+        messages: The conversation.
+        tokenizer: Its own chat template is not used.
+        tools: Tool definitions, for formats that render them.
+        training: Use the training template, which knows what the model generates.
+        **kwargs: As for :func:`render`.
+
+    Raises:
+        TemplateError: The template cannot render this conversation.
+    """
+    source = template.training if training else template.inference
+    if tokenizer.bos_token is not None:
+        kwargs.setdefault("bos_token", tokenizer.bos_token)
+    text, spans = _render(source, template, messages, tools, training, kwargs)
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    return Encoding(text, encoded["input_ids"], mask_of(encoded["offset_mapping"], spans))
+
+
+def mask_of(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for each token that overlaps one of ``spans`` (in characters, in order), else 0."""
+    mask = []
+    remaining = list(reversed(spans))
+    for start, end in offsets:
+        while remaining and start >= remaining[-1][1]:
+            remaining.pop()
+        mask.append(int(bool(remaining) and end > remaining[-1][0]))
+    return mask
+
+
+def normalise(messages: Sequence[Message], *, parse_arguments: bool) -> Messages:
+    """The messages without empty keys and, if wanted, with tool arguments as mappings."""
+    clean = [{key: value for key, value in m.items() if value is not None} for m in messages]
+    if parse_arguments:
+        for message in clean:
+            if message.get("tool_calls"):
+                message["tool_calls"] = [_parsed(call) for call in message["tool_calls"]]
+    return clean
+
+
+def _parsed(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call.get("function") or {})
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            function["arguments"] = json.loads(arguments)
+        except ValueError:
+            return dict(call)  # the template shows what is no JSON as it stands
+    return {**call, "function": function}
+
+
+def _render(
+    source: str,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    spans: bool,
+    kwargs: Mapping[str, Any],
+) -> tuple[str, list[tuple[int, int]]]:
+    from jinja2 import TemplateError as JinjaError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    if not messages:
+        raise TemplateError("a conversation without messages cannot be rendered")
+    options = {"bos_token": BOS, "eos_token": template.end_of_turn, **kwargs}
+    try:
+        texts, found = render_jinja_template(
+            conversations=[normalise(messages, parse_arguments=template.parses_arguments)],
+            tools=list(tools) if tools else None,
+            chat_template=source,
+            return_assistant_tokens_mask=spans,
+            continue_final_message=options.pop("continue_final_message", False),
+            add_generation_prompt=options.pop("add_generation_prompt", False),
+            **options,
+        )
+    except (JinjaError, TypeError, ValueError) as error:
+        raise TemplateError(
+            f"the chat template cannot render this conversation: {error}"
+        ) from error
+    return texts[0], [tuple(span) for span in found[0]] if spans else []
