@@ -227,9 +227,9 @@ def _item(kind: str, name: str, item: Any, options: dict[str, Any], origin: Orig
         )
     if expected is None and not callable(item):
         raise PluginError(origin.plugin, f"{where} is a {type(item).__name__}, not a function")
-    if "columns" in options:
-        columns = options["columns"]
-        options["columns"] = (columns,) if isinstance(columns, str) else tuple(columns)
+    for option in {"columns", "requires"} & options.keys():
+        names = options[option]
+        options[option] = (names,) if isinstance(names, str) else tuple(names)
     return wrapper(name, item, **options) if wrapper else item
 
 

@@ -195,6 +195,8 @@ class Reward:
         samplewise: Whether each score depends on that sample alone, so that a batch may be split
             over processes and equal samples scored once. Per-sample functions always are.
         runs_code: Whether it runs code from the completions, for which there must be a sandbox.
+        requires: Modules of optional packages that it imports when it is called; looked for before
+            a model is loaded.
     """
 
     name: str
@@ -204,6 +206,7 @@ class Reward:
     isolate: bool = False
     samplewise: bool = False
     runs_code: bool = False
+    requires: tuple[str, ...] = ()
 
     @property
     def __name__(self) -> str:

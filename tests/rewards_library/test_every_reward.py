@@ -6,12 +6,15 @@ import inspect
 import pickle
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trl_deepseek import load_registry
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import check_sandbox, resolve, sandbox
 
 COMPARING = {"math_accuracy", "cosine_length", "length_penalty"}  # each sample within 5 s
 OUTSIDE = {"llm_judge", "code_tests"}  # need an endpoint and a sandbox; tested where those are
@@ -112,3 +115,32 @@ def test_it_declares_the_columns_that_it_cannot_do_without(registry: Registry, n
 def test_it_is_described(entry: Any) -> None:
     described = inspect.getdoc(entry.item.function) or ""
     assert len(described.splitlines()) > 1
+
+
+def test_a_missing_optional_package_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:
+    plugin = tmp_path / "needy.py"
+    plugin.write_text(
+        "from trl_deepseek import hookimpl\n"
+        "@hookimpl\n"
+        "def register_rewards(register):\n"
+        "    register('needy', lambda completion: 1.0, requires='no_such_module')\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        resolve("needy", load_registry([str(plugin)]))
+    assert str(caught.value) == (
+        "reward 'needy' needs the module 'no_such_module', which is not installed\n"
+        "  install it with: pip install no_such_module"
+    )
+
+
+def test_code_without_a_sandbox_is_refused_before_a_model_is_loaded(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    functions = resolve(["exact_match", "code_tests"], registry)
+    monkeypatch.setattr(sandbox, "unavailable", lambda: "bwrap is missing")
+    with pytest.raises(ConfigError, match="--allow_unsandboxed_code"):
+        check_sandbox(functions, False)
+    assert check_sandbox(functions, True) == "unsandboxed"
+    assert check_sandbox(functions[:1], False) is None
+    monkeypatch.setattr(sandbox, "unavailable", lambda: None)
+    assert check_sandbox(functions, False) == "bubblewrap"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
         UnknownName: No plugin registers a reward of that name.
         PluginError: A file or module does not load or has no such function.
         ConfigError: Two rewards would be logged under one name, or one cannot be called as a
-            reward.
+            reward or lacks a module.
     """
     if reward_funcs is None:
         return []
@@ -47,6 +48,12 @@ def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
         if is_function(function):
             signature_of(function)
         name = name_of(function)
+        for module in getattr(function, "requires", ()):
+            if importlib.util.find_spec(module) is None:
+                raise ConfigError(
+                    f"reward {name!r} needs the module {module!r}, which is not installed\n"
+                    f"  install it with: pip install {module}"
+                )
         if name in places:
             raise ConfigError(
                 f"two rewards are named {name!r}: {places[name]!r} and {item!r}\n"
