@@ -192,7 +192,7 @@ def run_cell(method: str, side: str, vocabulary: int, prompt: int, steps: int) -
 
 
 def measure(method: str, side: str, vocabulary: int, prompt: int, steps: int) -> dict[str, Any]:
-    """One cell in a process of its own; None in place of figures where it was killed."""
+    """One cell in a process of its own."""
     cell = [method, side, str(vocabulary), str(prompt), str(steps)]
     done = subprocess.run(
         [sys.executable, __file__, "--cell", *cell], capture_output=True, text=True, check=False
@@ -201,7 +201,9 @@ def measure(method: str, side: str, vocabulary: int, prompt: int, steps: int) ->
         print(done.stderr[-2000:], file=sys.stderr)
         raise SystemExit(f"the cell {' '.join(cell)} failed with {done.returncode}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {"method": method, "side": side, "vocabulary": vocabulary, "prompt": prompt, **figures}
+    named = {"method": method, "side": side, "vocabulary": vocabulary, "prompt": prompt, **figures}
+    print(json.dumps(named), file=sys.stderr, flush=True)  # what is known so far
+    return named
 
 
 def table(results: list[dict[str, Any]]) -> str:

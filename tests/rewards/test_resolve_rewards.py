@@ -57,7 +57,8 @@ def test_names_functions_and_models_resolve_in_the_order_given(
     names = ["exact_match", "batch", "short", "model", "rm"]
     assert [name_of(f) for f in found] == names
     assert found[0] is registry.rewards["exact_match"]
-    assert found[3:] == ["owner/model", "x/rm"]
+    assert found[3] == "owner/model"
+    assert found[4].path == "x/rm"
     assert resolve(found, registry) == found
 
 

@@ -8,6 +8,7 @@ padding, on either side.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,41 @@ class ModelReward:
         return [float(score) for score in logits[:, 0]]
 
 
+class DeferredReward:
+    """The reward model at a path, checked now and loaded when it is first called.
+
+    Args:
+        path: What the trainer saved, or a hub id.
+        registry: Where its chat template is looked up; None for the installed plugins.
+
+    Raises:
+        ModelError: See :func:`check_reward_model`.
+    """
+
+    def __init__(self, path: str, registry: Registry | None = None) -> None:
+        check_reward_model(path)
+        self.__name__ = _name(path)
+        self.path = path
+        self._registry = registry
+        self._loaded: ModelReward | None = None
+        self._lock = threading.Lock()
+
+    def __call__(
+        self,
+        prompts: Sequence[str | Messages],
+        completions: Sequence[str | Messages],
+        **columns: Any,
+    ) -> list[float]:
+        """As :class:`ModelReward`."""
+        with self._lock:  # rewards may be called from several threads
+            if self._loaded is None:
+                self._loaded = load_reward_model(self.path, self._registry)
+        return self._loaded(prompts, completions, **columns)
+
+    def __reduce__(self) -> tuple[type[DeferredReward], tuple[str]]:
+        return DeferredReward, (self.path,)  # a worker process loads its own
+
+
 def load_reward_model(
     path: str, registry: Registry | None = None, *, batch_size: int = 16
 ) -> ModelReward:
@@ -166,8 +202,8 @@ def load_reward_model(
     if template is not None:
         chat.install(tokenizer, template, registry)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    name = path.rstrip("/").rpartition("/")[2]
-    return ModelReward(model.to(PartialState().device), tokenizer, name, batch_size=batch_size)
+    model = model.to(PartialState().device)
+    return ModelReward(model, tokenizer, _name(path), batch_size=batch_size)
 
 
 def check_reward_model(path: str) -> None:
@@ -223,6 +259,11 @@ def _check_classifier(where: str, config: dict[str, Any]) -> None:
     labels = len(config.get("id2label") or {0: "", 1: ""})  # transformers leaves out its default, 2
     if labels != 1:
         raise ModelError(f"{where} tells {labels} labels apart; a reward model has one")
+
+
+def _name(path: str) -> str:
+    """What a model at ``path`` is logged as: its last part, as TRL does."""
+    return path.rstrip("/").rpartition("/")[2]
 
 
 def _read(path: Path) -> dict[str, Any] | None:

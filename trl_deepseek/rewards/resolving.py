@@ -12,6 +12,7 @@ from typing import Any
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import sandbox
+from trl_deepseek.rewards.model_reward import DeferredReward
 from trl_deepseek.rewards.signature import name_of, signature_of
 from trl_deepseek.sources import import_function
 from trl_deepseek.types import Reward
@@ -31,13 +32,15 @@ def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
         registry: Where names are looked up.
 
     Returns:
-        Registered rewards, functions, reward models and model ids, in the order given.
+        Registered rewards, functions, reward models and model ids, in the order given. What
+        ``model:PATH`` names is a function that loads the model when it is first called.
 
     Raises:
         UnknownName: No plugin registers a reward of that name.
         PluginError: A file or module does not load or has no such function.
         ConfigError: Two rewards would be logged under one name, or one cannot be called as a
             reward or lacks a module.
+        ModelError: There is no reward model at ``PATH``.
     """
     if reward_funcs is None:
         return []
@@ -117,7 +120,7 @@ def _resolve_one(item: Any, registry: Registry) -> Any:
         if item in registry.rewards:
             return registry.rewards[item]
         if item.startswith(MODEL_PREFIX):
-            return item.removeprefix(MODEL_PREFIX)
+            return DeferredReward(item.removeprefix(MODEL_PREFIX), registry)
         if ":" in item:
             return import_function(item)
         if "/" in item or Path(item).is_dir():
