@@ -30,9 +30,10 @@ def register_noises(register: Register) -> None:
     """Offer embedding noise, to be named in ``noise``.
 
     Args:
-        register: Call as ``register(name, noise)``, where ``noise(embeddings, lengths, alpha)``
-            takes embeddings (B, T, H) and the length of the document each token stands in,
-            (B, T), and returns the noised embeddings (B, T, H).
+        register: Call as ``register(name, noise)``, where
+            ``noise(embeddings, lengths, alpha=...)`` takes embeddings (B, T, H) and the length of
+            the document that each token stands in, (B, T), and returns the noised embeddings,
+            (B, T, H); see :class:`trl_deepseek.types.Noise`.
     """
 
 

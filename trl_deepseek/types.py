@@ -272,10 +272,22 @@ class Preset:
 
 
 class Noise(Protocol):
-    """Adds noise to input embeddings."""
+    """Adds noise to input embeddings.
+
+    Called in the policy's gradient pass only, on documents that may be padded, packed into one row
+    or share a prefix. It may draw from torch's global random state, which is restored afterwards.
+    """
 
     def __call__(self, embeddings: Tensor, lengths: Tensor, **options: Any) -> Tensor:
-        """Return noised ``embeddings`` (B, T, H); ``lengths`` (B, T) are per token."""
+        """Return noised ``embeddings``, same shape and dtype.
+
+        Args:
+            embeddings: (B, T, H).
+            lengths: Tokens of the document that each token stands in, (B, T), integers, at least
+                1. What is returned for padding is not used.
+            **options: ``alpha``, the size of the noise, where the run gives one as
+                ``noise_alpha``; a noise without that parameter refuses the option.
+        """
 
 
 class ModelBuilder(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, data, models
+from trl_deepseek import chat, data, models, noise
 from trl_deepseek.cli import adapters
 from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
 from trl_deepseek.errors import ConfigError
@@ -90,6 +90,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
     registry = registry_for(config)
     if config.chat_template is not None:
         chat.resolve(config.chat_template, registry)
+    noise.choose(config, registry)
     name = model.model_name_or_path
     models.check(name, registry)
 

@@ -1,8 +1,9 @@
 """What all trainers share: names become objects on the way in, the inference template goes out.
 
 ``PluginTrainer`` stands before a TRL trainer in the bases of each of ours. It touches TRL at the
-constructor, where it replaces names and loads quantized models, and at ``_save``, where the
-tokenizer must carry the template that generates, not the one that trains.
+constructor, where it replaces names and loads quantized models; around ``train``, where the
+embeddings of the policy are noised; and at ``_save``, where the tokenizer must carry the template
+that generates, not the one that trains.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, models, quantization
+from trl_deepseek import chat, models, noise, quantization
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -29,11 +31,43 @@ class PluginTrainer:
 
     registry: Registry
     template_name: str | None
+    embedding_noise: noise.EmbeddingNoise | None
 
     def __init__(self, model: Any, *positional: Any, **options: Any) -> None:
-        """Hold the model as ``args.quantization`` says, then hand everything to TRL."""
+        """Hold the model as ``args.quantization`` says, then hand everything to TRL.
+
+        Raises:
+            ConfigError: Noise where processes hold parts of a document.
+        """
         model, options = quantization.apply(model, options, self.registry)
         super().__init__(model, *positional, **options)  # type: ignore[call-arg]
+        self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
+        self.embedding_noise = self._embedding_noise()
+
+    def _embedding_noise(self: Any) -> noise.EmbeddingNoise | None:
+        chosen = noise.choose(self.args, self.registry)
+        if chosen is None:
+            return None
+        parallel = self.accelerator.parallelism_config
+        if parallel is not None and (parallel.cp_enabled or parallel.sp_enabled):
+            raise ConfigError(
+                f"noise {chosen.name!r} needs the length of each document, which context and "
+                "sequence parallelism split: leave out one of the two"
+            )
+        alike = 1 if parallel is None else parallel.tp_size  # tensor parallel ranks see one batch
+        return noise.EmbeddingNoise(
+            chosen,
+            seed=self.args.seed,
+            process=self.accelerator.process_index // alike,
+            step=lambda: self.state.global_step,
+        )
+
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; the noise is on the model meanwhile, and off it again whatever happens."""
+        if self.embedding_noise is None:
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+        with self.embedding_noise.attached(self.model):
+            return super().train(*args, **kwargs)  # type: ignore[misc]
 
     def _resolve_model(
         self,
@@ -45,10 +79,12 @@ class PluginTrainer:
 
         Raises:
             ModelError: There is no such model or tokenizer.
-            UnknownName: ``args.chat_template`` is not registered.
+            UnknownName: ``args.chat_template`` or ``args.noise`` is not registered.
+            ConfigError: The options of the noise do not fit.
             TemplateError: The template does not fit the tokenizer.
         """
         self.registry = registry_for(args)
+        noise.choose(args, self.registry)
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
         model, built = models.resolve(model, self.registry, args)
         tokenizer = tokenizer or built or models.load_tokenizer(name, args)

@@ -46,6 +46,10 @@ class PluginConfig:
     Args:
         chat_template: Registered name or path of a ``.jinja`` file. When None, the family is
             recognised from the tokenizer's own template or the model's name.
+        noise: Registered noise on the input embeddings of the policy while it trains, such as
+            ``neftune``.
+        noise_alpha: Size of the noise; its own default when None. Transformers'
+            ``neftune_noise_alpha`` stands for both.
         plugins: Python files and modules to load as plugins, beside the installed ones.
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
@@ -59,6 +63,14 @@ class PluginConfig:
         metadata={
             "help": "Registered chat template (see `trl-deepseek plugins`) or a .jinja file."
         },
+    )
+    noise: str | None = field(
+        default=None,
+        metadata={"help": "Registered noise on the policy's input embeddings, such as neftune."},
+    )
+    noise_alpha: float | None = field(
+        default=None,
+        metadata={"help": "Size of the noise. When not given: the noise's own default."},
     )
     plugins: list[str] | None = field(
         default=None,
