@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, RunError
 from trl_deepseek.rewards import history
 from trl_deepseek.rewards.history import History, Row, read
 
 
-def add(log: History, step: int, **changes: Any) -> Path:
+def add(log: History, step: int, **changes: Any) -> None:
     batch: dict[str, Any] = {
         "step": step,
         "mode": "train",
@@ -23,7 +23,8 @@ def add(log: History, step: int, **changes: Any) -> Path:
         "group_size": 2,
         "generation_prefix": "<think>\n",
     }
-    return log.add(**batch | changes)
+    log.add(**batch | changes)
+    log.flush()
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -86,7 +87,8 @@ def test_a_crash_while_joining_or_writing_neither_doubles_nor_breaks(
     (tmp_path / "completions" / "batches-00000002-00000002.tmp").write_bytes(b"PAR1 half")
     assert [row.step for row in read(tmp_path)] == [0] * 4 + [1] * 4
     again = History(str(tmp_path), fresh=False)
-    assert add(again, 2).name == "batches-00000002-00000002.parquet"
+    add(again, 2)
+    assert (again.folder / "batches-00000002-00000002.parquet").is_file()
     assert [row.step for row in read(tmp_path)] == [0] * 4 + [1] * 4 + [2] * 4
 
 
@@ -95,6 +97,22 @@ def test_a_new_run_in_the_same_folder_moves_the_old_completions_aside(tmp_path: 
     add(History(str(tmp_path), fresh=True), 5)
     assert {row.step for row in read(tmp_path)} == {5}
     assert {row.step for row in read(tmp_path / "completions-1")} == {0}
+
+
+def test_a_disk_that_takes_nothing_stops_the_run_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    log = History(str(tmp_path), fresh=True)
+    with pytest.raises(RunError) as caught:
+        add(log, 0)
+    assert str(caught.value) == (
+        f"completions cannot be saved in {tmp_path / 'completions'}: No space left on device\n"
+        "  to train without saving them: save_completions false"
+    )
 
 
 def test_a_folder_without_completions_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ After a resume from a checkpoint, the steps that are done again appear again, in
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import re
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, RunError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -62,7 +63,7 @@ class Row:
 
 
 class History:
-    """Writes the completions of one run.
+    """Writes the completions of one run, in a thread beside the training.
 
     Args:
         output_dir: The run's folder.
@@ -79,6 +80,9 @@ class History:
             self.folder.rename(self.folder.with_name(f"{FOLDER}-{number}"))
         self.folder.mkdir(parents=True, exist_ok=True)
         self._next = max((last for _, last, _ in _files(self.folder)), default=-1) + 1
+        # One thread keeps the order; Python waits for what it still has to write before it ends.
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "completions")
+        self._written: list[concurrent.futures.Future[None]] = []
 
     def add(
         self,
@@ -93,33 +97,58 @@ class History:
         advantages: Sequence[float],
         group_size: int,
         generation_prefix: str,
-    ) -> Path:
-        """Write one generated batch; return its file."""
-        import pyarrow as pa
+    ) -> None:
+        """Have one generated batch written; what is passed must not change any more.
 
-        count = len(prompts)
-        conversational = [not isinstance(prompt, str) for prompt in prompts]
-        data: dict[str, Any] = {
-            "step": pa.array([step] * count, pa.int64()),
-            "batch": pa.array([self._next] * count, pa.int64()),
-            "mode": pa.array([mode] * count, pa.string()),
-            "group": pa.array([i // group_size for i in range(count)], pa.int32()),
-            "prompt": pa.array([_text(prompt) for prompt in prompts], pa.string()),
-            "completion": pa.array([_text(completion) for completion in completions], pa.string()),
-            "conversational": pa.array(conversational, pa.bool_()),
-            "completion_ids": pa.array(list(completion_ids), pa.list_(pa.int32())),
-            "generation_prefix": pa.array([generation_prefix] * count, pa.string()),
-            "columns": pa.array([_json(row) for row in columns], pa.string()),
-            "advantage": pa.array(list(advantages), pa.float64()),
-        }
-        for name, values in scores.items():
-            kept = [None if value is None or value != value else value for value in values]
-            data[f"{SCORES}{name}"] = pa.array(kept, pa.float64())
-        file = self.folder / _file_name(self._next, self._next)
-        _write(pa.table(data), file)
-        self._next += 1
-        self._join()
-        return file
+        Raises:
+            RunError: An earlier batch could not be written.
+        """
+        batch, self._next = self._next, self._next + 1
+
+        def write() -> None:
+            import pyarrow as pa
+
+            count = len(prompts)
+            is_json = [not isinstance(prompt, str) for prompt in prompts]
+            data: dict[str, Any] = {
+                "step": pa.array([step] * count, pa.int64()),
+                "batch": pa.array([batch] * count, pa.int64()),
+                "mode": pa.array([mode] * count, pa.string()),
+                "group": pa.array([i // group_size for i in range(count)], pa.int32()),
+                "prompt": pa.array([_text(prompt) for prompt in prompts], pa.string()),
+                "completion": pa.array([_text(text) for text in completions], pa.string()),
+                "conversational": pa.array(is_json, pa.bool_()),
+                "completion_ids": pa.array(list(completion_ids), pa.list_(pa.int32())),
+                "generation_prefix": pa.array([generation_prefix] * count, pa.string()),
+                "columns": pa.array([_json(row) for row in columns], pa.string()),
+                "advantage": pa.array(list(advantages), pa.float64()),
+            }
+            for name, values in scores.items():
+                kept = [None if value is None or value != value else value for value in values]
+                data[f"{SCORES}{name}"] = pa.array(kept, pa.float64())
+            _write(pa.table(data), self.folder / _file_name(batch, batch))
+            self._join()
+
+        self._check(wait=False)
+        self._written.append(self._writer.submit(write))
+
+    def flush(self) -> None:
+        """Wait until everything is written.
+
+        Raises:
+            RunError: Something could not be.
+        """
+        self._check(wait=True)
+
+    def _check(self, wait: bool) -> None:
+        while self._written and (wait or self._written[0].done()):
+            try:
+                self._written.pop(0).result()
+            except OSError as error:
+                raise RunError(
+                    f"completions cannot be saved in {self.folder}: {error.strerror or error}\n"
+                    f"  to train without saving them: save_completions false"
+                ) from error
 
     def _join(self) -> None:
         """Make one file of the small ones, when there are enough."""

@@ -111,6 +111,14 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps({"runs": code_runs}) + "\n")
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; all completions are on disk when it returns or is interrupted."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self._history is not None:
+                self._history.flush()
+
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
         if self._weights is not None and not self._weights.constant:
