@@ -159,6 +159,23 @@ def test_a_per_sample_reward_gets_text_its_row_and_the_prefix(tmp_path: Path) ->
     assert score(guard, [[{"role": "assistant", "content": "four"}]], level=[3]) == [3.0]
 
 
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
+def test_whatever_a_reward_raises_is_a_failure_of_that_sample(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    def leaves(completion: str) -> float:
+        if completion == "bad":
+            raise error("now")
+        return 1.0
+
+    async def leaves_async(completion: str) -> float:
+        return leaves(completion)
+
+    for function in (leaves, leaves_async):
+        guard = guarded(function, tmp_path, on_error=-1.0, timeout=5.0)
+        assert score(guard, ["a", "bad", "c"]) == [1.0, -1.0, 1.0]
+
+
 class Blocks:
     """Scores at once, except where the completion is ``hang``: there once it is released."""
 

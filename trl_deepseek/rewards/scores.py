@@ -92,7 +92,7 @@ def perform(
         if inspect.isawaitable(value):
             value = wait(value)
         result.outcomes = judge(value, call.count)
-    except (Exception, SystemExit) as error:  # a reward may raise anything; all of it is a failure
+    except BaseException as error:  # a reward may raise anything; all of it is a failure
         return call.failed(_failure(error))
     return result
 
@@ -112,7 +112,12 @@ async def perform_async(function: Callable[..., Any], call: Call) -> Result:
     try:
         value = function(**call.arguments, **logs)
         result.outcomes = judge(await value if inspect.isawaitable(value) else value, call.count)
-    except (Exception, SystemExit) as error:  # as in perform
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # from outside, at the deadline
+            raise
+        return call.failed(_failure(error))
+    except BaseException as error:  # as in perform
         return call.failed(_failure(error))
     return result
 
