@@ -85,7 +85,7 @@ def test_it_scores_nothing_at_all(registry: Registry, name: str) -> None:
     assert len(call(registry, name, [[{"role": "assistant", "content": None}]])) == 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted({*NAMES} - {*COMPARING} | {"math_accuracy"}))
 def test_it_is_done_with_a_huge_completion_in_linear_time(registry: Registry, name: str) -> None:
     call(registry, name, ["warm"])
     start = time.perf_counter()

@@ -1,4 +1,7 @@
-"""``trl-deepseek plugins``: every registered name and its origin; ``show`` tells of one."""
+"""``trl-deepseek plugins``: every registered name and its origin; ``show`` tells of one.
+
+``check`` runs the conformance suite on one plugin.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +18,33 @@ COLUMNS = ("kind", "name", "plugin", "distribution", "version", "file")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "show",
+        "action",
         nargs="*",
-        metavar="show NAME",
-        help="Tell of one item instead: formula, options with defaults, data, source.",
+        metavar="show NAME | check PLUGIN",
+        help="show: tell of one item: formula, options with defaults, data, source. "
+        "check: try whether a plugin (its name, file or module) keeps what runs rely on.",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="FILE",
+        help="check: a data file whose first row has the columns that the rewards need; "
+        "without it they get '4' as their solution, answer and so on.",
     )
     add_plugin_options(parser)
     parser.add_argument("--json", action="store_true", help="Print a JSON list of objects.")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action and (args.action[0] not in ("show", "check") or len(args.action) != 2):
+        raise ConfigError(
+            f"unexpected argument {args.action[0]!r}; say `trl-deepseek plugins show NAME` "
+            "or `trl-deepseek plugins check PLUGIN`"
+        )
+    if args.action and args.action[0] == "check":
+        return _check(args.action[1], args)
     registry = load_registry(args.plugins, args.block)
-    if args.show:
-        return _show(args.show, registry, args.json)
+    if args.action:
+        return _show(args.action[1], registry, args.json)
     rows = table(registry)
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -48,12 +65,37 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _show(words: list[str], registry: Registry, as_json: bool) -> int:
+def _check(target: str, args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from trl_deepseek import conformance
+
+    values = dict(conformance.COLUMNS)
+    if args.data is not None:
+        from trl_deepseek import data
+
+        values |= data.load(args.data, load_registry(), kind="prompts")[0]
+    checks = conformance.check(target, args.plugins, args.block, values)
+    failed = [check for check in checks if check.problem is not None]
+    if args.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False))
+        return 1 if failed else 0
+    item = None
+    for check in checks:
+        if check.item != item:
+            print(check.item)
+            item = check.item
+        print(f"  {'ok' if check.problem is None else 'NO'}  {check.claim}")
+        for line in (check.problem or "").splitlines():
+            print(f"      {line}")
+    print(f"{len(checks) - len(failed)} of {len(checks)} checks hold")
+    return 1 if failed else 0
+
+
+def _show(name: str, registry: Registry, as_json: bool) -> int:
     from trl_deepseek.cli import plugin_page
 
-    if words[0] != "show" or len(words) != 2:
-        raise ConfigError(f"unexpected argument {words[0]!r}; say `trl-deepseek plugins show NAME`")
-    pages = [plugin_page.describe(entry) for entry in plugin_page.find(registry, words[1])]
+    pages = [plugin_page.describe(entry) for entry in plugin_page.find(registry, name)]
     if as_json:
         print(json.dumps(pages, indent=1, ensure_ascii=False, default=str))
     else:
