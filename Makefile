@@ -11,8 +11,9 @@ export TRL_EXPERIMENTAL_SILENCE ?= 1
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
 
+# Two processes of one thread each: more threads than cores only wait for each other.
 test: $(VENV)/installed-dev bubblewrap
-	$(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
 
 # Generated code runs in bubblewrap. Where it cannot be installed, the tests that need it are
 # skipped and say why.
