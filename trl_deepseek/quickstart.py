@@ -1,6 +1,6 @@
 """The main job: a tiny model learns to answer at once, then discovers that thinking pays.
 
-1. SFT on demonstrations of three-digit sums, most of which answer at once and some of which show
+1. SFT on demonstrations of two-digit sums, most of which answer at once and some of which show
    their steps inside ``<think>``. The model learns both styles, prefers the common one, and is
    mostly wrong.
 2. GRPO with one reward, the right answer. Nothing asks the model to think; it finds out by itself
@@ -30,13 +30,13 @@ TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
 REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
-SFT_STEPS = 500
-GRPO_STEPS = 100
-DEMONSTRATIONS = 32_000
-EVALUATE_EVERY = 20  # GRPO steps between two points of the curve
-QUESTIONS = 800  # held out, answered after each stage
+SFT_STEPS = 400
+GRPO_STEPS = 60
+DEMONSTRATIONS = 25_600
+POINTS = 12  # of each stage, on the curves
+QUESTIONS = 500  # held out, answered after each stage
 CURVE_QUESTIONS = 256  # of them, answered at each point of the curves
-MAX_COMPLETION_LENGTH = 48
+MAX_COMPLETION_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -227,11 +227,10 @@ def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
     from transformers import PrinterCallback, TrainerCallback
 
     trainer.remove_callback(PrinterCallback)
-    every = EVALUATE_EVERY * (SFT_STEPS // GRPO_STEPS if stage == "sft" else 1)
 
     class Curves(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % every == 0:
+            if state.global_step % max(1, args.max_steps // POINTS) == 0:
                 job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:

@@ -1,8 +1,8 @@
-"""Embedded task ``arithmetic``: sums of two three-digit numbers, with exact answers.
+"""Embedded task ``arithmetic``: sums of two two-digit numbers, with exact answers.
 
-    question                 256+137
-    answered at once         393
-    with steps               <think>6+7+0=13 5+3+1=9 2+1+0=3</think>393
+    question                 56+37
+    answered at once         93
+    with steps               <think>6+7+0=13 5+3+1=9</think>93
 
 The steps add the digits from the right with the carry, so that each is one table look-up; the sum
 at once needs them all in one forward pass, which a tiny model learns badly. Demonstrations mix both
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 STEPS_SHARE = 0.3  # of the demonstrations
 HELD_OUT_SHARE = 0.1  # of the questions
-ROWS = {"train": 10_000, "test": 1_000}  # when no size is given
-SMALLEST, LARGEST = 100, 999
+ROWS = {"train": 7_000, "test": 500}  # when no size is given
+SMALLEST, LARGEST = 10, 99
 
 
 @hookimpl
@@ -48,8 +48,8 @@ def arithmetic(
         split: ``train`` or ``test`` (held out); no question is in both.
         kind: ``demonstrations`` (prompt, completion), ``preferences`` (prompt, chosen, rejected:
             the right answer with steps against a wrong one) or ``prompts`` (prompt, solution).
-        size: Rows; 10,000 to train on and 1,000 held out when None. Questions repeat only where
-            the size exceeds their number (some 730,000 and 81,000).
+        size: Rows; 7,000 to train on and 500 held out when None. Questions repeat only where the
+            size exceeds their number (some 7,300 and 800).
         seed: Of order, styles and wrong answers.
 
     Raises:
@@ -90,7 +90,7 @@ def _questions(split: str, chance: random.Random) -> Iterator[tuple[int, int]]:
 
 
 def _is_held_out(a: int, b: int) -> bool:
-    # Unordered, since 256+137 gives 137+256 away.
+    # Unordered, since 56+37 gives 37+56 away.
     low, high = sorted((a, b))
     return zlib.crc32(f"{low}+{high}".encode()) / 2**32 < HELD_OUT_SHARE
 
@@ -114,7 +114,7 @@ def _demonstration(a: int, b: int, chance: random.Random) -> dict[str, Any]:
 
 
 def _preference(a: int, b: int, chance: random.Random) -> dict[str, Any]:
-    wrong = a + b + chance.choice([-100, -11, -10, -9, -1, 1, 9, 10, 11, 100])
+    wrong = a + b + chance.choice([-11, -10, -9, -1, 1, 9, 10, 11])
     return {
         "prompt": _user(a, b),
         "chosen": _assistant(answer_with_steps(a, b)),

@@ -14,7 +14,7 @@ SMALL = {
     "SFT_STEPS": 5,
     "GRPO_STEPS": 2,
     "DEMONSTRATIONS": 640,
-    "EVALUATE_EVERY": 1,
+    "POINTS": 2,
     "CURVE_QUESTIONS": 8,
     "QUESTIONS": 16,
     "MAX_COMPLETION_LENGTH": 8,
@@ -50,7 +50,7 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
 
     answer = pipeline("text-generation", str(out / "grpo"))
     assert not re.search(r"{%-? *generation", answer.tokenizer.chat_template)
-    reply: Any = answer([{"role": "user", "content": "256+137"}], max_new_tokens=4)
+    reply: Any = answer([{"role": "user", "content": "56+37"}], max_new_tokens=4)
     assert reply[0]["generated_text"][-1]["role"] == "assistant"
 
     assert main(["quickstart", "--output_dir", str(out)]) == 2
