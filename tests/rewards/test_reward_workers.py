@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +156,71 @@ def test_a_script_that_trains_when_imported_is_told_so(tmp_path: Path, file: Pat
     assert done.returncode == 1
     assert "a worker process of a reward would start the training again" in done.stderr
     assert "put what runs into `if __name__ == '__main__':`" in done.stderr
+
+
+HANGING = """
+import asyncio, os, subprocess, sys, time
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.rewards.guarding import Guards
+
+def hangs(completion: str) -> float:
+    subprocess.Popen(["sleep", "3600"])
+    print("hangs", flush=True)
+    open(os.environ["HANGING"], "w").close()
+    while True:
+        time.sleep(3600)
+
+if __name__ == "__main__":
+    settings = Settings(workers=int(sys.argv[1]), timeout=3600.0)
+    (guard,) = Guards([hangs], Registry([]), settings).functions
+    asyncio.run(guard(prompts=["p"], completions=["c"], completion_ids=[[1]]))
+"""
+
+
+def marked(mark: str) -> dict[int, str]:
+    """Id and name of each living process with ``mark`` in its environment."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if folder.name.isdigit() and mark.encode() in (folder / "environ").read_bytes():
+                found[int(folder.name)] = (folder / "comm").read_text().strip()
+    return found
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return condition()
+
+
+@pytest.mark.parametrize(
+    ("workers", "end", "left"),
+    [
+        pytest.param(1, signal.SIGINT, [], id="workers-interrupted"),
+        # A reward's own children outlive a training process that could not end them.
+        pytest.param(1, signal.SIGKILL, ["sleep"], id="workers-killed"),
+        pytest.param(0, signal.SIGINT, ["sleep"], id="thread-interrupted"),
+    ],
+)
+def test_a_run_that_ends_while_a_reward_hangs_ends_at_once_and_takes_its_workers_along(
+    tmp_path: Path, workers: int, end: signal.Signals, left: list[str]
+) -> None:
+    script, began = tmp_path / "train.py", tmp_path / "began"
+    script.write_text(HANGING)
+    mark = f"HANGING={began}"
+    with subprocess.Popen(
+        [sys.executable, str(script), str(workers)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"HANGING": str(began)},
+    ) as process:
+        try:
+            assert until(began.exists)
+            process.send_signal(end)
+            process.wait(timeout=20)
+            assert until(lambda: list(marked(mark).values()) == left), marked(mark)
+        finally:
+            for left_over in marked(mark):
+                os.kill(left_over, signal.SIGKILL)

@@ -12,6 +12,7 @@ import inspect
 import logging
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from trl_deepseek.errors import ConfigError
@@ -153,4 +154,7 @@ def origin_of(function: Any, registry: Registry) -> str:
         file = inspect.getsourcefile(code if inspect.isroutine(code) else type(code))
     except TypeError:  # built in
         file = None
-    return os.path.relpath(file) if file else f"a {type(function).__name__}"
+    if not file:
+        return f"a {type(function).__name__}"
+    inside = Path(file).is_relative_to(Path.cwd())
+    return os.path.relpath(file) if inside else file
