@@ -14,8 +14,9 @@ from peft import LoraConfig
 
 import trl_deepseek
 from trl_deepseek import load_registry
+from trl_deepseek.types import DatasetKind
 
-TRAINERS = {
+TRAINERS: dict[str, tuple[str, str, DatasetKind]] = {
     "sft": ("SFTTrainer", "SFTConfig", "demonstrations"),
     "dpo": ("DPOTrainer", "DPOConfig", "preferences"),
     "kto": ("KTOTrainer", "KTOConfig", "preferences"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from trl_deepseek import demonstrations
 from trl_deepseek.cli import training
 from trl_deepseek.trainers.configs import SFTConfig
 
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     job = training.prepare(args, SFTConfig, "demonstrations")
+    for dataset in (job.train_dataset, job.eval_dataset):
+        if dataset is not None:
+            demonstrations.layout_of(dataset, text_field=job.config.dataset_text_field)
 
     def build() -> Any:
         from trl_deepseek.trainers.sft import SFTTrainer

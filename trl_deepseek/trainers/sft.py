@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+import copy
+import logging
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat
+from trl_deepseek import chat, demonstrations
+from trl_deepseek.errors import TemplateError
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
 
 class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     """Drop-in for ``trl.SFTTrainer``; see it for the arguments.
 
-    ``model`` may also be the name of an embedded model. With a registered chat template the loss
-    is on what the assistant generates, unless ``args.assistant_only_loss`` says otherwise.
+    ``model`` may also be the name of an embedded model, and the datasets may hold Alpaca or
+    ShareGPT rows. With a registered chat template the loss on conversations is on what the
+    assistant generates, unless ``args.assistant_only_loss`` says otherwise.
+
+    Raises:
+        UnknownName: No plugin registers that model, template or noise.
+        DataError: A dataset holds no demonstrations, or a row is malformed.
+        TemplateError: The dataset holds conversations and there is no template to render them.
     """
 
     def __init__(
@@ -31,11 +46,15 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        args = args if args is not None else SFTConfig()
+        args = copy.copy(args) if args is not None else SFTConfig()
         model, tokenizer = self._resolve_model(model, args, processing_class)
+        self._reads_rows = not (
+            kwargs.get("formatting_func") or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
+        )
+        train_dataset, kind = self._read(train_dataset, args, tokenizer)
+        eval_dataset, _ = self._read(eval_dataset, args, tokenizer)
         if args.assistant_only_loss is None:
-            sample = next(iter(train_dataset)) if train_dataset is not None else {}
-            args.assistant_only_loss = self.template_name is not None and "messages" in sample
+            args.assistant_only_loss = kind == "conversations" and self._template_marks(tokenizer)
         super().__init__(
             model,
             args=args,
@@ -46,6 +65,47 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             **kwargs,
         )
         chat.set_stop_tokens(self.model, tokenizer)
+
+    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """As TRL's; a dataset given here may have any layout that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset, _ = self._read(eval_dataset, self.args, self.processing_class)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
+        return metrics
+
+    def _read(self, dataset: Any, args: Any, tokenizer: Any) -> tuple[Any, str | None]:
+        """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
+        if dataset is None or not self._reads_rows:
+            return dataset, None
+        if isinstance(dataset, Mapping):
+            read = {name: self._read(part, args, tokenizer) for name, part in dataset.items()}
+            kind = next((kind for _, kind in read.values()), None)
+            return {name: part for name, (part, _) in read.items()}, kind
+        dataset, layout = demonstrations.prepare(
+            dataset, text_field=args.dataset_text_field, has_template=self.template_name is not None
+        )
+        if layout.kind == "conversations" and not (
+            tokenizer.chat_template or args.chat_template_path
+        ):
+            raise TemplateError(
+                f"the dataset holds conversations ({layout.name}), and the tokenizer has no chat "
+                "template\n  name one with chat_template; registered: "
+                f"{', '.join(self.registry.chat_templates)}"
+            )
+        return dataset, layout.kind
+
+    def _template_marks(self, tokenizer: Any) -> bool:
+        """Whether a template of ours says what the assistant generates."""
+        if self.template_name is None:
+            return False
+        marks = GENERATION.search(tokenizer.chat_template) is not None
+        if not marks:
+            logger.warning(
+                "chat template %s has no {%% generation %%}: the loss is not on the assistant's "
+                "tokens only",
+                self.template_name,
+            )
+        return marks
 
 
 __all__ = ["SFTConfig", "SFTTrainer"]
