@@ -149,7 +149,7 @@ def _kind(row: Row, column: str) -> Literal["text", "turns"]:
     if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
         return "turns"
     found = (
-        f"list of {type(value[0]).__name__}" if isinstance(value, list) else type(value).__name__
+        f"a list of {type(value[0]).__name__}" if isinstance(value, list) else type(value).__name__
     )
     raise DataError(f"column {column!r} holds {found}, neither text nor a list of messages")
 
