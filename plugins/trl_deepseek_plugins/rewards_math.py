@@ -13,7 +13,7 @@ from typing import Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.completions import Completion, answer, token_counts
-from trl_deepseek.time_limit import call_each
+from trl_deepseek.time_limit import Unfinished, call_each
 from trl_deepseek.types import Register
 
 
@@ -44,15 +44,15 @@ def math_accuracy(
     """
     golds = ["" if gold is None else str(gold) for gold in solution]
     answers = [answer(completion, generation_prefix) for completion in completions]
-    distinct = list(dict.fromkeys(golds))
-    readable = dict(zip(distinct, _ask([(gold, None) for gold in distinct], seconds), strict=True))
     pairs = list(dict.fromkeys(zip(golds, answers, strict=True)))  # samples often repeat
-    pairs = [(gold, given) for gold, given in pairs if readable[gold] and given]
-    right = dict(zip(pairs, _ask(pairs, seconds), strict=True))
-    return [
-        float(right.get((gold, given), False)) if readable[gold] else None
-        for gold, given in zip(golds, answers, strict=True)
-    ]
+    found = dict(zip(pairs, call_each(_checker, pairs, seconds), strict=True))
+    for gold, given in pairs:
+        if isinstance(found[gold, given], Unfinished):
+            # Which of the two took too long? Without an answer only the solution is read.
+            (readable,) = call_each(_checker, [(gold, "")], seconds)
+            found[gold, given] = None if isinstance(readable, Unfinished) else readable
+    verdicts = [found[pair] for pair in zip(golds, answers, strict=True)]
+    return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
 def cosine_length(
@@ -140,15 +140,10 @@ def length_penalty(
     return scores
 
 
-def _ask(questions: Sequence[tuple[str, str | None]], seconds: float) -> list[bool]:
-    """Answers of :func:`_checker`, False where there was none in time."""
-    return [found is True for found in call_each(_checker, questions, seconds)]
-
-
-def _checker() -> Callable[[tuple[str, str | None]], bool]:
+def _checker() -> Callable[[tuple[str, str]], bool | None]:
     """Import math-verify; the result tells whether ``(solution, answer)`` are equal.
 
-    With None in the place of an answer it tells whether the solution can be read.
+    It says None of a solution that holds no expression, and False of an empty answer.
     """
     from latex2sympy2_extended import NormalizationConfig
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
@@ -176,14 +171,14 @@ def _checker() -> Callable[[tuple[str, str | None]], bool]:
                 return found
         return []
 
-    def check(question: tuple[str, str | None]) -> bool:
-        gold, given = question
+    def check(pair: tuple[str, str]) -> bool | None:
+        gold, given = pair
         try:
             expected = read_solution(gold)
-            if given is None:
-                return bool(expected)
-            return bool(verify(expected, read_answer(given), timeout_seconds=None))
-        except (MemoryError, RecursionError):  # an answer too large to hold
+            if not expected:
+                return None
+            return bool(given) and bool(verify(expected, read_answer(given), timeout_seconds=None))
+        except (MemoryError, RecursionError):  # too large to hold
             return False
 
     return check
