@@ -286,3 +286,66 @@ def test_many_runs_at_once_do_not_take_each_others_processes() -> None:
         outcomes.append(run_python(polite))
     bomber.join()
     assert [outcome.stdout for outcome in outcomes] == ["0\n"] * 3
+
+
+CALLS = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def call(name, *arguments):
+    ctypes.set_errno(0)
+    result = getattr(libc, name)(*arguments)
+    if result < 0:
+        raise OSError(ctypes.get_errno(), name)
+    return name
+"""
+
+
+def test_it_cannot_make_namespaces_and_mount_memory_in_them() -> None:
+    program = """
+for flag in (0x10000000, 0x20000, 0x40000000, 0x20000000):
+    attempt(lambda: call("unshare", flag))
+attempt(lambda: call("mount", b"x", b"/tmp", b"tmpfs", 0, None))
+stack = ctypes.create_string_buffer(1 << 16)
+child = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)
+top = ctypes.c_void_p(ctypes.addressof(stack) + len(stack) - 16)
+attempt(lambda: call("clone", child, top, 0x10000000 | 17, None))
+attempt(lambda: call("setns", 0, 0))
+"""
+    contained(run(CALLS + program), 7)
+
+
+def test_it_cannot_hold_memory_outside_of_its_processes() -> None:
+    program = """
+attempt(lambda: os.memfd_create("x"))
+attempt(lambda: call("shmget", 1, 1 << 30, 0o1600))
+"""
+    contained(run(CALLS + program), 2)
+
+
+def test_sockets_that_namespaces_do_not_cover_are_refused_and_pairs_work() -> None:
+    program = """
+import socket
+for family in (40, 16, 17, 2, 10):  # vsock, netlink, packet, inet, inet6
+    attempt(lambda: socket.socket(family, socket.SOCK_STREAM if family != 16 else socket.SOCK_RAW))
+attempt(lambda: call("syscall", 425, 8, 0))  # io_uring_setup, by which calls could be made unseen
+a, b = socket.socketpair()
+a.send(b"x")
+assert b.recv(1) == b"x"
+import asyncio, threading, subprocess
+assert asyncio.run(asyncio.sleep(0, 7)) == 7
+threading.Thread(target=int).start()
+assert subprocess.run(["true"]).returncode == 0
+"""
+    contained(run(CALLS + program), 6)
+
+
+def test_the_filter_knows_its_machines_and_no_other() -> None:
+    from trl_deepseek.rewards import seccomp
+
+    assert seccomp.program("sparc") is None
+    for machine in seccomp.MACHINES:
+        code = seccomp.program(machine)
+        assert code is not None
+        assert len(code) % 8 == 0
+    for numbers in zip(*seccomp.REFUSED.values(), strict=True):
+        assert len(set(numbers)) == len(numbers), "two calls have one number"

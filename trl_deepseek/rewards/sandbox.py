@@ -2,8 +2,9 @@
 
 Inside there is no network (not even loopback), no process but its own, no environment, and of
 the file system only the system's programs and libraries and the Python installation, read-only.
-``/tmp`` and ``/dev/shm`` are private, small and gone afterwards. It runs without capabilities and,
-where we are root, as a user that owns nothing. Limits: see :class:`Limits`.
+``/tmp`` and ``/dev/shm`` are private, small and gone afterwards. It runs without capabilities,
+without the system calls in :mod:`trl_deepseek.rewards.seccomp` and, where we are root, as a user
+that owns nothing. Limits: see :class:`Limits`.
 
 It protects the machine from the code. It cannot keep code from cheating on tests that run in the
 code's own interpreter.
@@ -15,6 +16,7 @@ import contextlib
 import json
 import math
 import os
+import platform
 import random
 import shutil
 import sys
@@ -24,6 +26,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.rewards import seccomp
 from trl_deepseek.rewards.supervise import Limits, Outcome, supervise
 
 INSTALL = "apt-get install bubblewrap"
@@ -112,6 +115,8 @@ def unavailable() -> str | None:
     """Why there is no sandbox here, or None where there is one; tried once per process."""
     if shutil.which("bwrap") is None:
         return "the program bwrap (bubblewrap) is not installed"
+    if seccomp.program() is None:
+        return f"there is no filter of system calls for {platform.machine()}"
     try:
         outcome = _run_inside(b"print(6 * 7)", b"", Limits())
     except OSError as error:
@@ -125,6 +130,8 @@ def unavailable() -> str | None:
 def _remedy(reason: str) -> str:
     if "not installed" in reason:
         return f"install it with: {INSTALL}"
+    if "no filter" in reason:
+        return f"it is known for {' and '.join(seccomp.MACHINES)}"
     return (
         "bwrap needs user namespaces: as root, sysctl -w kernel.unprivileged_userns_clone=1 "
         "kernel.apparmor_restrict_unprivileged_userns=0, or start the container with them allowed"
@@ -132,21 +139,22 @@ def _remedy(reason: str) -> str:
 
 
 def _run_inside(source: bytes, stdin: bytes, limits: Limits) -> Outcome:
-    with _in_memory(source) as program:
+    with _in_memory(source) as program, _in_memory(seccomp.program() or b"") as calls:
         # As root, bwrap needs no user namespace, and the launcher can become a real other user,
         # which matters: the kernel does not hold root to a limit on processes.
         root = os.geteuid() == 0
         user = random.randrange(1 << 20, 1 << 30) if root else None
-        command = [*_bubblewrap(program, limits, root), *_launch(limits, user, PROGRAM)]
-        return supervise(command, limits, stdin, pass_fds=[program])
+        inside = _bubblewrap(program, calls, limits, root)
+        command = [*inside, *_launch(limits, user, PROGRAM)]
+        return supervise(command, limits, stdin, pass_fds=[program, calls])
 
 
-def _bubblewrap(program: int, limits: Limits, root: bool) -> list[str]:
+def _bubblewrap(program: int, calls: int, limits: Limits, root: bool) -> list[str]:
     """The sandbox: everything is absent but what is listed here."""
     bwrap = shutil.which("bwrap") or "bwrap"
     spaces = ["pid", "net", "ipc", "uts", "cgroup-try", *([] if root else ["user"])]
     command = [bwrap, *(f"--unshare-{space}" for space in spaces)]
-    command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    command += ["--die-with-parent", "--new-session", "--cap-drop", "ALL", "--seccomp", str(calls)]
     if root:
         command += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     else:
