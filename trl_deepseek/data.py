@@ -48,18 +48,17 @@ def load(
             dataset.
     """
     if name in registry.datasets:
-        return registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
-    path = Path(name).expanduser()
-    if path.is_file():
-        if split != "train":
-            raise DataError(
-                f"data file {name!r} has no split {split!r}: a file is its train split\n"
-                f"  name a folder that contains train{path.suffix} and {split}{path.suffix}"
-            )
-        return _load_file(name, path)
-    if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
-        raise DataError(f"data file {name!r} does not exist")
-    return _load_remote(name, registry, split, subset)
+        rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
+    else:
+        rows = _load_named(name, registry, split, subset)
+    rows.info.dataset_name = name
+    return rows
+
+
+def source_of(dataset: Dataset, default: str) -> str:
+    """What a dataset that :func:`load` loaded was called, also after it was mapped."""
+    name: str | None = dataset.info.dataset_name
+    return name or default
 
 
 def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: str) -> None:
@@ -74,6 +73,20 @@ def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: s
             f"{source} has no column {', '.join(map(repr, missing))}, which {who} needs\n"
             f"  columns found: {', '.join(dataset.column_names)}"
         )
+
+
+def _load_named(name: str, registry: Registry, split: str, subset: str | None) -> Dataset:
+    path = Path(name).expanduser()
+    if path.is_file():
+        if split != "train":
+            raise DataError(
+                f"data file {name!r} has no split {split!r}: a file is its train split\n"
+                f"  name a folder that contains train{path.suffix} and {split}{path.suffix}"
+            )
+        return _load_file(name, path)
+    if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
+        raise DataError(f"data file {name!r} does not exist")
+    return _load_remote(name, registry, split, subset)
 
 
 def _load_file(name: str, path: Path) -> Dataset:

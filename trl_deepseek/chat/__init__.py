@@ -5,6 +5,8 @@
 ``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
 """
 
+from trl_deepseek.chat.checking import check_conversations
+from trl_deepseek.chat.control_tokens import escape
 from trl_deepseek.chat.installing import (
     generation_prefix,
     inference_template,
@@ -17,7 +19,9 @@ from trl_deepseek.chat.rendering import Encoding, encode, render
 
 __all__ = [
     "Encoding",
+    "check_conversations",
     "encode",
+    "escape",
     "generation_prefix",
     "inference_template",
     "install",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import DataError, TemplateError
@@ -44,39 +44,11 @@ def pattern_of(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
 
-def check(
-    rows: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, source: str
-) -> None:
-    """Refuse conversations that contain a control token literally.
+def literal(row: Mapping[str, Any], pattern: re.Pattern[str]) -> str | None:
+    """Where a row's conversations contain a control token literally, in words; None if nowhere.
 
     Text that is no conversation is left alone: there the user has written the format himself.
-
-    Args:
-        rows: Rows of a dataset.
-        tokenizer: Whose control tokens are meant.
-        source: Name of the dataset, for the message.
-
-    Raises:
-        DataError: Names row, message and token of the first, and how many rows have one.
     """
-    pattern = pattern_of(tokenizer)
-    if pattern is None:
-        return
-    first, count = "", 0
-    for number, row in enumerate(rows):
-        found = next(_found(row, pattern), None)
-        if found is not None:
-            count += 1
-            first = first or f"{source}, row {number}: {found}"
-    if count:
-        more = f", as do {count - 1} more rows" if count > 1 else ""
-        raise DataError(
-            f"{first}, which the tokenizer reads as a control token{more}\n"
-            "  --control_tokens escape encodes it as the text it is; allow lets it through"
-        )
-
-
-def _found(row: Mapping[str, Any], pattern: re.Pattern[str]) -> Iterator[str]:
     for column in COLUMNS:
         value = row.get(column)
         if not isinstance(value, list) or not value or not isinstance(value[0], dict):
@@ -86,7 +58,8 @@ def _found(row: Mapping[str, Any], pattern: re.Pattern[str]) -> Iterator[str]:
             for text in _texts(message):
                 for match in pattern.finditer(text):
                     if not (role == "assistant" and match[0] in THINKING):
-                        yield f"the {role} text contains {match[0]!r}"
+                        return f"the {role} text contains {match[0]!r}"
+    return None
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, models, noise, quantization
+from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry, load_registry
 
@@ -38,11 +38,39 @@ class PluginTrainer:
 
         Raises:
             ConfigError: Noise where processes hold parts of a document.
+            DataError: A conversation would not be trained on as it reads.
         """
+        self._check_conversations(options)
         model, options = quantization.apply(model, options, self.registry)
         super().__init__(model, *positional, **options)  # type: ignore[call-arg]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
+
+    def _check_conversations(self, options: dict[str, Any]) -> None:
+        """Stop before the model is loaded where the data would not be trained on as it reads."""
+        args, tokenizer = options["args"], options["processing_class"]
+        policy = getattr(args, "control_tokens", "error")
+        if policy == "escape":
+            chat.escape(tokenizer)
+        for split in ("train", "eval"):
+            given = options.get(f"{split}_dataset")
+            for dataset in given.values() if isinstance(given, dict) else [given]:
+                if dataset is None:
+                    continue
+                if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+                    logger.warning(
+                        "%s_dataset is a stream: its conversations are not checked beforehand",
+                        split,
+                    )
+                    continue
+                chat.check_conversations(
+                    dataset,
+                    tokenizer,
+                    data.source_of(dataset, f"{split}_dataset"),
+                    # A template that we do not know may be meant to be filled with tokens.
+                    control_tokens=policy == "error" and self.template_name is not None,
+                    show_progress=not args.disable_tqdm,
+                )
 
     def _embedding_noise(self: Any) -> noise.EmbeddingNoise | None:
         chosen = noise.choose(self.args, self.registry)

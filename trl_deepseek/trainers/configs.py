@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
 
@@ -50,6 +50,9 @@ class PluginConfig:
             ``neftune``.
         noise_alpha: Size of the noise; its own default when None. Transformers'
             ``neftune_noise_alpha`` stands for both.
+        control_tokens: What happens to control tokens that stand literally in a conversation:
+            ``error`` refuses the data, ``escape`` encodes them as the text they are, ``allow``
+            lets them through.
         plugins: Python files and modules to load as plugins, beside the installed ones.
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
@@ -71,6 +74,10 @@ class PluginConfig:
     noise_alpha: float | None = field(
         default=None,
         metadata={"help": "Size of the noise. When not given: the noise's own default."},
+    )
+    control_tokens: Literal["error", "escape", "allow"] = field(
+        default="error",
+        metadata={"help": "Control tokens that stand literally in a conversation."},
     )
     plugins: list[str] | None = field(
         default=None,

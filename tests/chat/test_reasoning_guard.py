@@ -1,0 +1,77 @@
+"""Data with reasoning that the rendered targets lack stops the run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from trl_deepseek import SFTConfig, SFTTrainer, chat, load_registry
+from trl_deepseek.errors import DataError
+
+USER = {"role": "user", "content": "1+1"}
+PLAIN = {"role": "assistant", "content": "2"}
+INLINE = {"role": "assistant", "content": "<think>one and one</think>2"}
+APART = {"role": "assistant", "content": "2", "reasoning_content": "one and one"}
+
+# What stock templates do: whatever stands before </think> is cut away.
+DROPPING = (
+    "{% for m in messages %}{{ '<｜User｜>' if m.role == 'user' else '<｜Assistant｜>' }}"
+    "{{ m.content.split('</think>')[-1] }}{% endfor %}"
+)
+
+
+@pytest.fixture
+def dropping() -> Any:
+    tokenizer: Any = load_registry().models["tiny-deepseek-llm"]()[1]
+    tokenizer.chat_template = DROPPING
+    return tokenizer
+
+
+def rows(*answers: dict[str, str]) -> Dataset:
+    return Dataset.from_list([{"messages": [USER, answer]} for answer in answers])
+
+
+def test_rows_whose_reasoning_is_not_rendered_are_named(dropping: Any) -> None:
+    data = rows(PLAIN, INLINE, PLAIN, APART, *[INLINE] * 6)
+    with pytest.raises(DataError) as caught:
+        chat.check_conversations(data, dropping, "chats.jsonl")
+    assert str(caught.value) == (
+        "chats.jsonl, rows 1, 3, 4, 5, 6 and 3 more: the last assistant turn has reasoning, and "
+        "the chat template does not render it: the model would learn to answer without\n"
+        "  name a template that does, such as --chat_template deepseek-r1, or remove the reasoning "
+        "from the data"
+    )
+
+
+@pytest.mark.parametrize("column", ["completion", "chosen", "rejected"])
+def test_completions_and_preferences_are_targets_too(dropping: Any, column: str) -> None:
+    data = Dataset.from_list([{"prompt": [USER], column: [INLINE]}])
+    with pytest.raises(DataError, match="row 0: the last assistant turn has reasoning"):
+        chat.check_conversations(data, dropping, "train_dataset")
+
+
+def test_data_without_reasoning_and_text_that_is_no_conversation_pass(dropping: Any) -> None:
+    chat.check_conversations(rows(PLAIN, PLAIN), dropping, "train_dataset")
+    text = Dataset.from_list([{"text": "<think>a</think><｜User｜>"}])
+    chat.check_conversations(text, dropping, "train_dataset")
+
+
+@pytest.mark.parametrize("name", sorted(load_registry().chat_templates))
+def test_every_registered_training_template_renders_the_last_reasoning(name: str) -> None:
+    tokenizer = load_registry().models["tiny-deepseek-llm"]()[1]
+    chat.install(tokenizer, name)
+    chat.check_conversations(rows(INLINE, PLAIN), tokenizer, "train_dataset")
+
+
+def test_a_trainer_stops_before_the_model_is_touched(dropping: Any, tmp_path: Path) -> None:
+    model = load_registry().models["tiny-deepseek-llm"]()[0]
+    with pytest.raises(DataError, match="does not render it"):
+        SFTTrainer(
+            model,
+            SFTConfig(output_dir=str(tmp_path), report_to="none", disable_tqdm=True),
+            train_dataset=rows(INLINE),
+            processing_class=dropping,
+        )
