@@ -143,7 +143,7 @@ def config(name: str, tmp_path: Path, **options: Any) -> Any:
     )
 
 
-ROWS = {
+ROWS: dict[str, dict[str, Any]] = {
     "SFT": {"messages": ATTACK},
     "DPO": {"prompt": ATTACK[:1], "chosen": ATTACK[1:], "rejected": ATTACK[1:]},
     "KTO": {"prompt": ATTACK[:1], "completion": ATTACK[1:], "label": True},
