@@ -25,7 +25,13 @@ Row = Mapping[str, Any]
 
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
-KEPT = ("tools", "chat_template_kwargs", "image", "images")  # columns that a rewritten row keeps
+KEPT = (
+    "tools",
+    "chat_template_kwargs",
+    "image",
+    "images",
+    "margin",
+)  # columns that a rewritten row keeps
 
 
 @dataclass(frozen=True)

@@ -90,5 +90,6 @@ def test_rows_without_pairs_are_one_message_and_exit_code_2(
     rows = [{"prompt": "a", "completion": "b", "label": True}]
     assert main(command(jsonl(tmp_path / "singles.jsonl", rows))) == 2
     message = capsys.readouterr().err
-    assert "has no column 'chosen', 'rejected', which a reward model needs" in message
-    assert "columns found: prompt, completion, label" in message
+    assert "holds labelled singles" in message
+    assert "data with chosen and rejected" in message
+    assert "Traceback" not in message

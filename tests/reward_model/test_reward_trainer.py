@@ -256,13 +256,43 @@ class TestRefusedBeforeAModelIsLoaded:
             RewardTrainer("./no-model", config(tmp_path, **options), train_dataset=pairs(2))
 
     @pytest.mark.parametrize(
-        ("row", "missing"),
+        ("row", "words"),
         [
-            ({"prompt": "a", "completion": "b", "label": True}, "'chosen', 'rejected'"),
-            ({"prompt": "a", "chosen": "b"}, "'rejected'"),
+            ({"prompt": "a", "completion": "b", "label": True}, "labelled singles"),
+            ({"prompt": "a", "chosen": "b"}, "pairs need chosen and rejected"),
+            ({"prompt": "a", "chosen": "b", "rejected": "b"}, "chosen equals rejected"),
         ],
     )
-    def test_data_without_pairs(self, row: dict[str, Any], missing: str, tmp_path: Path) -> None:
-        data = Dataset.from_list([row])
-        with pytest.raises(DataError, match=f"has no column {missing}, which a reward model needs"):
-            RewardTrainer("./no-model", config(tmp_path), train_dataset=data)
+    def test_data_without_pairs(self, row: dict[str, Any], words: str, tmp_path: Path) -> None:
+        with pytest.raises(DataError, match=words):
+            RewardTrainer("./no-model", config(tmp_path), train_dataset=Dataset.from_list([row]))
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_rows_that_teach_nothing_are_counted_and_dropped_only_if_told_to(
+    drop: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = pairs(6).to_list()
+    rows[1]["rejected"] = rows[1]["chosen"]
+    rows[4]["rejected"][0]["content"] = ""
+    trainer = RewardTrainer(
+        "tiny-deepseek-llm",
+        config(tmp_path, drop_bad_rows=drop),
+        train_dataset=Dataset.from_list(rows),
+    )
+    assert len(trainer.train_dataset) == (4 if drop else 6)
+    assert "2 of 6 rows are bad" in caplog.text
+    assert "chosen equals rejected: 1 (row 1)" in caplog.text
+    assert "rejected is empty: 1 (row 4)" in caplog.text
+
+
+def test_orca_style_rows_are_recognised_and_keep_their_margin(tmp_path: Path) -> None:
+    rows = [
+        {"system": "s", "question": f"{n}+1", "chosen": "x", "rejected": "y", "margin": 0.5 * n}
+        for n in range(4)
+    ]
+    options = config(tmp_path, max_steps=1, per_device_train_batch_size=4)
+    trainer = RewardTrainer("tiny-deepseek-llm", options, train_dataset=Dataset.from_list(rows))
+    assert trainer.train_dataset["margin"] == [0.0, 0.5, 1.0, 1.5]
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert sorted(batch["margin"].tolist()) == [0.0, 0.5, 1.0, 1.5]

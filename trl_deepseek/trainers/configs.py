@@ -229,6 +229,8 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
     Args:
         loss_type: Registered loss on the two scores of a pair.
         loss_kwargs: Options of that loss.
+        drop_bad_rows: Whether to leave out rows in which chosen equals rejected or one of them is
+            empty. They are counted and reported either way.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.RewardConfig._VALID_DICT_FIELDS, "loss_kwargs"]
@@ -241,6 +243,10 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
     loss_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "Options of the loss, as JSON: '{\"label_smoothing\": 0.1}'."},
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows where chosen equals rejected or one of them is empty."},
     )
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import data, losses, models
+from trl_deepseek import losses, models, preference_data
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer, registry_for
@@ -63,7 +63,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     ) -> None:
         args = args if args is not None else RewardConfig()
         self.loss, self.loss_options = find_loss(args, registry_for(args))
-        check_pairs(train_dataset, eval_dataset)
+        train_dataset = self._pairs(train_dataset, args)
+        eval_dataset = self._pairs(eval_dataset, args)
         self.dropped: dict[str, tuple[int, int]] = {}
         name = model if isinstance(model, str) else None
         model, tokenizer = self._resolve_model(model, args, processing_class)
@@ -108,6 +109,18 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         self._log_scores(mode, rewards, metrics)
         return (loss, outputs) if return_outputs else loss
 
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """As TRL's; a dataset given here may come in any layout that the constructor takes."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+            eval_dataset = self._pairs(eval_dataset, self.args)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        return metrics
+
     def score_pairs(self, model: Any, inputs: dict[str, Any]) -> tuple[PairRewards, Any]:
         """The one pass over a batch: scores of its pairs, and the model's outputs.
 
@@ -142,6 +155,14 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
                 found[name] = self.accelerator.gather_for_metrics(value.detach().float()).mean()
         for name, value in found.items():
             self._metrics[mode][name].append(value.item())
+
+    def _pairs(self, dataset: Any, args: Any) -> Any:
+        """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
+        parts = dataset.values() if isinstance(dataset, dict) else [dataset]
+        columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
+        if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
+            return dataset
+        return preference_data.pairs(dataset, args, [self.loss.name])
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
@@ -192,21 +213,6 @@ def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:
             f"center_rewards_coefficient is {centre}; it must not be negative (0.01 is usual)"
         )
     return loss, options
-
-
-def check_pairs(*datasets: Any) -> None:
-    """Refuse datasets without pairs, before a model is loaded.
-
-    Raises:
-        DataError: Names the columns that are missing and those found.
-    """
-    for dataset in datasets:
-        parts = dataset.values() if isinstance(dataset, dict) else [dataset]
-        for part in parts:
-            columns = getattr(part, "column_names", None)
-            if columns is None or {"chosen_ids", "rejected_ids"} <= set(columns):
-                continue
-            data.require_columns(part, ("chosen", "rejected"), "the dataset", "a reward model")
 
 
 def with_score_head(peft_config: Any) -> Any:
