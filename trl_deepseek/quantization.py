@@ -165,8 +165,6 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
     head included, stays in 16 bit (``peft.prepare_model_for_kbit_training`` raises all of it to 32
     bit). Input gradients and gradient checkpointing are TRL's own settings and left to it.
     """
-    import torch
-
     if not getattr(model, "is_quantized", False):
         return model
     for module in model.modules():
@@ -176,11 +174,19 @@ def prepare(model: PreTrainedModel) -> PreTrainedModel:
             module.support_avx512bf16_for_cpu = False
         if type(module).__name__ == "Linear8bitLt" and module.weight.device.type == "cpu":
             module.forward = _in_two_dimensions(module.forward)
+    keep_norms_in_float32(model)
+    return model
+
+
+def keep_norms_in_float32(model: torch.nn.Module) -> None:
+    """Hold and apply the weights of norms in float32; their results keep the input's dtype."""
+    import torch
+
+    for module in model.modules():
         if type(module).__name__.endswith("Norm"):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(torch.float32)
             module.register_forward_hook(_as_input)
-    return model
 
 
 def _in_two_dimensions(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:

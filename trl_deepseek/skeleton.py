@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek.errors import ModelError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PretrainedConfig, PreTrainedModel
 
 
-def build(config: PretrainedConfig, *, sequence_classification: bool = False) -> PreTrainedModel:
+def build(
+    config: PretrainedConfig,
+    *,
+    sequence_classification: bool = False,
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
     """The model that ``config`` describes, on the meta device; its tied weights are tied.
+
+    Args:
+        config: Of any causal language model.
+        sequence_classification: Whether to give it one score as output instead of the LM head.
+        dtype: Of the parameters that the architecture does not hold in float32; float32 if None.
 
     Raises:
         ModelError: transformers has no such architecture.
@@ -34,7 +45,7 @@ def build(config: PretrainedConfig, *, sequence_classification: bool = False) ->
     loader: Any = getattr(transformers, f"AutoModelFor{name}")
     try:
         with torch.device("meta"):
-            model: PreTrainedModel = loader.from_config(config)
+            model: PreTrainedModel = loader.from_config(config, dtype=dtype or torch.float32)
     except ValueError as error:
         raise ModelError(
             f"a model of type {config.model_type!r} cannot be built: {error}"

@@ -1,0 +1,236 @@
+"""One training step on tensors without data: what autograd holds, and at what peak.
+
+The model is the real one, built from its config on fake tensors, with the adapter that peft puts on
+it and with stand-ins where the real run would dequantize weights. The loss is TRL's own fused LM
+head, or the score of a reward model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.utils import parametrize
+
+from trl_deepseek import skeleton
+from trl_deepseek.lora import EXPERTS, HEADS
+from trl_deepseek.memory.live import LiveBytes
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PretrainedConfig
+
+    from trl_deepseek.types import Quantization
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one training step looks like, as far as memory goes.
+
+    Attributes:
+        sequences: Sequences in one forward pass (a preference pair is two).
+        length: Tokens in each.
+        checkpointing: Whether layers are run again in the backward pass instead of remembered.
+        dtype: Of weights that are not quantized.
+        autocast: The dtype of mixed precision; None for none.
+        sequence_classification: Whether the model is a reward model.
+    """
+
+    sequences: int
+    length: int
+    checkpointing: bool
+    dtype: torch.dtype
+    autocast: torch.dtype | None
+    sequence_classification: bool = False
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """Bytes found by the rehearsal of one step.
+
+    Attributes:
+        activations: The peak in the backbone, without gradients of parameters.
+        head: By how much the LM head's tiles raise that peak.
+        peak: Activations, head and the gradients alive beside them, at the worst moment.
+    """
+
+    activations: int
+    head: int
+    peak: int
+
+
+def assemble(
+    config: PretrainedConfig,
+    step: Step,
+    quantization: Quantization | None,
+    adapter: PeftConfig | None,
+) -> Any:
+    """The model of the run on the meta device: adapter on, frozen parts frozen, norms prepared."""
+    from trl_deepseek.quantization import keep_norms_in_float32
+
+    model: Any = skeleton.build(
+        config, sequence_classification=step.sequence_classification, dtype=step.dtype
+    )
+    is_quantized = quantization is not None and quantization.bits is not None
+    if is_quantized:
+        keep_norms_in_float32(model)
+    if adapter is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, adapter)
+    if is_quantized:
+        for parameter in model.parameters():
+            if parameter.requires_grad:  # as TRL does with adapters on a quantized model
+                parameter.data = parameter.data.to(torch.bfloat16)
+    return model
+
+
+def rehearse(model: Any, step: Step, quantization: Quantization | None) -> Rehearsed:
+    """Run the forward and backward pass of one step without data.
+
+    Args:
+        model: From :func:`assemble`; it is turned into fake tensors.
+        step: The shape of the step.
+        quantization: Which weights are dequantized when they are used; None for none.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True), _grouped_matmul():
+        model = model.to_empty(device="cpu")
+        model.train()
+        if quantization is not None and quantization.bits is not None:
+            _dequantize_on_use(model, quantization, step.dtype)
+        if step.checkpointing:
+            model.gradient_checkpointing_enable(
+                {"use_reentrant": False, "preserve_rng_state": False}
+            )
+            model.enable_input_require_grads()
+        with_head = _pass(model, step, head=True)
+        without = _pass(model, step, head=False)
+    return Rehearsed(without[0], max(0, with_head[0] - without[0]), with_head[1])
+
+
+def _pass(model: Any, step: Step, head: bool) -> tuple[int, int]:
+    """Peaks of bytes: without the gradients of parameters, and with them."""
+    ids = torch.zeros(step.sequences, step.length, dtype=torch.long)
+    held = LiveBytes([*model.parameters(), *model.buffers(), ids])
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    peaks = []  # one pair between each two gradients
+    gradients = 0
+
+    def note(parameter: Tensor) -> None:
+        nonlocal gradients
+        peaks.append((held.peak - gradients, held.peak))
+        gradients += parameter.nbytes
+        held.restart()
+
+    handles = [parameter.register_post_accumulate_grad_hook(note) for parameter in trained]
+    autocast = torch.autocast(
+        "cpu", dtype=step.autocast or torch.bfloat16, enabled=step.autocast is not None
+    )
+    with held:
+        with autocast:
+            loss = _loss(model, step, ids, head)
+        loss.backward()
+    peaks.append((held.peak - gradients, held.peak))
+    for handle in handles:
+        handle.remove()
+    model.zero_grad(set_to_none=True)
+    return max(without for without, _ in peaks), max(total for _, total in peaks)
+
+
+def _loss(model: Any, step: Step, ids: Tensor, head: bool) -> Tensor:
+    from trl.trainer.utils import add_fused_lm_head
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if step.sequence_classification:
+        scores: Tensor = model(input_ids=ids, use_cache=False).logits
+        return scores.float().sum()
+    if not head:
+        hidden: Tensor = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
+        return hidden.sum()
+    forward = base.forward
+    add_fused_lm_head(base)
+    loss: Tensor = model(input_ids=ids, labels=ids, fused_lm_head=True).loss
+    base.forward = forward
+    return loss
+
+
+class _Dequantized(torch.autograd.Function):
+    """A linear map whose weight exists in 16 bits only while it is used, as bitsandbytes' does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        return x @ torch.empty_like(weight, dtype=x.dtype).t()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0]
+        return gradient @ torch.empty_like(ctx.weight, dtype=gradient.dtype), None
+
+
+class _Unpacked(nn.Module):
+    """Stands in for the dequantization of an expert parameter."""
+
+    def forward(self, packed: Tensor) -> Tensor:
+        return torch.empty_like(packed)
+
+
+def _dequantize_on_use(model: nn.Module, quantization: Quantization, dtype: torch.dtype) -> None:
+    for name, module in list(model.named_modules()):
+        is_adapter = "lora_" in name
+        if isinstance(module, nn.Linear) and not is_adapter and not name.endswith(HEADS):
+            module.forward = _packed_forward(module, dtype)  # type: ignore[method-assign]
+        if (
+            name.endswith("mlp.experts")
+            and quantization.bits == 4
+            and quantization.quantize_experts
+        ):
+            for expert in EXPERTS:
+                short = expert.rpartition(".")[2]
+                parametrize.register_parametrization(module, short, _Unpacked(), unsafe=True)
+
+
+def _packed_forward(module: nn.Linear, dtype: torch.dtype) -> Any:
+    def forward(x: Tensor) -> Tensor:
+        result: Tensor = _Dequantized.apply(x.to(dtype), module.weight)
+        if module.bias is not None:
+            result = result + module.bias.to(dtype)
+        return result.to(x.dtype)
+
+    return forward
+
+
+class _Grouped(torch.autograd.Function):
+    """The shapes of a grouped matrix product; torch's own does not take fake float32 tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return x.new_empty(x.shape[0], weight.shape[2])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = gradients[0].shape[0]
+        for_input = (
+            gradients[0].new_empty(rows, weight.shape[1]) if ctx.needs_input_grad[0] else None
+        )
+        return for_input, torch.empty_like(weight) if x is not None else None
+
+
+@contextlib.contextmanager
+def _grouped_matmul() -> Iterator[None]:
+    from transformers.integrations import moe
+
+    def grouped(input: Tensor, weight: Tensor, offs: Tensor) -> Tensor:
+        result: Tensor = _Grouped.apply(input.to(weight.dtype), weight)
+        return result
+
+    with mock.patch.object(moe, "_grouped_mm", grouped):
+        yield
