@@ -9,6 +9,7 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import known_models
 from trl_deepseek.errors import ModelError
 from trl_deepseek.registry import Registry
 
@@ -19,16 +20,28 @@ SEED_REVISION = "seed-"
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
-def check(name: str, registry: Registry) -> None:
+def check(name: str, registry: Registry, *, weights: bool = True) -> None:
     """Refuse a name that cannot be loaded, as far as that shows without loading it.
 
+    Args:
+        name: An embedded model, a folder, or a hub id.
+        registry: Where embedded models are looked up.
+        weights: Whether the weights are needed too, or only the config.
+
     Raises:
-        ModelError: ``name`` is a folder without config or weights, or a path that does not exist.
+        ModelError: ``name`` is a folder without config or weights, a path that does not exist, or
+            the short name of a config that is shipped without weights.
     """
     if name in registry.models:
         return
     folder = Path(name).expanduser()
     if not folder.exists():
+        known = known_models.find(name)
+        if known is not None and "/" not in name and weights:
+            raise ModelError(
+                f"model {name!r} is a shipped config without weights, for --dry_run\n"
+                f"  the weights are on the hub: {known_models.KNOWN[known].hub_id}"
+            )
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ModelError(f"model folder {name!r} does not exist")
         return  # a hub id; whether it exists is for the hub to say
@@ -38,7 +51,7 @@ def check(name: str, registry: Registry) -> None:
     is_adapter = "adapter_config.json" in files
     if "config.json" not in files and not is_adapter:
         raise ModelError(f"model folder {name!r} has no config.json\n  it contains: {_some(files)}")
-    if not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+    if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise ModelError(
             f"model folder {name!r} has no weights (*.safetensors or *.bin)\n"
             f"  it contains: {_some(files)}"
@@ -66,14 +79,19 @@ def resolve(
 def load_config(name: str, registry: Registry, revision: str | None = None) -> PretrainedConfig:
     """The config of a model, without its weights (an embedded model is small enough to build).
 
+    That of a common DeepSeek model is shipped and needs no network; see ``known_models``.
+
     Raises:
         ModelError: There is no such model.
     """
     from transformers import AutoConfig
 
-    check(name, registry)
+    check(name, registry, weights=False)
     if name in registry.models:
         return registry.models[name]()[0].config
+    known = known_models.find(name)
+    if known is not None and not Path(name).exists() and revision in (None, "main"):
+        return known_models.config(known)
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:

@@ -66,7 +66,12 @@ def _run(command: str, argv: list[str]) -> int:
     module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")
     parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[command])
     module.add_arguments(parser)
-    return int(module.run(parser.parse_args(argv)))
+    args = parser.parse_args(argv)
+    if getattr(args, "dry_run", False):
+        from trl_deepseek.cli import dry_run
+
+        return dry_run.run(args, module)
+    return int(module.run(args))
 
 
 def _overview() -> str:

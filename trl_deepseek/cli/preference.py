@@ -19,7 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     training.add_training_arguments(parser, DPOConfig, ClassWeights)
 
 
-def run(args: argparse.Namespace) -> int:
+def choose_config(args: argparse.Namespace) -> type:
+    """The config of the trainer that the loss needs; settles the options that the two share."""
     from trl_deepseek.trainers.base import registry_for
     from trl_deepseek.trainers.loss_plan import is_unpaired
 
@@ -29,7 +30,12 @@ def run(args: argparse.Namespace) -> int:
     if unpaired:
         _take_defaults(args)
         args.loss_type = names[0]
-    job = training.prepare(args, KTOConfig if unpaired else DPOConfig, "preferences")
+    return KTOConfig if unpaired else DPOConfig
+
+
+def run(args: argparse.Namespace) -> int:
+    names = list(args.loss_type)
+    job = training.prepare(args, choose_config(args), "preferences")
 
     def build() -> Any:
         from trl_deepseek.trainers.preference import preference_trainer

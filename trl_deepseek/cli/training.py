@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, models, noise
-from trl_deepseek.cli import adapters
+from trl_deepseek.cli import adapters, dry_run
 from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
@@ -57,7 +57,8 @@ def add_training_arguments(
     adapters.add_flags(parser)
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
-    parser.set_defaults(disable_tqdm=not sys.stderr.isatty())
+    dry_run.add_flags(parser)
+    parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), config_class=config_class)
 
 
 @dataclass

@@ -6,6 +6,7 @@ head are found by a rehearsal on tensors without data. Nothing here needs the mo
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -114,18 +115,18 @@ def estimate(
         accumulates: Whether gradients of earlier passes are alive in the forward pass.
         holds_reference: Whether a second model is held; not where an adapter can be switched off.
     """
-    model = assemble(config, step, quantization, adapter)
+    model = assemble(config, step, quantization, copy.deepcopy(adapter))
     weights = sum(base_bytes(model, quantization).values())
     trained = [p for p in model.parameters() if p.requires_grad]
     trained_bytes = sum(p.nbytes for p in trained)
     states = sum(state_bytes(p.numel(), p.element_size(), optimizer) for p in trained)
     reference = weights if holds_reference and adapter is None else 0
     adapters = trained_bytes if adapter is not None else 0
-    groups = _groups(model)  # before the rehearsal, which changes the model's modules
-    found = rehearse(model, step, quantization)
-    busiest = found.activations + found.head + trained_bytes if accumulates else found.peak
+    found = rehearse(config, step, quantization, adapter)
+    forward, backward = found.activations + found.head, trained_bytes + found.layer
+    busiest = forward + trained_bytes if accumulates else max(forward, backward)
     return Estimate(
-        groups=groups,
+        groups=_groups(model),
         weights=weights,
         reference=reference,
         adapters=adapters,
@@ -133,7 +134,7 @@ def estimate(
         optimizer=states,
         activations=found.activations,
         head=found.head,
-        peak=weights + reference + adapters + states + max(busiest, trained_bytes),
+        peak=weights + reference + adapters + states + busiest,
     )
 
 

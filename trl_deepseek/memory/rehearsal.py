@@ -8,6 +8,8 @@ head, or the score of a reward model.
 from __future__ import annotations
 
 import contextlib
+import copy
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -52,17 +54,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Rehearsed:
-    """Bytes found by the rehearsal of one step.
+    """Bytes found by the rehearsal of one step, without gradients of parameters.
 
     Attributes:
-        activations: The peak in the backbone, without gradients of parameters.
+        activations: The peak in the backbone.
         head: By how much the LM head's tiles raise that peak.
-        peak: Activations, head and the gradients alive beside them, at the worst moment.
+        layer: What one more layer adds to it.
     """
 
     activations: int
     head: int
-    peak: int
+    layer: int
 
 
 def assemble(
@@ -83,7 +85,9 @@ def assemble(
     if adapter is not None:
         from peft import get_peft_model
 
-        model = get_peft_model(model, adapter)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft's about patterns that match nothing here
+            model = get_peft_model(model, adapter)
     if is_quantized:
         for parameter in model.parameters():
             if parameter.requires_grad:  # as TRL does with adapters on a quantized model
@@ -91,15 +95,37 @@ def assemble(
     return model
 
 
-def rehearse(model: Any, step: Step, quantization: Quantization | None) -> Rehearsed:
+def rehearse(
+    config: PretrainedConfig,
+    step: Step,
+    quantization: Quantization | None,
+    adapter: PeftConfig | None,
+) -> Rehearsed:
     """Run the forward and backward pass of one step without data.
 
-    Args:
-        model: From :func:`assemble`; it is turned into fake tensors.
-        step: The shape of the step.
-        quantization: Which weights are dequantized when they are used; None for none.
+    Layers of a kind are alike, so two shallow models, of which one has two layers more, tell what a
+    deep one holds: the peak is a sum over layers, whatever the phase in which it is reached.
     """
-    with FakeTensorMode(allow_non_fake_inputs=True), _grouped_matmul():
+    depth = config.num_hidden_layers
+    shallow = min(depth, (getattr(config, "first_k_dense_replace", None) or 0) + 2)
+    deeper = min(depth, shallow + 2)
+
+    def passing(layers: int, head: bool) -> int:
+        fewer = copy.deepcopy(config)
+        fewer.num_hidden_layers = layers
+        model = assemble(fewer, step, quantization, copy.deepcopy(adapter))
+        return _peak(model, step, quantization, head)
+
+    least = passing(shallow, False)
+    layer = (passing(deeper, False) - least) // (deeper - shallow) if deeper > shallow else 0
+    head = 0 if step.sequence_classification else max(0, passing(shallow, True) - least)
+    return Rehearsed(least + layer * (depth - shallow), head, layer or least // depth)
+
+
+def _peak(model: Any, step: Step, quantization: Quantization | None, head: bool) -> int:
+    """The most bytes alive in one pass, without the gradients of parameters."""
+    with FakeTensorMode(allow_non_fake_inputs=True), _grouped_matmul(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers about its own names
         model = model.to_empty(device="cpu")
         model.train()
         if quantization is not None and quantization.bits is not None:
@@ -109,38 +135,27 @@ def rehearse(model: Any, step: Step, quantization: Quantization | None) -> Rehea
                 {"use_reentrant": False, "preserve_rng_state": False}
             )
             model.enable_input_require_grads()
-        with_head = _pass(model, step, head=True)
-        without = _pass(model, step, head=False)
-    return Rehearsed(without[0], max(0, with_head[0] - without[0]), with_head[1])
+        ids = torch.zeros(step.sequences, step.length, dtype=torch.long)
+        held = LiveBytes([*model.parameters(), *model.buffers(), ids])
+        most = gradients = 0
 
+        def note(parameter: Tensor) -> None:
+            nonlocal most, gradients
+            most = max(most, held.peak - gradients)
+            gradients += parameter.nbytes
+            held.restart()
 
-def _pass(model: Any, step: Step, head: bool) -> tuple[int, int]:
-    """Peaks of bytes: without the gradients of parameters, and with them."""
-    ids = torch.zeros(step.sequences, step.length, dtype=torch.long)
-    held = LiveBytes([*model.parameters(), *model.buffers(), ids])
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    peaks = []  # one pair between each two gradients
-    gradients = 0
-
-    def note(parameter: Tensor) -> None:
-        nonlocal gradients
-        peaks.append((held.peak - gradients, held.peak))
-        gradients += parameter.nbytes
-        held.restart()
-
-    handles = [parameter.register_post_accumulate_grad_hook(note) for parameter in trained]
-    autocast = torch.autocast(
-        "cpu", dtype=step.autocast or torch.bfloat16, enabled=step.autocast is not None
-    )
-    with held:
-        with autocast:
-            loss = _loss(model, step, ids, head)
-        loss.backward()
-    peaks.append((held.peak - gradients, held.peak))
-    for handle in handles:
-        handle.remove()
-    model.zero_grad(set_to_none=True)
-    return max(without for without, _ in peaks), max(total for _, total in peaks)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(note)
+        mixed = torch.autocast(
+            "cpu", dtype=step.autocast or torch.bfloat16, enabled=step.autocast is not None
+        )
+        with held:
+            with mixed:
+                loss = _loss(model, step, ids, head)
+            loss.backward()
+        return max(most, held.peak - gradients)
 
 
 def _loss(model: Any, step: Step, ids: Tensor, head: bool) -> Tensor:
@@ -153,10 +168,8 @@ def _loss(model: Any, step: Step, ids: Tensor, head: bool) -> Tensor:
     if not head:
         hidden: Tensor = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         return hidden.sum()
-    forward = base.forward
     add_fused_lm_head(base)
     loss: Tensor = model(input_ids=ids, labels=ids, fused_lm_head=True).loss
-    base.forward = forward
     return loss
 
 

@@ -60,6 +60,8 @@ class PluginConfig:
     """
 
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
+    sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
+    compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
 
     chat_template: str | None = field(
         default=None,
@@ -145,6 +147,8 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
     Raises:
         ConfigError: One of these has a value that it cannot have.
     """
+
+    compares_with_reference: ClassVar[bool] = True
 
     reward_weights: RewardWeights = field(
         default=None,
@@ -235,6 +239,7 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.RewardConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequence_classification: ClassVar[bool] = True
+    sequences_per_example: ClassVar[int] = 2
 
     loss_type: str = field(
         default="bradley_terry",
@@ -310,6 +315,8 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+    sequences_per_example: ClassVar[int] = 2
+    compares_with_reference: ClassVar[bool] = True
 
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
@@ -333,6 +340,7 @@ class KTOConfig(PluginConfig, PreferenceFields, ClassWeights, trl.KTOConfig):
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.KTOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+    compares_with_reference: ClassVar[bool] = True
 
     loss_type: str = field(
         default="kto",
