@@ -16,7 +16,6 @@ from trl_deepseek.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from trl_deepseek.memory.estimate import Estimate
     from trl_deepseek.memory.rehearsal import Step
 
 UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -83,7 +82,8 @@ def answer_for(args: argparse.Namespace, command: Any, budget: int | None) -> di
     from trl_deepseek.cli import adapters
     from trl_deepseek.cli.parser import build_dataclasses
     from trl_deepseek.cli.training import ModelArguments
-    from trl_deepseek.memory.estimate import estimate, largest_batch
+    from trl_deepseek.memory.estimate import busiest, estimate, largest_batch
+    from trl_deepseek.memory.rehearsal import rehearse
     from trl_deepseek.trainers.base import registry_for
 
     if args.model_name_or_path is None:
@@ -100,20 +100,16 @@ def answer_for(args: argparse.Namespace, command: Any, budget: int | None) -> di
     optimizer = str(getattr(config.optim, "value", config.optim))
     if chosen is not None and chosen.optimizer and "optim" not in args.given:
         optimizer = chosen.optimizer
-    reference = _holds_reference(config, registry)
-
-    def measure(step: Step) -> Estimate:
-        return estimate(
-            shape,
-            step,
-            quantization=chosen,
-            adapter=adapter,
-            optimizer=optimizer,
-            accumulates=config.gradient_accumulation_steps > 1,
-            holds_reference=reference,
-        )
-
-    found = measure(step)
+    accumulates = config.gradient_accumulation_steps > 1
+    found = estimate(
+        shape,
+        step,
+        quantization=chosen,
+        adapter=adapter,
+        optimizer=optimizer,
+        accumulates=accumulates,
+        holds_reference=_holds_reference(config, registry),
+    )
     per_example = config.sequences_per_example
     answer: dict[str, Any] = {
         "model": options.model_name_or_path,
@@ -134,22 +130,18 @@ def answer_for(args: argparse.Namespace, command: Any, budget: int | None) -> di
     }
     if budget is not None:
         usable = int((budget - RESERVED) / (1 + FRAGMENTATION))
-        sequences = largest_batch(
-            usable, replace(step, sequences=1), lambda s: _peak(measure, s, per_example)
-        )
+
+        def peak(batch: int) -> int:
+            wider = replace(step, sequences=batch * per_example)
+            needed = rehearse(shape, wider, chosen, adapter)
+            return found.held + busiest(needed, found.gradients, accumulates)
+
         answer |= {
             "gpu_memory_bytes": budget,
             "fits": found.peak <= usable,
-            "largest_batch": sequences,
+            "largest_batch": largest_batch(usable, peak),
         }
     return answer
-
-
-def _peak(measure: Any, step: Step, per_example: int) -> int:
-    """Of a batch of ``step.sequences`` examples, each of which may be several sequences."""
-    from dataclasses import replace
-
-    return int(measure(replace(step, sequences=step.sequences * per_example)).peak)
 
 
 def _step(args: argparse.Namespace, config: Any, options: Any, is_adapter_run: bool) -> Step:

@@ -7,11 +7,13 @@ head are found by a rehearsal on tensors without data. Nothing here needs the mo
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from trl_deepseek.lora import EXPERTS, HEADS
-from trl_deepseek.memory.rehearsal import Step, assemble, rehearse
+from trl_deepseek.memory.rehearsal import Rehearsed, Step, assemble, rehearse
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -81,17 +83,14 @@ class Estimate:
         return sum(group.trainable for group in self.groups)
 
     @property
+    def held(self) -> int:
+        """What lies in memory between steps."""
+        return self.weights + self.reference + self.adapters + self.optimizer
+
+    @property
     def sum(self) -> int:
         """All rows added up, as if all were alive at one time."""
-        return (
-            self.weights
-            + self.reference
-            + self.adapters
-            + self.gradients
-            + self.optimizer
-            + self.activations
-            + self.head
-        )
+        return self.held + self.gradients + self.activations + self.head
 
 
 def estimate(
@@ -123,8 +122,6 @@ def estimate(
     reference = weights if holds_reference and adapter is None else 0
     adapters = trained_bytes if adapter is not None else 0
     found = rehearse(config, step, quantization, adapter)
-    forward, backward = found.activations + found.head, trained_bytes + found.layer
-    busiest = forward + trained_bytes if accumulates else max(forward, backward)
     return Estimate(
         groups=_groups(model),
         weights=weights,
@@ -134,36 +131,43 @@ def estimate(
         optimizer=states,
         activations=found.activations,
         head=found.head,
-        peak=weights + reference + adapters + states + busiest,
+        peak=weights + reference + adapters + states + busiest(found, trained_bytes, accumulates),
     )
 
 
-def largest_batch(budget: int, step: Step, measure: Any, limit: int = 4096) -> int:
-    """The most sequences in one pass whose peak fits, 0 if not even one does.
+def busiest(found: Rehearsed, gradients: int, accumulates: bool) -> int:
+    """The most that a step adds to what is held: at its turning point, or at its end.
+
+    In the backward pass activations go as gradients arrive, layer by layer, so the most is alive
+    at one of its two ends.
+    """
+    turning = found.activations + found.head
+    if accumulates:
+        return turning + gradients
+    return max(turning, gradients + found.layer)
+
+
+def largest_batch(budget: int, peak: Callable[[int], int], limit: int = 4096) -> int:
+    """The largest batch whose peak fits, 0 if not even one example does.
 
     Args:
         budget: Bytes.
-        step: Its ``sequences`` are replaced.
-        measure: From a step to its peak; nearly linear in the sequences.
+        peak: From a batch to the bytes of its step; grows with it, and nearly in proportion.
         limit: Where to stop looking.
     """
-    peaks: dict[int, int] = {}
-
-    def peak(sequences: int) -> int:
-        if sequences not in peaks:
-            peaks[sequences] = measure(replace(step, sequences=sequences))
-        return peaks[sequences]
-
+    peak = functools.cache(peak)
     if peak(1) > budget:
         return 0
-    slope = max(1, peak(2) - peak(1))
-    guess = min(limit, max(1, 1 + (budget - peak(1)) // slope))
-    while guess < limit and peak(guess + 1) <= budget:  # the head's tiles stop growing at some size
-        slope = max(1, (peak(guess + 1) - peak(1)) // guess)
-        guess = min(limit, max(guess + 1, 1 + (budget - peak(1)) // slope))
-    while guess > 1 and peak(guess) > budget:
-        guess -= 1
-    return guess
+    low, high = 1, limit + 1  # what fits, and what does not or is not asked for
+    guess = 2
+    while high - low > 1:
+        if peak(guess) <= budget:
+            low = guess
+        else:
+            high = guess
+        slope = max(1, (peak(guess) - peak(1)) // (guess - 1))
+        guess = min(max(1 + (budget - peak(1)) // slope, low + 1), high - 1)
+    return low
 
 
 def base_bytes(model: nn.Module, quantization: Quantization | None) -> dict[str, int]:

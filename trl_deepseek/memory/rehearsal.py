@@ -88,7 +88,7 @@ def assemble(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft's about patterns that match nothing here
             model = get_peft_model(model, adapter)
-    if is_quantized:
+    if is_quantized and adapter is not None:
         for parameter in model.parameters():
             if parameter.requires_grad:  # as TRL does with adapters on a quantized model
                 parameter.data = parameter.data.to(torch.bfloat16)

@@ -30,6 +30,7 @@ from trl_deepseek.rewards.guarding import Guards
 from trl_deepseek.rewards.history import History
 from trl_deepseek.trainers.base import PluginTrainer, registry_for
 from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -131,6 +132,10 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             self._report(inputs, self._scored, output["advantages"], mode)
             self._scored = None
         return output
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        with as_trained(self.model):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(
         self,
