@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return training.run(args, prepare(args)[1])
+
+
+def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
+    """The checked job, and what builds its trainer."""
     (chosen,) = build_dataclasses(args, [RewardArguments])
     if not chosen.reward_funcs:
         raise ConfigError(
@@ -46,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         from trl_deepseek.trainers.grpo import GRPOTrainer
 
         return GRPOTrainer(
-            job.model_name,
+            job.model,
             functions,
             job.config,
             train_dataset=job.train_dataset,
@@ -54,4 +60,4 @@ def run(args: argparse.Namespace) -> int:
             **job.trainer_options,
         )
 
-    return training.run(args, build)
+    return job, build

@@ -7,6 +7,7 @@ decides which of the two trainers runs.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -34,6 +35,11 @@ def choose_config(args: argparse.Namespace) -> type:
 
 
 def run(args: argparse.Namespace) -> int:
+    return training.run(args, prepare(args)[1])
+
+
+def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
+    """The checked job, and what builds its trainer."""
     names = list(args.loss_type)
     job = training.prepare(args, choose_config(args), "preferences")
 
@@ -41,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         from trl_deepseek.trainers.preference import preference_trainer
 
         return preference_trainer(
-            job.model_name,
+            job.model,
             names,
             job.train_dataset,
             job.config,
@@ -49,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
             **job.trainer_options,
         )
 
-    return training.run(args, build)
+    return job, build
 
 
 def _refuse_foreign_options(args: argparse.Namespace, names: list[str], unpaired: bool) -> None:

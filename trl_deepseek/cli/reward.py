@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from trl_deepseek.cli import training
@@ -14,17 +15,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return training.run(args, prepare(args)[1])
+
+
+def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
+    """The checked job, and what builds its trainer."""
     job = training.prepare(args, RewardConfig, "preferences")
 
     def build() -> Any:
         from trl_deepseek.trainers.reward import RewardTrainer
 
         return RewardTrainer(
-            job.model_name,
+            job.model,
             job.config,
             train_dataset=job.train_dataset,
             eval_dataset=job.eval_dataset,
             **job.trainer_options,
         )
 
-    return training.run(args, build)
+    return job, build

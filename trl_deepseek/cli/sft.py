@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from trl_deepseek import demonstrations
@@ -15,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    return training.run(args, prepare(args)[1])
+
+
+def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
+    """The checked job, and what builds its trainer."""
     job = training.prepare(args, SFTConfig, "demonstrations")
     for dataset in (job.train_dataset, job.eval_dataset):
         if dataset is not None:
@@ -24,11 +30,11 @@ def run(args: argparse.Namespace) -> int:
         from trl_deepseek.trainers.sft import SFTTrainer
 
         return SFTTrainer(
-            job.model_name,
+            job.model,
             job.config,
             train_dataset=job.train_dataset,
             eval_dataset=job.eval_dataset,
             **job.trainer_options,
         )
 
-    return training.run(args, build)
+    return job, build

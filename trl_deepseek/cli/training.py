@@ -22,6 +22,7 @@ from trl_deepseek.types import DatasetKind
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
@@ -67,10 +68,20 @@ class Job:
 
     registry: Registry
     config: Any
-    model_name: str
+    model: Any  # its name
     train_dataset: Dataset
     eval_dataset: Dataset | None
     trainer_options: dict[str, Any]
+
+    def load_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, without the model.
+
+        Raises:
+            ModelError: There is none.
+        """
+        if self.model in self.registry.models:  # small enough to be built for it
+            return self.registry.models[self.model]()[1]
+        return models.load_tokenizer(self.model, self.config)
 
 
 def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> Job:
