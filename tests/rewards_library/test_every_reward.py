@@ -144,3 +144,20 @@ def test_code_without_a_sandbox_is_refused_before_a_model_is_loaded(
     assert check_sandbox(functions[:1], False) is None
     monkeypatch.setattr(sandbox, "unavailable", lambda: None)
     assert check_sandbox(functions, False) == "bubblewrap"
+
+
+@pytest.mark.parametrize(
+    ("name", "wrap"),
+    [
+        *((name, "{}") for name in ("math_accuracy", "exact_match", "numeric_match")),
+        *((name, "<think>\nso\n</think>\n\n{}") for name in ("math_accuracy", "exact_match")),
+        *((name, r"\boxed{{{}}}") for name in ("math_accuracy", "numeric_match")),
+    ],
+)
+def test_the_embedded_tasks_solutions_score_their_maximum(
+    registry: Registry, name: str, wrap: str
+) -> None:
+    golds = list(registry.datasets["arithmetic"](split="test", size=16)["solution"])
+    assert len(set(golds)) > 8
+    given = [wrap.format(gold) for gold in golds]
+    assert registry.rewards[name](completions=given, solution=golds) == [1.0] * len(golds)

@@ -62,12 +62,26 @@ def test_it_scores_a_file_with_registered_rewards(
     ]
     # Without a group column, equal prompts are a group: {1, 0} and {1, 1}.
     assert (right["groups"], right["zero_variance_groups"]) == (2, 1)
+    assert right["zero_variance_share"] == 0.5
     assert (right["abstained"], right["failed"], right["first_failure"]) == (0, 0, None)
     assert right["p99_ms"] >= right["p50_ms"] > 0
     assert thinks["mean"] == 0.5
     (pair,) = report["correlations"]
     assert pair["rewards"] == ["exact_match", "think_format"]
     assert pair["correlation"] == pytest.approx(statistics.correlation([1, 0, 1, 1], [1, 0, 1, 0]))
+
+
+@pytest.mark.parametrize("column", ["group", "group_id"])
+def test_rows_may_say_which_samples_are_of_one_prompt(
+    column: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "grouped.jsonl"
+    answers = [("a", "2"), ("a", "2"), ("b", "2"), ("b", "3"), ("c", "2")]
+    rows = [{"completion": said, "solution": "2", column: group} for group, said in answers]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, report = run_json(capsys, "test", "exact_match", "--data", str(file))
+    (right,) = report["rewards"]
+    assert (right["groups"], right["zero_variance_groups"]) == (2, 1)  # "c" has but one sample
 
 
 def test_a_failing_reward_is_counted_shown_with_its_traceback_and_makes_the_exit_code(
@@ -184,6 +198,7 @@ def saved_run(tmp_path: Path) -> str:
             group_size=2,
             generation_prefix="",
         )
+    history.flush()
     return str(tmp_path / "run")
 
 

@@ -33,10 +33,9 @@ def _show_reward(console: Console, reward: Mapping[str, Any]) -> None:
         facts.append(f"per sample {reward['p50_ms']:.2f} ms (p50), {reward['p99_ms']:.2f} ms (p99)")
     console.print("  " + " · ".join(facts))
     if reward["groups"]:
-        flat, groups = reward["zero_variance_groups"], reward["groups"]
         console.print(
-            f"  {flat} of {groups} groups ({flat / groups:.0%}) score all alike: "
-            "they would teach nothing"
+            f"  {reward['zero_variance_groups']} of {reward['groups']} groups "
+            f"({reward['zero_variance_share']:.0%}) score all alike: they would teach nothing"
         )
     _show_histogram(console, reward["histogram"])
     failure = reward["first_failure"]

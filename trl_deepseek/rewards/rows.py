@@ -14,16 +14,16 @@ from trl_deepseek.rewards.history import Row
 from trl_deepseek.rewards.trial import Samples
 
 COMPLETION = "completion"
-GROUP = "group"
-_OWN = (COMPLETION, "prompt", "completion_ids", GROUP, "generation_prefix")
+GROUPS = ("group", "group_id")
+_OWN = (COMPLETION, "prompt", "completion_ids", *GROUPS, "generation_prefix")
 
 
 def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samples:
     """Samples from a file with a row per completion.
 
     A row has ``completion`` (text or messages), and may have ``prompt``, ``completion_ids``,
-    ``group`` (equal for samples of one prompt) and any columns that rewards need. Without
-    ``group``, samples with equal prompts are a group.
+    ``group`` or ``group_id`` (equal for samples of one prompt) and any columns that rewards need.
+    Without either, samples with equal prompts are a group.
 
     Args:
         name: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
@@ -43,6 +43,7 @@ def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samp
             )
     complete = [key for key in rows[0] if all(key in row for row in rows)]
     prompts = [row["prompt"] for row in rows] if "prompt" in complete else None
+    named = [key for key in GROUPS if key in complete]
     prefixes = {row.get("generation_prefix") for row in rows}
     if len(prefixes) == 1 and None not in prefixes:
         options = {"generation_prefix": prefixes.pop(), **options}
@@ -53,7 +54,7 @@ def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samp
             [row["completion_ids"] for row in rows] if "completion_ids" in complete else None
         ),
         columns={k: [row[k] for row in rows] for k in complete if k not in _OWN},
-        groups=_groups([row[GROUP] for row in rows] if GROUP in complete else prompts),
+        groups=_groups([row[named[0]] for row in rows] if named else prompts),
         options=options,
     )
 

@@ -23,8 +23,8 @@ def summarise(trial: Trial, groups: Sequence[Hashable] | None = None) -> dict[st
         ``name``, ``samples``, ``scored``, ``abstained``, ``failed``; ``mean``, ``std``
         (population), ``min``, ``max`` of the scores, None without any; ``histogram``, a list of
         ``{"from", "to", "count"}``; ``p50_ms`` and ``p99_ms`` per sample; ``first_failure``, None
-        or ``{"sample", "message", "traceback"}``; ``groups`` and ``zero_variance_groups``, None
-        where groups are not known.
+        or ``{"sample", "message", "traceback"}``; ``groups``, ``zero_variance_groups`` and
+        ``zero_variance_share``, None where groups are not known.
     """
     scores = scored(trial)
     known = [value for value in scores if value is not None]
@@ -92,21 +92,24 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 def zero_variance(
     scores: Sequence[float | None], groups: Sequence[Hashable] | None
-) -> dict[str, int | None]:
-    """How many groups of two or more scores there are, and in how many all are equal.
+) -> dict[str, float | None]:
+    """How many groups of two or more scores there are, and in how many (and what share) all agree.
 
     Such a group teaches GRPO nothing.
     """
     if groups is None:
-        return {"groups": None, "zero_variance_groups": None}
+        return dict.fromkeys(("groups", "zero_variance_groups", "zero_variance_share"))
     members: dict[Hashable, list[float]] = {}
     for group, value in zip(groups, scores, strict=True):
         if value is not None:
             members.setdefault(group, []).append(value)
     several = [values for values in members.values() if len(values) > 1]
+    flat = sum(len(set(values)) == 1 for values in several)
+    share = flat / len(several) if several else None
     return {
         "groups": len(several),
-        "zero_variance_groups": sum(len(set(values)) == 1 for values in several),
+        "zero_variance_groups": flat,
+        "zero_variance_share": share,
     }
 
 
