@@ -167,7 +167,8 @@ def _serve(connection: Connection) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside C code
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     soft = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with contextlib.suppress(ValueError, OSError):  # macOS knows no such limit
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
     try:
         function = pickle.loads(connection.recv_bytes())()
     except BaseException:

@@ -46,6 +46,29 @@ ADDED = ["assert add(1, 2) == 3", "assert add(-1, 1) == 0\nassert add(0, 0) == 0
         (block("print(2 * int(input()), end='')"), [{"input": 4, "output": 8}], 1.0),
         (block("print('1 2')\nprint('3')"), [{"input": "", "output": "1 2\n3\n4\n"}], 0.0),
         (block("def broken("), DOUBLED, 0.0),
+        (block("import sys\nsys.stdout.write(str(2 * int(sys.stdin.read())))"), DOUBLED, 1.0),
+        (
+            block(
+                "import threading\nn = int(input())\n"
+                "def later():\n    import time\n    time.sleep(0.1)\n    print(2 * n)\n"
+                "threading.Thread(target=later).start()"
+            ),
+            DOUBLED,
+            1.0,
+        ),
+        (
+            block(
+                "import io, os, sys\nout = sys.stdout = io.StringIO()\nprint(2 * int(input()))\n"
+                "os.write(1, out.getvalue().encode())"
+            ),
+            DOUBLED,
+            1.0,
+        ),
+        (
+            block("from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int"),
+            ["def check(c):\n    assert c(3).x == 3\ncheck(P)"],
+            1.0,
+        ),
         (block(ADD), ADDED, 1.0),
         (block("def add(a, b):\n    return 3"), ADDED, 0.5),
         (block(ADD), "assert add(1, 2) == 3", 1.0),

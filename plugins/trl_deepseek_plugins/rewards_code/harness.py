@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from typing import Any
 
@@ -39,7 +40,12 @@ def child(code: str, test: dict[str, str], token: str, reading: int, writing: in
         if "assert" in test:
             exec(compile(test["assert"], "test.py", "exec"), main.__dict__)
             os.write(result, token.encode())
-        sys.stdout.flush()
+        for thread in threading.enumerate():
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()  # as Python does before it ends
+        for stream in (sys.stdout, sys.__stdout__):
+            if stream is not None:
+                stream.flush()
         status = 0
     finally:
         os._exit(status)  # with the exception, if any: nobody reads a traceback
