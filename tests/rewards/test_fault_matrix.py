@@ -1,4 +1,4 @@
-"""Every misdeed x every form of reward x every policy, in worker processes."""
+"""Every misdeed x every form of reward x every policy, in worker processes and without them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,8 @@ BATCHES = {
 }
 # These spoil one score; the others end the call, and with it every sample that shares it.
 ONE_SCORE = {"nan", "inf", "string", "dict", "list"}
+# What a process survives without isolation, unless it is the process that has to be killed.
+SURVIVABLE = {"raises", "hangs", "deadlocks"} | ONE_SCORE | set(BATCHES)
 
 
 @pytest.fixture(scope="module")
@@ -62,20 +64,26 @@ def run_mark() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def guards(run_mark: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guards]:
-    forms = ("per_sample", "per_sample_async", "batch", "batch_async", "fine")
-    rewards = [Reward(form, getattr(faults, form), isolate=True) for form in forms]
-    origin = Origin("faulty", None, None, None)
-    registry = Registry([Entry("rewards", r.name, r, origin) for r in rewards])
-    settings = Settings(
-        timeout=TIMEOUT,
-        memory=1 << 30,
-        max_failures=10**6,
-        output_dir=str(tmp_path_factory.mktemp("run")),
-    )
-    made = Guards(rewards, registry, settings)
+    made = guard_all(str(tmp_path_factory.mktemp("run")), isolate=True)
     yield made
     made.close()
     assert workers_only(run_mark, workers=0), "a process was left behind"
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guards]:
+    made = guard_all(str(tmp_path_factory.mktemp("run")), isolate=False)
+    yield made
+    made.close()
+
+
+def guard_all(output_dir: str, isolate: bool) -> Guards:
+    forms = ("per_sample", "per_sample_async", "batch", "batch_async", "fine")
+    rewards = [Reward(form, getattr(faults, form), isolate=isolate) for form in forms]
+    origin = Origin("faulty", None, None, None)
+    registry = Registry([Entry("rewards", r.name, r, origin) for r in rewards])
+    settings = Settings(timeout=TIMEOUT, memory=1 << 30, max_failures=10**6, output_dir=output_dir)
+    return Guards(rewards, registry, settings)
 
 
 def processes(mark: str) -> list[int]:
@@ -125,31 +133,29 @@ def score(
     return faulty, fine, metrics
 
 
-def cases() -> Iterator[Any]:
+def cases(kept: set[str] | None = None) -> Iterator[Any]:
     for form in ("per_sample", "per_sample_async", "batch", "batch_async"):
         known = SAMPLES if form.startswith("per_sample") else SAMPLES | BATCHES
         for fault in known:
-            yield pytest.param(form, fault, *known[fault], id=f"{form}-{fault}")
+            if kept is None or fault in kept:
+                yield pytest.param(form, fault, *known[fault], id=f"{form}-{fault}")
 
 
-@pytest.mark.parametrize(("form", "fault", "metric", "words"), list(cases()))
-def test_a_misdeed_costs_what_it_touched_and_nothing_else(
-    guards: Guards, run_mark: str, form: str, fault: str, metric: str, words: str
-) -> None:
+def check(guards: Guards, form: str, fault: str, metric: str, words: str) -> None:
+    """That the misdeed ends as documented under every policy, in time, and alone."""
     completions = ["ok", fault, "ok"]
-    whole_call = form.startswith("batch") and fault not in ONE_SCORE
+    lost = {0, 1, 2} if form.startswith("batch") and fault not in ONE_SCORE else {1}
     for on_error in ("abstain", -1.0):
         instead = None if on_error == "abstain" else on_error
         started = time.monotonic()
         scores, fine, metrics = score(guards, form, completions, on_error)
         assert time.monotonic() - started < TIMEOUT + 2
-        good = instead if whole_call else 1.0
-        assert scores == [good, instead, good]
+        assert scores == [instead if i in lost else 1.0 for i in range(3)]
         assert fine == [0.5] * 3
         counts = {k: metrics[f"rewards/{form}/{k}"] for k in ("errors", "timeouts", "abstained")}
         counts["either"] = counts["errors"] + counts["timeouts"]
-        lost = 3.0 if whole_call else 1.0
-        assert (counts[metric], counts["either"], counts["abstained"]) == (lost, lost, 0.0)
+        assert counts[metric] == counts["either"] == len(lost)
+        assert counts["abstained"] == 0.0
     started = time.monotonic()
     with pytest.raises(RewardError) as caught:
         score(guards, form, completions, "raise")
@@ -157,7 +163,21 @@ def test_a_misdeed_costs_what_it_touched_and_nothing_else(
     message = str(caught.value)
     assert f"reward {form!r} (plugin 'faulty') failed on" in message
     assert words in message
+
+
+@pytest.mark.parametrize(("form", "fault", "metric", "words"), list(cases()))
+def test_a_misdeed_costs_what_it_touched_and_nothing_else(
+    guards: Guards, run_mark: str, form: str, fault: str, metric: str, words: str
+) -> None:
+    check(guards, form, fault, metric, words)
     assert workers_only(run_mark), "a process was left behind"
+
+
+@pytest.mark.parametrize(("form", "fault", "metric", "words"), list(cases(SURVIVABLE)))
+def test_without_isolation_a_misdeed_that_kills_nothing_ends_alike(
+    in_process: Guards, form: str, fault: str, metric: str, words: str
+) -> None:
+    check(in_process, form, fault, metric, words)
 
 
 @pytest.mark.parametrize("form", ["per_sample", "per_sample_async", "batch", "batch_async"])

@@ -99,6 +99,22 @@ def test_an_infinite_score_leaves_the_weights_finite(tmp_path: Path, rows: Datas
     assert logged["rewards/infinite/timeouts"] == logged["rewards/infinite/abstained"] == 0.0
 
 
+def test_a_reward_model_whose_scores_are_not_finite_stops_the_run_by_name(
+    tmp_path: Path, rows: Dataset
+) -> None:
+    from transformers import LlamaForSequenceClassification
+
+    built, tokenizer = model()
+    built.config.num_labels = 1
+    judge = LlamaForSequenceClassification(built.config)
+    judge.config._name_or_path = "someone/judge"
+    with torch.no_grad():
+        judge.score.weight.fill_(1e38)
+    tokenizer.chat_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    with pytest.raises(RewardError, match="reward 'judge' gave a score that is not finite"):
+        train(config(tmp_path), rows, judge, reward_processing_classes=[tokenizer])
+
+
 def test_a_failing_reward_stops_the_run_with_its_name_and_keeps_the_batch(
     tmp_path: Path, rows: Dataset
 ) -> None:
@@ -130,11 +146,16 @@ def test_scores_and_weights_reach_the_update_as_in_trl(tmp_path: Path, rows: Dat
 def test_every_completion_is_saved_with_scores_and_the_advantage_they_give(
     tmp_path: Path, rows: Dataset
 ) -> None:
-    args = config(tmp_path, max_steps=2, scale_rewards="none")
-    trainer = train(args, rows, by_length, per_sample)
-    saved = list(read(tmp_path))
+    args = config(tmp_path, max_steps=2, scale_rewards="none", per_device_eval_batch_size=4)
+    evaluated = {"eval_dataset": rows.select(range(3))}
+    trainer = train(args, rows, by_length, per_sample, **evaluated)
+    trainer.evaluate()
+    trainer._history.flush()
+    everything = list(read(tmp_path))
+    saved = [row for row in everything if row.mode == "train"]
     assert [row.step for row in saved] == [0] * 4 + [1] * 4
-    assert {row.mode for row in saved} == {"train"}
+    of_evaluation = [(row.step, row.group) for row in everything if row.mode == "eval"]
+    assert of_evaluation == [(2, 0)] * 4 * 3
     for group in (saved[:4], saved[4:]):
         assert len({row.prompt[0]["content"] for row in group}) == 1
         totals = []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 import time
@@ -133,12 +134,13 @@ class LoopRunner:
         """
         results = [call.failed(timed_out(self._timeout or 0)) for call in calls]
 
+        async def score(place: int) -> None:
+            # Kept at once: should another sample block the loop, this one has its score.
+            results[place] = await perform_async(self._function, calls[place])
+
         async def one(place: int) -> None:
-            scoring = perform_async(self._function, calls[place])
-            try:
-                results[place] = await asyncio.wait_for(scoring, self._timeout)
-            except TimeoutError:
-                return  # the result is that failure already
+            with contextlib.suppress(TimeoutError):  # the result is that failure already
+                await asyncio.wait_for(score(place), self._timeout)
 
         async def all_of_them() -> None:
             await asyncio.gather(*map(one, range(len(calls))))

@@ -22,7 +22,7 @@ def show(
     from rich.table import Table
 
     order = sorted(range(len(prompts)), key=lambda i: advantages[i])
-    table = Table(title=f"completions at step {step}: the best and the worst", title_justify="left")
+    table = Table()
     for heading in ("prompt", "completion", *scores, "advantage"):
         numeric = heading not in ("prompt", "completion")
         table.add_column(heading, justify="right" if numeric else "left", overflow="fold")
@@ -34,7 +34,8 @@ def show(
             _cut(_text(completions[i])),
             *("-" if number != number else f"{number:.3g}" for number in numbers),
         )
-    Console(stderr=True, markup=False).print(table)
+    console = Console(stderr=True, markup=False)
+    console.print(f"completions at step {step}: the best and the worst", table, sep="\n")
 
 
 def _text(value: Any) -> str:

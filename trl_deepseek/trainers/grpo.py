@@ -147,10 +147,12 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         scores: torch.Tensor = super()._calculate_rewards(
             inputs, prompts, completions, completion_ids_list
         )
-        infinite = torch.isinf(scores).any(dim=0).tolist()
-        if any(infinite):  # a reward model's; functions have been checked one by one
-            name = self.reward_func_names[infinite.index(True)]
-            raise RewardError(f"reward {name!r} gave an infinite score")
+        # Functions have been checked one by one, where NaN says that one abstained.
+        models = [isinstance(function, torch.nn.Module) for function in self.reward_funcs]
+        wrong = scores.isinf() | (scores.isnan() & scores.new_tensor(models).bool())
+        if wrong.any():
+            name = self.reward_func_names[int(wrong.any(dim=0).nonzero()[0])]
+            raise RewardError(f"reward {name!r} gave a score that is not finite")
         self._scored = _Scored(prompts, completions, completion_ids_list, scores)
         return scores
 
