@@ -42,9 +42,12 @@ def think_format(
     prompt has already written ``<think>``, the completion must not open it a second time; where
     it is not known what the prompt wrote (``generation_prefix`` is None), both forms count.
 
-    Source: the format reward of arXiv:2501.12948, section 2.2.2. Differs from TRL's
-    ``think_format_reward``, which gives 0.0 to every completion whose ``<think>`` stands in the
-    prompt, and 1.0 to empty reasoning and to a missing answer.
+    Range: 0.0 or 1.0.
+
+    Source: the format reward of arXiv:2501.12948, section 2.2.2.
+
+    Differs: TRL's ``think_format_reward`` gives 0.0 to every completion whose ``<think>`` stands in
+    the prompt, and 1.0 to empty reasoning and to a missing answer.
     """
     found = [
         _after_thinking(said, generation_prefix) for said in texts(completions, generation_prefix)
@@ -60,8 +63,12 @@ def answer_format(
     Both must hold something, each tag occurs once, and only white space may stand around and
     between them. What the prompt has opened counts as in :func:`think_format`.
 
-    Source: the template of arXiv:2501.12948, table 1. Differs from open-r1's ``format``, which
-    wants a line break on both sides of every tag and ``<think>`` in the completion.
+    Range: 0.0 or 1.0.
+
+    Source: the template of arXiv:2501.12948, table 1.
+
+    Differs: open-r1's ``format`` wants a line break on both sides of every tag, and ``<think>`` in
+    the completion.
     """
     scores = []
     for said in texts(completions, generation_prefix):
@@ -76,8 +83,13 @@ def tag_count(
 ) -> list[float]:
     """A quarter for each of the four tags of :func:`answer_format` that occurs exactly once.
 
-    Source: open-r1's ``tag_count``. Differs from it in that a ``<think>`` that the prompt has
-    opened counts as the one, and that no line breaks are needed around the tags.
+    A ``<think>`` that the prompt has opened counts as the one.
+
+    Range: 0.0 to 1.0.
+
+    Source: open-r1's ``tag_count``.
+
+    Differs: there line breaks are needed around the tags, and ``<think>`` in the completion.
     """
     opened = int(opens_thinking(generation_prefix))
     scores = []
@@ -93,6 +105,10 @@ def boxed_format(
     r"""1.0 where the answer holds exactly one ``\boxed{...}``, not empty, else 0.0.
 
     Boxes in the reasoning do not count.
+
+    Range: 0.0 or 1.0.
+
+    Source: how answers to MATH are marked, arXiv:2103.03874.
     """
     boxes = [boxed(answer(completion, generation_prefix)) for completion in completions]
     return [float(len(found) == 1 and bool(found[0].strip())) for found in boxes]
@@ -107,6 +123,10 @@ def json_format(
     """1.0 where the answer is one JSON value and nothing else, else 0.0.
 
     It may stand in one ``json`` code block. NaN and Infinity are not JSON.
+
+    Range: 0.0 or 1.0.
+
+    Source: RFC 8259.
 
     Args:
         completions: TRL's.

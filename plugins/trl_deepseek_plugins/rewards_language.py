@@ -71,6 +71,8 @@ def language_consistency(
     counted. Where the completion does not reason, all of its text is looked at. Abstains where
     there is no word to judge by.
 
+    Range: 0.0 to 1.0.
+
     Source: the language consistency reward of arXiv:2501.12948, section 2.3.2 ("the proportion of
     target language words in the CoT").
 

@@ -25,7 +25,11 @@ def soft_overlong(
 ) -> list[float]:
     """0.0 up to ``max_length - cache`` tokens, then falling to -1.0 at ``max_length`` and beyond.
 
-    Source: arXiv:2503.14476, equation 13.
+    Formula: max(-1, (max_length - cache - tokens) / cache) past that, in a straight line.
+
+    Range: -1.0 to 0.0.
+
+    Source: DAPO, arXiv:2503.14476, equation 13; TRL's ``get_soft_overlong_punishment``.
 
     Args:
         completions: TRL's.
@@ -66,8 +70,13 @@ def repetition_penalty(
 
     Counted over tokens, so right in every language.
 
-    Source: arXiv:2502.03373, appendix C.2, and TRL's ``get_repetition_penalty_reward``. open-r1's
-    of the same name counts words.
+    Formula: max_penalty · (1 - distinct n-grams / n-grams)
+
+    Range: ``max_penalty`` to 0.0.
+
+    Source: arXiv:2502.03373, appendix C.2, and TRL's ``get_repetition_penalty_reward``.
+
+    Differs: open-r1's of the same name counts words.
 
     Raises:
         ValueError: ``max_penalty`` is positive, ``ngram_size`` is not, or there are no token ids.

@@ -38,9 +38,12 @@ def math_accuracy(
     compared within ``seconds`` scores 0.0. Abstains where the solution is None or holds no
     expression, or cannot be read within ``seconds``.
 
-    Source: math-verify, the comparison behind TRL's ``accuracy_reward``. Differs from it in that
-    only the answer counts, not the reasoning; that it need not be LaTeX; and that the time limit
-    holds in every thread and inside C code.
+    Range: 0.0 or 1.0.
+
+    Source: math-verify, the comparison behind TRL's ``accuracy_reward``.
+
+    Differs: TRL's reads the reasoning too and wants LaTeX; its time limit holds neither outside the
+    main thread nor inside C code.
     """
     golds = ["" if gold is None else str(gold) for gold in solution]
     answers = [answer(completion, generation_prefix) for completion in completions]
@@ -71,8 +74,14 @@ def cosine_length(
     At no tokens a completion scores the first of its pair, at ``max_length`` and beyond the
     second. Right is what :func:`math_accuracy` says; it abstains where that does.
 
+    Formula: end + (start - end) · (1 + cos(π · min(tokens / max_length, 1))) / 2
+
+    Range: -1.0 to 1.0.
+
     Source: arXiv:2502.03373, appendix C.1, with the bounds of TRL's ``get_cosine_scaled_reward``,
-    whose scores these are. open-r1's ``cosine`` counts characters and rises again past the end.
+    whose scores these are.
+
+    Differs: open-r1's ``cosine`` counts characters and rises again past the end.
 
     Args:
         completions: TRL's.
@@ -115,13 +124,18 @@ def length_penalty(
 ) -> list[float | None]:
     """0.5 for the shortest completion of a prompt, -0.5 for the longest; nothing above 0 if wrong.
 
-    With lengths in tokens and the least and most among the completions of one prompt (of those
-    that this process scores): lambda = 0.5 - (length - least) / (most - least); a right answer
-    scores lambda, a wrong one min(0, lambda). All 0.0 where all are equally long. Right is what
-    :func:`math_accuracy` says; it abstains where that does.
+    The least and most are taken among the completions of one prompt, of those that this process
+    scores. All score 0.0 where all are equally long. Right is what :func:`math_accuracy` says; it
+    abstains where that does.
 
-    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3. open-r1's ``length`` compares across the
-    whole batch, counts characters and takes an unreadable solution for a right answer.
+    Formula: λ = 0.5 - (tokens - least) / (most - least); λ if right, else min(0, λ)
+
+    Range: -0.5 to 0.5.
+
+    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+
+    Differs: open-r1's ``length`` compares across the whole batch, counts characters and takes an
+    unreadable solution for a right answer.
 
     Raises:
         ValueError: There are no token ids.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from trl_deepseek import load_registry
+from trl_deepseek.cli import plugin_page
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import check_sandbox, resolve, sandbox
@@ -112,9 +113,11 @@ def test_it_declares_the_columns_that_it_cannot_do_without(registry: Registry, n
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
-def test_it_is_described(entry: Any) -> None:
-    described = inspect.getdoc(entry.item.function) or ""
-    assert len(described.splitlines()) > 1
+def test_its_page_has_a_description_a_range_and_a_source(entry: Any, repository: Path) -> None:
+    page = plugin_page.describe(entry)
+    for part in ("summary", "range", "source"):
+        assert page[part], f"{entry.name} has no {part}"
+    assert f"| `{entry.name}` |" in (repository / "docs" / "rewards.md").read_text()
 
 
 def test_a_missing_optional_package_is_told_before_a_model_is_loaded(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What ``trl-deepseek plugins show NAME`` says of one item, read from the item itself.
 
 The docstring of a registered function is its page: a first line, then paragraphs that start with
-``Formula:``, ``Source:`` or ``Differs:``, and the usual ``Args:``.
+``Formula:``, ``Range:``, ``Source:`` or ``Differs:``, and the usual ``Args:``.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 
 from trl_deepseek.errors import UnknownName
 from trl_deepseek.registry import SINGULAR, Entry, Registry
+from trl_deepseek.rewards.signature import PROVIDED
 from trl_deepseek.types import Loss, Reward
 
-HEADING = re.compile(r"^(Formula|Source|Differs|Args|Returns|Raises):\s*(.*)$")
+HEADING = re.compile(r"^(Formula|Range|Source|Differs|Args|Returns|Raises):\s*(.*)$")
 ARGUMENT = re.compile(r"^    (\w+): (.*)$")
 DATA = {
     "pairs": "pairs: prompt, chosen, rejected",
@@ -55,7 +56,9 @@ def describe(entry: Entry) -> dict[str, Any]:
         "kind": SINGULAR[entry.kind],
         "name": entry.name,
         "summary": sections.get("summary"),
+        "details": sections.get("details"),
         "formula": sections.get("Formula"),
+        "range": sections.get("Range"),
         "options": list(_options(function, sections.get("Args", ""))) if is_function else [],
     }
     if isinstance(item, Loss):
@@ -76,7 +79,8 @@ def describe(entry: Entry) -> dict[str, Any]:
 def lines(page: dict[str, Any]) -> Iterator[str]:
     """The page for the screen; what an item does not have is left out."""
     yield f"{page['kind']} {page['name']}"
-    for key in ("summary", "formula", "data", "reference", "columns", "source", "differs"):
+    keys = ("summary", "details", "formula", "range", "data", "reference", "columns")
+    for key in (*keys, "source", "differs"):
         value = page.get(key)
         if value:
             yield f"  {key:11}{', '.join(value) if isinstance(value, list) else value}"
@@ -100,13 +104,17 @@ def _reference(loss: Loss) -> str | None:
 def _options(function: Any, text: str) -> Iterator[dict[str, Any]]:
     meanings = _arguments(text)
     for parameter in inspect.signature(function).parameters.values():
-        if parameter.default is not parameter.empty:
+        # What a trainer passes is not for the user to set.
+        if parameter.default is not parameter.empty and parameter.name not in PROVIDED:
             meaning = meanings.get(parameter.name, "")
             yield {"name": parameter.name, "default": parameter.default, "meaning": meaning}
 
 
 def _sections(doc: str) -> dict[str, str]:
-    """First line under ``summary``, then the text under each heading, unwrapped except ``Args``."""
+    """First line under ``summary``, then the text under each heading, unwrapped except ``Args``.
+
+    What stands between the first line and the first heading goes under ``details``.
+    """
     found: dict[str, list[str]] = {"summary": doc.splitlines()[:1]}
     current = None
     for line in doc.splitlines()[1:]:
@@ -120,6 +128,8 @@ def _sections(doc: str) -> dict[str, str]:
             current = None
         elif current:
             found[current].append(line.strip())
+        elif len(found) == 1 or list(found) == ["summary", "details"]:
+            found.setdefault("details", []).append(line.strip())
     return {key: ("\n" if key == "Args" else " ").join(text) for key, text in found.items()}
 
 

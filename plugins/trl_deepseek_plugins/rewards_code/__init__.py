@@ -50,6 +50,12 @@ def code_tests(
     it, so a program cannot look them up; assert statements run inside the code's own interpreter,
     which a solution that sets out to can deceive.
 
+    Range: 0.0 to 1.0.
+
+    Source: the two forms of tests of APPS (arXiv:2105.09938) and HumanEval (arXiv:2107.03374).
+
+    Differs: open-r1's compares only as many lines as there are, so that output cut short passes.
+
     Args:
         completions: TRL's.
         tests: Per sample, a list of tests, or JSON of one.

@@ -62,6 +62,8 @@ async def llm_judge(
 
     Replies with a score are kept on disk and not asked for again.
 
+    Range: 0.0 to 1.0.
+
     Source: LLM-as-a-judge, arXiv:2306.05685, single-answer grading (there from 1 to 10).
 
     Args:
