@@ -35,7 +35,7 @@ def build(folder: Path, **options: Any) -> Any:
     return SFTTrainer(model, args, train_dataset=data, processing_class=tokenizer)
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, dict[str, Any]] = {
     "padded": {},
     "packed": {"packing": True, "max_length": 120},
     "padding-free": {"padding_free": True, "max_length": None},

@@ -128,7 +128,7 @@ def test_options_are_checked_before_a_model_is_loaded(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_draws_what_the_interrupted_one_would_have(tmp_path: Path) -> None:
-    options = {"noise": "neftune", "max_steps": 4, "gradient_accumulation_steps": 2}
+    options: dict[str, Any] = {"noise": "neftune", "max_steps": 4, "gradient_accumulation_steps": 2}
     straight = train(tmp_path / "a", **options)
     train(tmp_path / "b", save_strategy="steps", save_steps=2, **options)
     resumed = train(tmp_path / "b", resume=str(tmp_path / "b" / "checkpoint-2"), **options)

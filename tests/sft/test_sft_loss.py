@@ -106,12 +106,12 @@ def test_labels_are_the_seeds_and_the_loss_is_plain_cross_entropy_on_them(
 
     batch = trainer.data_collator(list(trainer.train_dataset))
     loss = trainer.compute_loss(trainer.model, dict(batch))
-    summed, count = 0.0, 0
+    summed, count = torch.zeros((), dtype=torch.float64), 0
     for ids, labels in expected:
         logits = trainer.model(input_ids=ids[None]).logits[0].double()
         summed += F.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum")
         count += int((labels[1:] != -100).sum())
-    assert loss.item() == pytest.approx(float(summed) / count, rel=1e-6)
+    assert loss.item() == pytest.approx(summed.item() / count, rel=1e-6)
 
 
 def scored(trainer: Any, row: int = 0) -> str:
