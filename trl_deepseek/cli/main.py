@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import sys
+import warnings
 from importlib.metadata import version
 
 from trl_deepseek.cli.parser import Parser, did_you_mean
@@ -33,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Without a GPU, bitsandbytes warns at import of a kernel that nobody asked it for.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # TRL's own defaults set options that transformers is renaming; its user cannot mend that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):
