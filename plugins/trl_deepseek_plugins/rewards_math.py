@@ -174,7 +174,8 @@ def _checker() -> Callable[[tuple[str, str]], bool | None]:
         return parse(gold, parsing_timeout=None)
 
     def read_answer(given: str) -> Any:
-        for text, config in [(given, latex), (given, plain), (f"\\boxed{{{given}}}", latex)]:
+        whole = given.strip("*` ").removesuffix(".")
+        for text, config in [(given, latex), (given, plain), (f"\\boxed{{{whole}}}", latex)]:
             found = parse(
                 text,
                 extraction_config=[config],

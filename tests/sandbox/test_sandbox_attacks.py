@@ -58,6 +58,17 @@ def test_an_honest_program_runs_with_its_input_and_the_standard_library() -> Non
     assert outcome.stopped_by is None
 
 
+def test_threads_fit_into_the_limits() -> None:
+    program = """
+import threading, time
+threads = [threading.Thread(target=time.sleep, args=(0.2,)) for _ in range(20)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(len(threads))
+"""
+    assert run(program).stdout == "20\n"
+
+
 def test_home_and_other_files_of_the_user_are_not_there(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("key")

@@ -80,3 +80,8 @@ def test_a_child_that_keeps_the_pipe_open_does_not_keep_us_waiting() -> None:
     outcome = supervise(python(program), Limits(wall_time=20), env={"PATH": "/usr/bin:/bin"})
     assert (outcome.stdout, outcome.stopped_by) == ("done\n", None)
     assert outcome.seconds < 10
+    outcome = supervise(
+        python(program), Limits(wall_time=20), b"y" * 1_000_000, env={"PATH": "/usr/bin:/bin"}
+    )
+    assert (outcome.stdout, outcome.stopped_by) == ("done\n", None)
+    assert outcome.seconds < 10

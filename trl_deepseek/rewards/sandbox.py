@@ -35,6 +35,7 @@ NOBODY = 65534
 ENVIRONMENT = {
     "HOME": "/tmp",
     "LANG": "C.UTF-8",
+    "MALLOC_ARENA_MAX": "2",  # else each thread takes 64 MiB of the limit on addresses
     "OMP_NUM_THREADS": "1",  # libraries that start a thread per core would spend the limit
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/usr/bin:/bin",

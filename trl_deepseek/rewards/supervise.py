@@ -112,7 +112,7 @@ def _converse(
         source = _open(process.stdin)
         unread = memoryview(stdin)
         selector.register(source, selectors.EVENT_WRITE)
-        next_look = 0.0
+        next_look = time.monotonic() + TICK
         while selector.get_map():
             now = time.monotonic()
             if now >= deadline:
@@ -130,7 +130,7 @@ def _converse(
                         return "output", outputs
                 else:
                     selector.unregister(key.fileobj)
-            if process.poll() is not None and source.closed:
+            if process.poll() is not None:
                 # A grandchild may hold the pipes open for ever: take what is there and go.
                 _drain(streams, outputs, limits.output)
                 return None, outputs
