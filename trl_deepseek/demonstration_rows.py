@@ -105,7 +105,7 @@ def recognise(
     elif "prompt" in found:
         hint = "\n  prompts without completions are for `trl-deepseek grpo` or GRPOTrainer"
     raise DataError(
-        f"the dataset holds no demonstrations: its columns are {', '.join(columns)}{hint}\n"
+        f"no demonstrations for SFT; the columns are {', '.join(columns)}{hint}\n"
         f"{ACCEPTED % text_field}"
     )
 

@@ -18,20 +18,26 @@ SHOWN = 5  # row numbers in a report
 WANTED = {list: "a list of messages", str: "text"}
 
 
-def layout_of(dataset: Any, *, text_field: str = "text", has_template: bool = True) -> Layout:
-    """The layout of a dataset, by its columns and first row.
+def layout_of(
+    dataset: Any, *, text_field: str = "text", has_template: bool = True, name: str = "the dataset"
+) -> Layout:
+    """The layout of a dataset, by its columns and first row; see :func:`prepare`.
 
     Raises:
         DataError: It has no rows, or SFT cannot read it.
     """
     first = next(iter(dataset), None)
     if first is None:
-        raise DataError("the dataset has no rows")
-    return recognise(_columns(dataset), first, text_field=text_field, has_template=has_template)
+        raise DataError(f"{name} has no rows")
+    try:
+        columns = _columns(dataset)
+        return recognise(columns, first, text_field=text_field, has_template=has_template)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def prepare(
-    dataset: Any, *, text_field: str = "text", has_template: bool = True, name: str = "dataset"
+    dataset: Any, *, text_field: str = "text", has_template: bool = True, name: str = "the dataset"
 ) -> tuple[Any, Layout]:
     """The dataset as TRL reads it, and the layout it came in.
 
@@ -44,7 +50,7 @@ def prepare(
     Raises:
         DataError: SFT cannot read the dataset or one of its rows, or nobody answers in it.
     """
-    layout = layout_of(dataset, text_field=text_field, has_template=has_template)
+    layout = layout_of(dataset, text_field=text_field, has_template=has_template, name=name)
     columns = _columns(dataset)
     is_table = hasattr(dataset, "__len__")  # a stream is not read twice
     if layout.rewrite is None:
@@ -52,12 +58,12 @@ def prepare(
         drops = [column for column in layout.drops if column in columns]
         dataset = dataset.remove_columns(drops) if drops else dataset
     else:
-        logger.warning("%s: read as %s and rewritten as conversations", name, layout.name)
+        logger.info("%s: %s, rewritten as conversations", name, layout.name)
         options: dict[str, Any] = {"with_indices": True, "remove_columns": columns}
         if is_table and layout.calls is not None and _has_calls(dataset, layout.calls):
             # The types of a table's columns are taken from the first rows that are written.
             options["writer_batch_size"] = len(dataset)
-        dataset = dataset.map(_numbered(layout.rewrite), **options)
+        dataset = dataset.map(_numbered(layout.rewrite, name), **options)
     if is_table and layout.kind != "tokens":
         _check(dataset, layout, name)
     return dataset, layout
@@ -67,12 +73,14 @@ def _columns(dataset: Any) -> list[str]:
     return list(dataset.column_names or next(iter(dataset)))
 
 
-def _numbered(rewrite: Callable[[Any], dict[str, Any]]) -> Callable[[Any, int], dict[str, Any]]:
+def _numbered(
+    rewrite: Callable[[Any], dict[str, Any]], name: str
+) -> Callable[[Any, int], dict[str, Any]]:
     def numbered(row: Any, number: int) -> dict[str, Any]:
         try:
             return rewrite(row)
         except DataError as error:
-            raise DataError(f"row {number}: {error}") from error
+            raise DataError(f"{name}: row {number}: {error}") from error
 
     return numbered
 
@@ -92,9 +100,9 @@ def _check(dataset: Any, layout: Layout, name: str) -> None:
             if not isinstance(row[column], expected):
                 found = "nothing" if row[column] is None else type(row[column]).__name__
                 raise DataError(
-                    f"row {number}: column {column!r} holds {found}, not {WANTED[expected]}"
+                    f"{name}: row {number}: column {column!r} holds {found}, not {WANTED[expected]}"
                 )
-        says = _says(row[last], f"row {number}: column {last!r}")
+        says = _says(row[last], f"{name}: row {number}: column {last!r}")
         if not says:
             empty.append(number)
     if empty:

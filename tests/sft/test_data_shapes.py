@@ -105,10 +105,8 @@ def test_a_shape_is_recognised_and_read_as_trl_reads_it(
         dataset, layout = prepare(Dataset.from_list([row]), name="train")
     assert layout.name == name
     assert dataset[0] == (rewritten or row)
-    how = "" if rewritten is None else "read as "
-    assert [record.message for record in caplog.records] == [
-        f"train: {how}{name}" + ("" if rewritten is None else " and rewritten as conversations")
-    ]
+    how = "" if rewritten is None else ", rewritten as conversations"
+    assert caplog.messages == [f"train: {name}{how}"]
 
 
 def test_the_columns_that_a_template_reads_are_kept() -> None:
@@ -155,20 +153,23 @@ def test_a_stream_is_rewritten_as_it_comes() -> None:
     [
         (
             {"question": "1+1", "answer": "2"},
-            "the dataset holds no demonstrations: its columns are question, answer" + ACCEPTED,
+            "no demonstrations for SFT; the columns are question, answer" + ACCEPTED,
         ),
         (
             {"prompt": "1+1", "chosen": "2", "rejected": "3"},
-            "the dataset holds no demonstrations: its columns are prompt, chosen, rejected\n"
+            "no demonstrations for SFT; the columns are prompt, chosen, rejected\n"
             "  this is preference data: `trl-deepseek preference` or DPOTrainer takes it"
             + ACCEPTED,
         ),
         (
             {"prompt": "1+1", "solution": "2"},
-            "the dataset holds no demonstrations: its columns are prompt, solution\n"
+            "no demonstrations for SFT; the columns are prompt, solution\n"
             "  prompts without completions are for `trl-deepseek grpo` or GRPOTrainer" + ACCEPTED,
         ),
-        ({"messages": "1+1=2"}, "column 'messages' holds text, not a list of messages"),
+        (
+            {"messages": "1+1=2"},
+            "column 'messages' holds text, not a list of messages",
+        ),
         (
             {"messages": [{"speaker": "human", "text": "1+1"}]},
             "column 'messages': a turn has role and content, or from and value; the first one has "
@@ -188,8 +189,8 @@ def test_anything_else_is_refused_with_what_was_found_and_what_would_do(
     row: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(DataError) as error:
-        prepare(Dataset.from_list([row]))
-    assert str(error.value) == message
+        prepare(Dataset.from_list([row]), name="train")
+    assert str(error.value) == f"train: {message}"
 
 
 GOOD_ALPACA = {"instruction": "1+1", "output": "2"}
@@ -235,8 +236,8 @@ GOOD_SHAREGPT = {"conversations": said("human:1+1", "gpt:2")}
 )
 def test_a_malformed_row_is_named(good: dict[str, Any], bad: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError) as error:
-        prepare(Dataset.from_list([good, bad]))
-    assert str(error.value) == message
+        prepare(Dataset.from_list([good, bad]), name="train")
+    assert str(error.value) == f"train: {message}"
 
 
 def test_rows_in_which_nothing_is_said_are_counted(caplog: pytest.LogCaptureFixture) -> None:
@@ -268,6 +269,6 @@ def test_the_command_refuses_other_columns_before_it_loads_a_model(
     command = ["sft", "--model_name_or_path", "tiny-deepseek-llm", "--dataset_name", str(file)]
     assert main([*command, "--report_to", "none", "--output_dir", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        "trl-deepseek sft: the dataset holds no demonstrations: its columns are question, answer"
+        f"trl-deepseek sft: {file}: no demonstrations for SFT; the columns are question, answer"
         f"{ACCEPTED}\n"
     )

@@ -198,7 +198,7 @@ def test_conversations_without_a_template_are_refused(build: Callable[..., Any])
     with pytest.raises(TemplateError) as error:
         build([ALPACA])
     assert str(error.value).startswith(
-        "the dataset holds conversations (Alpaca rows (instruction, input, output)), and the "
+        "train_dataset holds conversations (Alpaca rows (instruction, input, output)), and the "
         "tokenizer has no chat template\n  name one with chat_template; registered: "
     )
 
@@ -233,3 +233,16 @@ def test_an_evaluation_on_new_alpaca_rows_is_read_alike(build: Callable[..., Any
     by_rows = trainer.evaluate(Dataset.from_list([ALPACA]))["eval_loss"]
     as_messages = Dataset.from_list([{"messages": messages(CHATS[0])}])
     assert by_rows == pytest.approx(trainer.evaluate(as_messages)["eval_loss"])
+
+
+def test_plain_training_arguments_are_taken_as_trl_takes_them(tmp_path: Path) -> None:
+    from transformers import TrainingArguments
+
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, learning_rate=3e-4)
+    data = Dataset.from_list([{"prompt": "1+1=", "completion": "2"}])
+    trainer = trl_deepseek.SFTTrainer(
+        model, arguments, train_dataset=data, processing_class=tokenizer
+    )
+    assert trainer.args.learning_rate == 3e-4
+    assert scored(trainer) == f"2{EOS}"

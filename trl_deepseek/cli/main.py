@@ -5,11 +5,13 @@ Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupt
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from trl_deepseek.cli.parser import Parser, did_you_mean
@@ -75,7 +77,27 @@ def _run(command: str, argv: list[str]) -> int:
         from trl_deepseek.cli import dry_run
 
         return dry_run.run(args, module)
-    return int(module.run(args))
+    with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
+        return int(module.run(args))
+
+
+@contextlib.contextmanager
+def _telling(command: str) -> Iterator[None]:
+    """Show on stderr what the package says about a run: what it recognised, what it doubts."""
+    if os.environ.get("RANK", "0") != "0":  # the first process says it for all
+        yield
+        return
+    logger = logging.getLogger("trl_deepseek")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(f"trl-deepseek {command}: %(message)s"))
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _overview() -> str:

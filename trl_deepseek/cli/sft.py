@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from trl_deepseek import demonstrations
+from trl_deepseek import data, demonstrations
 from trl_deepseek.cli import training
 from trl_deepseek.trainers.configs import SFTConfig
 
@@ -24,7 +24,11 @@ def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
     job = training.prepare(args, SFTConfig, "demonstrations")
     for dataset in (job.train_dataset, job.eval_dataset):
         if dataset is not None:
-            demonstrations.layout_of(dataset, text_field=job.config.dataset_text_field)
+            demonstrations.layout_of(
+                dataset,
+                text_field=job.config.dataset_text_field,
+                name=data.source_of(dataset, args.dataset_name),
+            )
 
     def build() -> Any:
         from trl_deepseek.trainers.sft import SFTTrainer

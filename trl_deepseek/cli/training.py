@@ -59,7 +59,7 @@ def add_training_arguments(
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     dry_run.add_flags(parser)
-    parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), config_class=config_class)
+    parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), config_class=config_class, tells=True)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, demonstrations
+from trl_deepseek import chat, data, demonstrations
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+def _own_config(args: Any) -> Any:
+    """A config that may be settled without changing the user's; as TRL, from any arguments."""
+    if args is None:
+        return SFTConfig()
+    if isinstance(args, trl.SFTConfig):
+        return copy.copy(args)
+    return SFTConfig(**{**args.to_dict(), "hub_token": args.hub_token})
 
 
 class SFTTrainer(PluginTrainer, trl.SFTTrainer):
@@ -46,13 +55,13 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        args = copy.copy(args) if args is not None else SFTConfig()
+        args = _own_config(args)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         self._reads_rows = not (
             kwargs.get("formatting_func") or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
         )
-        train_dataset, kind = self._read(train_dataset, args, tokenizer)
-        eval_dataset, _ = self._read(eval_dataset, args, tokenizer)
+        train_dataset, kind = self._read(train_dataset, args, tokenizer, "train_dataset")
+        eval_dataset, _ = self._read(eval_dataset, args, tokenizer, "eval_dataset")
         if args.assistant_only_loss is None:
             args.assistant_only_loss = kind == "conversations" and self._template_marks(tokenizer)
         super().__init__(
@@ -65,30 +74,40 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             **kwargs,
         )
         chat.set_stop_tokens(self.model, tokenizer)
+        parts = {
+            "what the assistant generates": args.assistant_only_loss,
+            "the completions": self.completion_only_loss,
+        }
+        which = next((part for part, chosen in parts.items() if chosen), "every token")
+        logger.info("the loss is on %s", which)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here may have any layout that the constructor takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset, _ = self._read(eval_dataset, self.args, self.processing_class)
+            eval_dataset, _ = self._read(eval_dataset, self.args, self.processing_class, "eval")
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
-    def _read(self, dataset: Any, args: Any, tokenizer: Any) -> tuple[Any, str | None]:
+    def _read(self, dataset: Any, args: Any, tokenizer: Any, name: str) -> tuple[Any, str | None]:
         """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
         if dataset is None or not self._reads_rows:
             return dataset, None
         if isinstance(dataset, Mapping):
-            read = {name: self._read(part, args, tokenizer) for name, part in dataset.items()}
+            read = {key: self._read(part, args, tokenizer, key) for key, part in dataset.items()}
             kind = next((kind for _, kind in read.values()), None)
-            return {name: part for name, (part, _) in read.items()}, kind
+            return {key: part for key, (part, _) in read.items()}, kind
+        name = data.source_of(dataset, name)
         dataset, layout = demonstrations.prepare(
-            dataset, text_field=args.dataset_text_field, has_template=self.template_name is not None
+            dataset,
+            text_field=args.dataset_text_field,
+            has_template=self.template_name is not None,
+            name=name,
         )
         if layout.kind == "conversations" and not (
             tokenizer.chat_template or args.chat_template_path
         ):
             raise TemplateError(
-                f"the dataset holds conversations ({layout.name}), and the tokenizer has no chat "
+                f"{name} holds conversations ({layout.name}), and the tokenizer has no chat "
                 "template\n  name one with chat_template; registered: "
                 f"{', '.join(self.registry.chat_templates)}"
             )
