@@ -13,9 +13,8 @@ from trl_deepseek.chat import render, resolve
 
 FOLDER = Path(__file__).parent / "goldens"
 REGISTRY = load_registry()
-FAMILIES = sorted(
-    path.stem for path in FOLDER.glob("*.json") if path.stem in REGISTRY.chat_templates
-)
+KNOWN = {n for name, t in REGISTRY.chat_templates.items() for n in (name, *t.models)}
+FAMILIES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem in KNOWN)
 
 
 def golden(family: str) -> dict[str, Any]:

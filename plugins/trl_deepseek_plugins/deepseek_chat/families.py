@@ -1,14 +1,64 @@
-"""Which models use which family, and what the family's turns end with."""
+"""Which models use which family, and what the family's turns end with.
+
+``models`` are names without the organisation, in lower case, of models that publish this format;
+a base model has the one that its chat model uses.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 FAMILIES: dict[str, dict[str, Any]] = {
-    "deepseek-v3": {"models": ("deepseek-v3", "deepseek-v3-base", "tiny-deepseek-v3")},
-    "deepseek-r1": {
-        "models": ("deepseek-r1", "deepseek-r1-zero"),
+    "deepseek-llm": {
+        "models": (
+            "deepseek-llm-7b-base",
+            "deepseek-llm-7b-chat",
+            "deepseek-llm-67b-base",
+            "deepseek-llm-67b-chat",
+            "deepseek-math",
+            "deepseek-math-7b-base",
+            "deepseek-math-7b-instruct",
+            "deepseek-math-7b-rl",
+            "deepseek-moe-16b-base",
+            "deepseek-moe-16b-chat",
+            "deepseek-v2",
+            "deepseek-v2-chat",
+            "deepseek-v2-lite",
+            "deepseek-v2-lite-chat",
+            "deepseek-coder-v2-base",
+            "deepseek-coder-v2-instruct",
+            "deepseek-coder-v2-lite-base",
+            "deepseek-coder-v2-lite-instruct",
+        )
+    },
+    "deepseek-coder": {
+        "models": (
+            "deepseek-coder-1.3b-instruct",
+            "deepseek-coder-5.7bmqa-instruct",
+            "deepseek-coder-6.7b-instruct",
+            "deepseek-coder-7b-instruct-v1.5",
+            "deepseek-coder-33b-instruct",
+        ),
+        "end_of_turn": "<|EOT|>",
+    },
+    "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",)},
+    "deepseek-v2.5": {
+        "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724"),
+    },
+    "deepseek-v3": {"models": ("deepseek-v3-base", "tiny-deepseek-v3")},
+    "deepseek-v3-0324": {"models": ("deepseek-prover-v2-671b",)},
+    "deepseek-r1": {"models": ("deepseek-r1-zero",), "opens_thinking": True},
+    "deepseek-r1-distill": {
+        "models": (
+            "deepseek-r1-distill-qwen-1.5b",
+            "deepseek-r1-distill-qwen-7b",
+            "deepseek-r1-distill-qwen-14b",
+            "deepseek-r1-distill-qwen-32b",
+            "deepseek-r1-distill-llama-8b",
+            "deepseek-r1-distill-llama-70b",
+        ),
         "opens_thinking": True,
     },
+    "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",)},
     "role-tokens": {"end_of_turn": "<|end|>"},
 }
