@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, PluginError, TrlDeepseekError
-from trl_deepseek.registry import SINGULAR, Entry, load_registry
+from trl_deepseek.registry import SINGULAR, Entry, Origin, load_registry
 from trl_deepseek.rewards.scores import Failure, Outcome, run_to_end
 from trl_deepseek.rewards.signature import signature_of
 from trl_deepseek.rewards.trial import Samples, score
 from trl_deepseek.types import ChatTemplate, Loss, Reward
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+NAMES_ALIKE = re.compile(r"[-_.]+")  # as in names of distributions
 PATIENCE = 20.0  # seconds that a reward may take for a completion of a million characters
 SAID = (
     "4",
@@ -72,14 +73,15 @@ def check(
         ConfigError: There is no such plugin.
     """
     installed = load_registry(plugins, block)
-    broken = [b for b in installed.broken if target in (b.origin.plugin, b.origin.distribution)]
+    broken = [b for b in installed.broken if _is_of(b.origin, target)]
     if broken:
         return [Check(f"plugin {target!r}", "loads", broken[0].cause)]
-    entries = _entries_of({target}, installed.entries())
+    entries = [entry for entry in installed.entries() if _is_of(entry.origin, target)]
     if not entries:
-        names = {target, Path(target).stem} if target.endswith(".py") else {target}
         try:
-            entries = _entries_of(names, load_registry([*plugins, target], block).entries())
+            loaded = load_registry([*plugins, target], block).entries()
+            name = Path(target).stem if target.endswith(".py") else target
+            entries = [entry for entry in loaded if entry.origin.plugin == name]
         except PluginError as error:
             if not _exists(target):
                 raise ConfigError(
@@ -97,8 +99,12 @@ def check(
     return checks
 
 
-def _entries_of(names: set[str], entries: Sequence[Entry]) -> list[Entry]:
-    return [e for e in entries if names & {e.origin.plugin, e.origin.distribution}]
+def _is_of(origin: Origin, target: str) -> bool:
+    """Whether an installed plugin is what ``target`` names: acme-rewards is acme_rewards."""
+    if target.endswith(".py"):
+        return origin.file is not None and Path(target).resolve() == Path(origin.file).resolve()
+    names = {NAMES_ALIKE.sub("-", name) for name in (origin.plugin, origin.distribution) if name}
+    return NAMES_ALIKE.sub("-", target) in names
 
 
 def _exists(target: str) -> bool:

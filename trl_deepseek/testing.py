@@ -4,7 +4,8 @@
         check_reward(short, [("four", {"limit": 5}, 1.0), ("seventeen", {"limit": 5}, 0.0)])
 
 Fixtures: ``check_reward`` holds a reward to a table of cases in every form that a completion comes
-in; ``make_completion`` writes completions; ``train_one_step`` runs GRPO on the embedded tiny model.
+in; ``make_completion`` writes completions; ``train_one_step`` runs GRPO on the embedded tiny model;
+``check_plugin`` runs the suite behind ``trl-deepseek plugins check``.
 The functions behind them can be called without pytest too.
 """
 
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from trl_deepseek import conformance
 from trl_deepseek.completions import CLOSE, OPEN, Completion
 from trl_deepseek.rewards.scores import Failure
 from trl_deepseek.rewards.trial import Samples, score
@@ -25,6 +27,7 @@ Case = tuple[Completion, Mapping[str, Any], float | None]
 CheckReward = Callable[..., None]
 MakeCompletion = Callable[..., Completion]
 TrainOneStep = Callable[..., dict[str, Any]]
+CheckPlugin = Callable[..., None]
 
 
 def check(
@@ -126,6 +129,27 @@ def one_step(
     trainer.train()
     log: dict[str, Any] = trainer.state.log_history[0]
     return log
+
+
+def conforms(target: str, values: Mapping[str, Any] | None = None) -> None:
+    """Run every check of ``trl-deepseek plugins check`` on a plugin.
+
+    Args:
+        target: Name of an installed plugin or distribution, path of a file, or name of a module.
+        values: What to give rewards in columns of these names.
+
+    Raises:
+        AssertionError: A check does not hold; the message has all of those.
+    """
+    checks = conformance.check(target, values={**conformance.COLUMNS, **(values or {})})
+    problems = [f"{c.item}: {c.claim}: NO, {c.problem}" for c in checks if c.problem is not None]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def check_plugin() -> CheckPlugin:
+    """:func:`conforms`."""
+    return conforms
 
 
 @pytest.fixture

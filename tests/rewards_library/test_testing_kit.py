@@ -85,6 +85,20 @@ def test_the_factory_writes_what_the_formats_want(
     assert make_completion("4", messages=True) == [{"role": "assistant", "content": "4"}]
 
 
+def test_check_plugin_names_what_does_not_hold(
+    tmp_path: Path, check_plugin: testing.CheckPlugin
+) -> None:
+    check_plugin("deepseek_rewards_format")  # - and _ are alike in names of plugins
+    check_plugin("deepseek-rewards-match", {"solution": "B"})
+    file = tmp_path / "vague.py"
+    file.write_text(
+        "from trl_deepseek import hookimpl\n@hookimpl\ndef register_rewards(register):\n"
+        "    register('vague', vague)\ndef vague(completion): return 1.0\n"
+    )
+    with pytest.raises(AssertionError, match="reward 'vague': is described: NO, it has no doc"):
+        check_plugin(str(file))
+
+
 @pytest.mark.slow
 def test_the_third_party_example_passes_its_own_tests(repository: Path) -> None:
     example = repository / "examples" / "third_party_plugin"
@@ -97,4 +111,4 @@ def test_the_third_party_example_passes_its_own_tests(repository: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    assert "3 passed" in done.stdout

@@ -6,7 +6,7 @@ from typing import Any
 
 import acme_rewards
 
-from trl_deepseek.testing import CheckReward, MakeCompletion, TrainOneStep
+from trl_deepseek.testing import CheckPlugin, CheckReward, MakeCompletion, TrainOneStep
 
 
 def test_terse_counts_the_words_of_the_answer(
@@ -23,6 +23,10 @@ def test_terse_counts_the_words_of_the_answer(
             ("", {}, None),
         ],
     )
+
+
+def test_the_plugin_keeps_what_runs_rely_on(check_plugin: CheckPlugin) -> None:
+    check_plugin("acme_rewards")
 
 
 def test_terse_trains(train_one_step: TrainOneStep) -> None:
