@@ -92,6 +92,7 @@ def test_a_third_party_reward_is_used_by_name_from_the_wheels(
         "reward_funcs": name,
         "chat_template": "deepseek-r1",
         "max_steps": 1,
+        "logging_steps": 1,
         "max_completion_length": 8,
         "output_dir": tmp_path / "out",
         "report_to": "none",
