@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
+import trl_deepseek
 from trl_deepseek import SFTConfig, SFTTrainer, chat, load_registry
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, TemplateError
 
 USER = {"role": "user", "content": "1+1"}
 PLAIN = {"role": "assistant", "content": "2"}
@@ -75,3 +76,30 @@ def test_a_trainer_stops_before_the_model_is_touched(dropping: Any, tmp_path: Pa
             train_dataset=rows(INLINE),
             processing_class=dropping,
         )
+
+
+@pytest.mark.parametrize("name", ["SFT", "DPO", "KTO", "Reward", "GRPO"])
+def test_conversations_without_any_template_are_refused(name: str, tmp_path: Path) -> None:
+    extra: dict[str, Any] = {"reward_funcs": "exact_match"} if name == "GRPO" else {}
+    columns = {
+        "SFT": ("prompt", "completion"),
+        "KTO": ("prompt", "completion"),
+        "GRPO": ("prompt",),
+    }.get(name, ("prompt", "chosen", "rejected"))
+    row: dict[str, Any] = {column: [PLAIN] for column in columns} | {"prompt": [USER]}
+    other = {**row, **({"rejected": [INLINE]} if "rejected" in row else {})}
+    labels = {"label": True, "solution": "2"}
+    config = getattr(trl_deepseek, f"{name}Config")
+    with pytest.raises(TemplateError) as caught:
+        getattr(trl_deepseek, f"{name}Trainer")(
+            model="tiny-deepseek-llm",
+            args=config(output_dir=str(tmp_path), report_to="none", disable_tqdm=True),
+            train_dataset=Dataset.from_list(
+                [{**other, **labels}, {**other, "label": False, "solution": "2"}]
+            ),
+            **extra,
+        )
+    assert str(caught.value).startswith(
+        "train_dataset holds conversations, and the tokenizer has no chat template\n"
+        "  name one with chat_template; registered: "
+    )

@@ -198,8 +198,8 @@ def test_conversations_without_a_template_are_refused(build: Callable[..., Any])
     with pytest.raises(TemplateError) as error:
         build([ALPACA])
     assert str(error.value).startswith(
-        "train_dataset holds conversations (Alpaca rows (instruction, input, output)), and the "
-        "tokenizer has no chat template\n  name one with chat_template; registered: "
+        "train_dataset holds conversations, and the tokenizer has no chat template\n"
+        "  name one with chat_template; registered: "
     )
 
 

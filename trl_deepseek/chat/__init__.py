@@ -5,7 +5,7 @@
 ``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
 """
 
-from trl_deepseek.chat.checking import check_conversations
+from trl_deepseek.chat.checking import check_conversations, holds_conversations
 from trl_deepseek.chat.control_tokens import escape
 from trl_deepseek.chat.installing import (
     generation_prefix,
@@ -23,6 +23,7 @@ __all__ = [
     "encode",
     "escape",
     "generation_prefix",
+    "holds_conversations",
     "inference_template",
     "install",
     "installed",

@@ -78,6 +78,12 @@ def check_conversations(
         )
 
 
+def holds_conversations(dataset: Dataset) -> bool:
+    """Whether a column of the first row is a conversation."""
+    row: Mapping[str, Any] = next(iter(dataset), {})
+    return any(_is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
+
+
 def _targets(row: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
     """The conversations of a row that end in a turn to learn from or to compare."""
     prompt = row.get("prompt")

@@ -12,7 +12,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, models, noise, quantization
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.registry import Registry, load_registry
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class PluginTrainer:
         Raises:
             ConfigError: Noise where processes hold parts of a document.
             DataError: A conversation would not be trained on as it reads.
+            TemplateError: There are conversations and no template to render them.
         """
         self._check_conversations(options)
         model, options = quantization.apply(model, options, self.registry)
@@ -63,6 +64,12 @@ class PluginTrainer:
                         split,
                     )
                     continue
+                if chat.holds_conversations(dataset) and not self._has_template(args, tokenizer):
+                    raise TemplateError(
+                        f"{data.source_of(dataset, f'{split}_dataset')} holds conversations, and "
+                        "the tokenizer has no chat template\n  name one with chat_template; "
+                        f"registered: {', '.join(self.registry.chat_templates)}"
+                    )
                 chat.check_conversations(
                     dataset,
                     tokenizer,
@@ -71,6 +78,10 @@ class PluginTrainer:
                     control_tokens=policy == "error" and self.template_name is not None,
                     show_progress=not args.disable_tqdm,
                 )
+
+    @staticmethod
+    def _has_template(args: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
+        return bool(tokenizer.chat_template or getattr(args, "chat_template_path", None))
 
     def _embedding_noise(self: Any) -> noise.EmbeddingNoise | None:
         chosen = noise.choose(self.args, self.registry)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, demonstrations
-from trl_deepseek.errors import TemplateError
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
 
@@ -103,14 +102,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             has_template=self.template_name is not None,
             name=name,
         )
-        if layout.kind == "conversations" and not (
-            tokenizer.chat_template or args.chat_template_path
-        ):
-            raise TemplateError(
-                f"{name} holds conversations ({layout.name}), and the tokenizer has no chat "
-                "template\n  name one with chat_template; registered: "
-                f"{', '.join(self.registry.chat_templates)}"
-            )
         return dataset, layout.kind
 
     def _template_marks(self, tokenizer: Any) -> bool:
