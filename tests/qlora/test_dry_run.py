@@ -13,6 +13,7 @@ from trl_deepseek.errors import ConfigError, ModelError
 from trl_deepseek.memory.estimate import base_bytes, estimate, largest_batch, state_bytes
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.memory.rehearsal import Step, assemble, rehearse
+from trl_deepseek.types import Quantization
 
 TINY = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
 
@@ -68,6 +69,38 @@ def test_weights_are_counted_as_bitsandbytes_holds_them(name: str, held: str) ->
     step = Step(1, 8, False, torch.bfloat16, None)
     counted = sum(base_bytes(assemble(model.config, step, chosen, None), chosen).values())
     assert counted == pytest.approx(held_bytes, rel=0.002)
+
+
+def test_a_quantized_model_takes_less_than_a_third_of_16_bit() -> None:
+    # That these are the bytes which bitsandbytes holds is what the test above shows.
+    from transformers import DeepseekV3Config, LlamaConfig
+
+    mixture = known_models.config("deepseek-v2-lite").to_dict()
+    shape = {key: mixture[key] for key in ("moe_intermediate_size", "n_shared_experts")}
+    v3 = DeepseekV3Config(
+        hidden_size=1024,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        n_routed_experts=64,
+        n_group=1,
+        topk_group=1,
+        vocab_size=4096,
+        **shape,
+    )
+    llama = LlamaConfig(hidden_size=1024, intermediate_size=2816, vocab_size=4096)
+    stock = Quantization(bits=4, quantize_experts=False)
+    qlora = load_registry().quantizations["qlora"]
+    step = Step(1, 8, False, torch.bfloat16, None)
+
+    def share(config: Any, chosen: Quantization) -> float:
+        model = assemble(config, step, chosen, None)
+        sixteen = 2 * sum(p.numel() for p in model.parameters())
+        return sum(base_bytes(model, chosen).values()) / sixteen
+
+    assert share(llama, qlora) < 0.30
+    assert share(v3, qlora) < 0.30
+    assert share(v3, stock) > 0.85
 
 
 @pytest.mark.parametrize("held", ["qlora", "lora"])

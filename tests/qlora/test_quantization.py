@@ -61,6 +61,18 @@ def test_a_4_bit_linear_layer_errs_as_much_as_nf4_says(registry: Registry, name:
     assert float(error) == pytest.approx(expected, rel=0.2)
 
 
+@pytest.mark.parametrize("name", WITH_EXPERTS)
+def test_4_bit_experts_err_as_much_as_nf4_says(registry: Registry, name: str) -> None:
+    model, _ = registry.models[name](seed=0)
+    held = quantization.load(model, registry.quantizations["qlora"], torch.float32)
+    for parameter in ("gate_up_proj", "down_proj"):
+        exact = getattr(model.get_submodule("model.layers.1.mlp.experts"), parameter)
+        close = getattr(held.get_submodule("model.layers.1.mlp.experts"), parameter)
+        with torch.no_grad():
+            error = float((close - exact).norm() / exact.norm())
+        assert error == pytest.approx(nf4_rounding_error(registry), rel=0.2)
+
+
 @pytest.mark.parametrize("name", TINY)
 @pytest.mark.parametrize(("quantized", "bound"), [("qlora", 0.25), ("int8", 0.03), ("lora", 0.01)])
 def test_log_probs_stay_close_to_the_16_bit_model(

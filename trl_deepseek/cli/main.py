@@ -23,6 +23,7 @@ COMMANDS = {
     "preference": "Train on preferences with any registered loss: dpo, ipo, kto, orpo, ...",
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
+    "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",

@@ -8,7 +8,9 @@ that generates, not the one that trains.
 
 from __future__ import annotations
 
+import json
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, models, noise, quantization
@@ -32,6 +34,7 @@ class PluginTrainer:
     registry: Registry
     template_name: str | None
     embedding_noise: noise.EmbeddingNoise | None
+    embedded: str | None  # the name of the embedded model that is trained
 
     def __init__(self, model: Any, *positional: Any, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -125,14 +128,23 @@ class PluginTrainer:
         self.registry = registry_for(args)
         noise.choose(args, self.registry)
         name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+        self.embedded = model if isinstance(model, str) and model in self.registry.models else None
         model, built = models.resolve(model, self.registry, args)
         tokenizer = tokenizer or built or models.load_tokenizer(name, args)
         self.template_name = install_template(tokenizer, name, args, self.registry)
         return model, tokenizer
 
-    def _save(self, *args: Any, **kwargs: Any) -> None:
-        with chat.inference_template(self.processing_class):  # type: ignore[attr-defined]
-            super()._save(*args, **kwargs)  # type: ignore[misc]
+    def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """As TRL's; an adapter on an embedded model also says on which weights it belongs."""
+        with chat.inference_template(self.processing_class):
+            super()._save(output_dir, state_dict)  # type: ignore[misc]
+        file = Path(output_dir or self.args.output_dir) / "adapter_config.json"
+        if self.embedded is not None and file.exists():
+            # after peft has written it, which would ask the hub for a model of that name
+            settings = json.loads(file.read_text(encoding="utf-8"))
+            settings["base_model_name_or_path"] = self.embedded
+            settings["revision"] = models.revision_of_seed(self.args.seed)
+            file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def install_template(

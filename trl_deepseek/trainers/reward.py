@@ -8,9 +8,7 @@ the pairs, hands the scores to the named loss, and logs.
 from __future__ import annotations
 
 import copy
-import json
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,9 +64,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         train_dataset = self._pairs(train_dataset, args)
         eval_dataset = self._pairs(eval_dataset, args)
         self.dropped: dict[str, tuple[int, int]] = {}
-        name = model if isinstance(model, str) else None
         model, tokenizer = self._resolve_model(model, args, processing_class)
-        self.embedded = name if not isinstance(model, str) else None
         if self.embedded is not None:
             model = models.as_reward_model(model, args.seed)
         super().__init__(
@@ -183,17 +179,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
                 raise DataError(f"{message}, so that none is left\n  raise max_length")
             logger.warning("%s and are left out; raise max_length to keep them", message)
         return prepared
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """As TRL; an adapter on an embedded model also says on which weights it belongs."""
-        super()._save(output_dir, state_dict)
-        file = Path(output_dir or self.args.output_dir) / "adapter_config.json"
-        if self.embedded is not None and file.exists():
-            # after peft has written it, which would ask the hub for a model of that name
-            settings = json.loads(file.read_text(encoding="utf-8"))
-            settings["base_model_name_or_path"] = self.embedded
-            settings["revision"] = models.revision_of_seed(self.args.seed)
-            file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trl
+from datasets import Dataset
+
+import trl_deepseek
+from trl_deepseek import load_registry
+
+TINY = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
+COMMON: dict[str, Any] = {
+    "quantization": "qlora",
+    "chat_template": "deepseek-v3",
+    "per_device_train_batch_size": 8,
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "constant",
+    "max_steps": 30,
+    "logging_steps": 1,
+    "report_to": "none",
+    "save_strategy": "no",
+    "disable_tqdm": True,
+}
+
+
+def rows(kind: Any, size: int = 64) -> Dataset:
+    return load_registry().datasets["arithmetic"](kind=kind, size=size)
+
+
+def digits(completions: list[Any], **_: Any) -> list[float]:
+    """The share of a completion that is digits: easy to raise in a few steps."""
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [sum(letter.isdigit() for letter in text) / max(1, len(text)) for text in texts]
+
+
+def trainer(kind: str, model: str, folder: Path, **options: Any) -> Any:
+    config = {**COMMON, "output_dir": str(folder), **options}
+    if kind == "SFT":
+        return trl_deepseek.SFTTrainer(
+            model, trl_deepseek.SFTConfig(**config), train_dataset=rows("demonstrations")
+        )
+    if kind == "GRPO":
+        config |= {"num_generations": 8, "max_completion_length": 8, "beta": 0.0}
+        config |= {"per_device_train_batch_size": 32, "save_completions": False}
+        return trl_deepseek.GRPOTrainer(
+            model, digits, trl_deepseek.GRPOConfig(**config), train_dataset=rows("prompts")
+        )
+    config_class = getattr(trl_deepseek, f"{kind}Config")
+    train = rows("preferences")
+    return getattr(trl_deepseek, f"{kind}Trainer")(
+        model, args=config_class(**config), train_dataset=train
+    )
+
+
+def logged(trained: Any, key: str) -> list[float]:
+    return [entry[key] for entry in trained.state.log_history if key in entry]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize("kind", ["SFT", "DPO", "KTO", "Reward", "GRPO"])
+def test_every_trainer_learns_in_30_steps(kind: str, model: str, tmp_path: Path) -> None:
+    trained = trainer(kind, model, tmp_path)
+    packed = {n for n, p in trained.model.named_parameters() if p.dtype == torch.uint8}
+    assert packed
+    trained.train()
+    # The reward rises where the loss is no measure of progress.
+    key, sign = ("reward", -1) if kind == "GRPO" else ("loss", 1)
+    values = [sign * value for value in logged(trained, key)]
+    assert len(values) == 30
+    assert sum(values[-5:]) < sum(values[:5])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", TINY)
+def test_a_resumed_run_ends_with_the_same_weights(model: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3}
+    options |= {"lr_scheduler_type": "linear"}
+    whole = trainer("SFT", model, tmp_path, **options)
+    whole.train()
+    # A new process would have another state of the random generator.
+    torch.manual_seed(12345)
+    resumed = trainer("SFT", model, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    first = {n: p for n, p in whole.model.named_parameters() if p.requires_grad}
+    second = {n: p for n, p in resumed.model.named_parameters() if p.requires_grad}
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert logged(whole, "loss")[3:6] == logged(resumed, "loss")[3:6]
+
+
+@pytest.mark.parametrize("kind", ["SFT", "DPO", "KTO", "Reward", "GRPO"])
+def test_adapters_have_the_dtype_that_trl_gives_them(kind: str, tmp_path: Path) -> None:
+    built = trainer(kind, "tiny-deepseek-v3", tmp_path)
+    trained = {n: p.dtype for n, p in built.model.named_parameters() if p.requires_grad}
+    adapters = {dtype for name, dtype in trained.items() if "lora_" in name}
+    assert adapters == {torch.bfloat16}
+    assert not any("mlp.gate." in name or ".mlp.experts." in name for name in trained)
+    # Gradients reach the adapters of the first layer through the frozen embeddings.
+    assert built.model.get_input_embeddings()._forward_hooks or built.args.gradient_checkpointing
+
+
+def test_what_is_done_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trainer("SFT", "tiny-deepseek-v2", tmp_path)
+    printed = capsys.readouterr().err
+    assert (
+        "quantization qlora: weights in nf4, double quantization; compute in float32; "
+        "routed experts in nf4\n"
+        "LoRA, rank 64, alpha 128, on down_proj, gate_proj, kv_a_proj_with_mqa, kv_b_proj, "
+        "o_proj, q_proj, up_proj\n"
+    ) in printed
+
+
+def test_a_gpu_gets_the_paged_optimizer_unless_one_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl_deepseek import quantization
+
+    model, _ = load_registry().models["tiny-deepseek-llm"]()
+    for named, chosen in ((None, "paged_adamw_8bit"), ("sgd", "sgd")):
+        options: dict[str, Any] = {} if named is None else {"optim": named}
+        args = trl_deepseek.SFTConfig(str(tmp_path), quantization="qlora", **options)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        quantization.apply(model, {"args": args}, load_registry())
+        monkeypatch.undo()
+        assert str(getattr(args.optim, "value", args.optim)) == chosen
+
+
+def test_rollouts_are_sampled_without_dropout_and_casts(tmp_path: Path) -> None:
+    from trl_deepseek.trainers.sampling import as_trained
+
+    built = trainer("GRPO", "tiny-deepseek-llm", tmp_path, quantization="lora")
+    model = built.model.train()
+    ids = torch.randint(0, 256, (2, 16), generator=torch.Generator().manual_seed(0))
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    before = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    with torch.no_grad():
+        assert not torch.equal(model(ids).logits, model(ids).logits)  # dropout is on
+        with as_trained(model):
+            first = model(ids).logits
+            assert model.to(torch.bfloat16) is model
+            assert torch.equal(model(ids).logits, first)
+            assert model.training
+        assert not torch.equal(model(ids).logits, model(ids).logits)
+    assert before == {name: parameter.dtype for name, parameter in model.named_parameters()}
+    model.to(torch.bfloat16)  # the model can be cast again
+    assert {p.dtype for p in model.parameters() if p.is_floating_point()} == {torch.bfloat16}
+
+
+def test_grpo_samples_from_the_policy_that_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock: Any = trl.GRPOTrainer
+    generate = stock._generate_single_turn
+    seen = []
+
+    def watch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        dropouts = [m for m in self.model.modules() if isinstance(m, torch.nn.Dropout)]
+        seen.append((len(dropouts), sum(m.training for m in dropouts)))
+        return generate(self, *args, **kwargs)
+
+    monkeypatch.setattr(stock, "_generate_single_turn", watch)
+    trainer("GRPO", "tiny-deepseek-llm", tmp_path, max_steps=1).train()
+    assert seen
+    assert all(count > 0 and training == 0 for count, training in seen)
