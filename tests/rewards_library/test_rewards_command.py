@@ -142,6 +142,21 @@ def test_what_a_run_would_pass_can_be_told(tmp_path: Path, capsys: Any) -> None:
     assert "needs max_length" in report["rewards"][1]["first_failure"]["message"]
 
 
+def test_a_tokenizer_counts_the_tokens_of_rows_without(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "d.jsonl"
+    file.write_text('{"completion": "1+1"}\n{"completion": "1+1+1+1+1"}\n')
+    words = ["test", "soft_overlong", "--data", str(file), "--max_completion_length", "5"]
+    code, report = run_json(capsys, *words)
+    assert code == 1
+    assert "needs completion_ids" in report["rewards"][0]["first_failure"]["message"]
+    code, report = run_json(capsys, *words, "--tokenizer", "tiny-deepseek-llm")
+    assert code == 0
+    (reward,) = report["rewards"]
+    assert (reward["max"], reward["min"]) == (0.0, -1.0)
+    assert main(["rewards", *words, "--tokenizer", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

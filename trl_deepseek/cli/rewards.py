@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     test.add_argument(
         "--data", required=True, metavar="FILE", help="A row per completion: .jsonl, .parquet, ..."
     )
+    test.add_argument(
+        "--tokenizer",
+        metavar="MODEL",
+        help="Embedded model, folder or hub id whose tokenizer counts tokens, for rewards that "
+        "need them and rows without completion_ids.",
+    )
     replay = actions.add_parser(
         "replay",
         help="Weigh or score anew the completions that a GRPO run saved.",
@@ -92,6 +98,8 @@ def _test(args: argparse.Namespace, registry: Registry) -> dict[str, Any]:
         raise ConfigError("name a reward to try\n  registered: " + ", ".join(registry.rewards))
     rewards.check_sandbox(functions, args.allow_unsandboxed_code)
     samples = rows.read_file(args.data, registry, _options(args))
+    if args.tokenizer is not None:
+        samples = rows.count_tokens(samples, args.tokenizer, registry)
     trials = _score(functions, samples, args)
     return {"data": args.data, **_report(trials, samples)}
 

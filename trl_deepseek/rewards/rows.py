@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek import data
+from trl_deepseek.completions import texts
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.history import Row
 from trl_deepseek.rewards.trial import Samples
 
 COMPLETION = "completion"
-GROUPS = ("group", "group_id")
-_OWN = (COMPLETION, "prompt", "completion_ids", *GROUPS, "generation_prefix")
+_OWN = (COMPLETION, "prompt", "completion_ids", "group", "group_id", "generation_prefix")
 
 
 def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samples:
@@ -42,21 +43,46 @@ def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samp
                 f"it has {found}\n  its columns: {', '.join(row)}"
             )
     complete = [key for key in rows[0] if all(key in row for row in rows)]
-    prompts = [row["prompt"] for row in rows] if "prompt" in complete else None
-    named = [key for key in GROUPS if key in complete]
-    prefixes = {row.get("generation_prefix") for row in rows}
-    if len(prefixes) == 1 and None not in prefixes:
-        options = {"generation_prefix": prefixes.pop(), **options}
+    prompts = _whole(rows, "prompt")
+    prefixes = _whole(rows, "generation_prefix") or [None]
+    if isinstance(prefixes[0], str) and all(prefix == prefixes[0] for prefix in prefixes):
+        options = {"generation_prefix": prefixes[0], **options}
     return Samples(
         completions=[row[COMPLETION] for row in rows],
         prompts=prompts,
-        completion_ids=(
-            [row["completion_ids"] for row in rows] if "completion_ids" in complete else None
-        ),
+        completion_ids=_whole(rows, "completion_ids"),
         columns={k: [row[k] for row in rows] for k in complete if k not in _OWN},
-        groups=_groups([row[named[0]] for row in rows] if named else prompts),
+        groups=_groups(_whole(rows, "group") or _whole(rows, "group_id") or prompts),
         options=options,
     )
+
+
+def _whole(rows: Sequence[Mapping[str, Any]], key: str) -> list[Any] | None:
+    """A column, or None where a row does not have it."""
+    values = [row.get(key) for row in rows]
+    return None if None in values else values
+
+
+def count_tokens(samples: Samples, name: str, registry: Registry) -> Samples:
+    """``samples`` with the token ids of their texts, where they have none.
+
+    Args:
+        samples: As :func:`read_file` returns them.
+        name: The embedded model, folder or hub id whose tokenizer splits the texts.
+        registry: Where embedded models are looked up.
+
+    Raises:
+        ModelError: There is no such tokenizer.
+    """
+    from trl_deepseek import models
+
+    if samples.completion_ids is not None:
+        return samples
+    known = name in registry.models
+    tokenizer: Any = registry.models[name]()[1] if known else models.load_tokenizer(name, None)
+    said = texts(samples.completions, samples.options.get("generation_prefix"))
+    ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in said]
+    return replace(samples, completion_ids=ids)
 
 
 def from_history(rows: Sequence[Row], options: Mapping[str, Any]) -> Samples:
