@@ -89,6 +89,23 @@ def test_a_samplewise_batch_reward_is_called_sample_by_sample(file: Path) -> Non
     assert scores == [[1.0] * 3, [3.0] * 3]
 
 
+def test_a_row_that_cannot_leave_the_process_fails_and_the_others_are_scored(file: Path) -> None:
+    file.write_text(FILE + "def row(completion: str, extra) -> float:\n    return 1.0\n")
+    settings = Settings(workers=1, on_error="abstain")
+    guards = Guards(resolve(f"{file}:row", NOBODY), NOBODY, settings)
+    extra = [1, 2, lambda: 3, 4]
+    scores = score(guards.functions[0], ["a", "b", "c", "d"], extra=extra)
+    guards.close()
+    assert scores == [1.0, 1.0, None, 1.0]
+
+
+def test_a_large_batch_of_arguments_reaches_the_workers(file: Path) -> None:
+    guards = Guards(resolve(f"{file}:length", NOBODY), NOBODY, Settings(workers=2))
+    texts = [str(i % 10) * (200_000 + i) for i in range(20)]
+    assert score(guards.functions[0], texts) == [float(len(text)) for text in texts]
+    guards.close()
+
+
 def test_an_isolated_reward_that_no_worker_can_find_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         Guards([lambda completion: 1.0], NOBODY, Settings(isolate=True))

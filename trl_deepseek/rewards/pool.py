@@ -12,6 +12,7 @@ samples and the time to start a process; every other call of the batch is still 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import threading
 import time
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 
 from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.rewards.inprocess import GIVE_UP, NOT_TRIED
-from trl_deepseek.rewards.process import Died, WorkerProcess
+from trl_deepseek.rewards.process import Died, Unsendable, WorkerProcess
 from trl_deepseek.rewards.scores import Call, Failure, Result
 from trl_deepseek.rewards.shipping import Shipment
 from trl_deepseek.rewards.worker import MARK
@@ -48,11 +49,12 @@ class _Job:
     seconds: float = 0.0  # spent on calls that ended
     ended: int = 0
     failed_in_a_row: int = 0
+    one_by_one: bool = False  # once a call could not be sent, to tell which
 
     def take(self) -> list[int]:
         """Places of the next calls for one worker."""
         mean = self.seconds / self.ended if self.ended else CHUNK
-        size = min(LONGEST_CHUNK, max(1, int(CHUNK / max(mean, 1e-6))))
+        size = 1 if self.one_by_one else min(LONGEST_CHUNK, max(1, int(CHUNK / max(mean, 1e-6))))
         return [self.waiting.popleft() for _ in range(min(size, len(self.waiting)))]
 
     def finish(self, place: int, result: Result, seconds: float, died: bool) -> None:
@@ -196,26 +198,56 @@ class Pool:
                 return self._finish(job, 0, Result([None]), 0.0)
             process.begin(job.key, [job.calls[place] for place in places])
             while pending:
+                if len(pending) == 1:
+                    pending += self._begin_early(process, job)
                 started = time.monotonic()
                 result = process.result(job.timeout)
                 self._finish(job, pending.popleft(), result, time.monotonic() - started)
+        except Unsendable as error:
+            if len(places) == 1:
+                return self._finish(job, places[0], job.calls[places[0]].failed(error.failure), 0.0)
+            with self._change:
+                job.one_by_one = True
+                self._give_back(job, places)
         except Died as death:
             lost = self._processes.pop(slot, None)
             if lost is not None:
                 lost.kill()
-            if not self._closed:  # the next call should not wait for the interpreter
-                self._processes[slot] = WorkerProcess(self._memory)
+            with contextlib.suppress(Died):  # told when it is needed
+                if not self._closed:  # the next call should not wait for the interpreter
+                    self._start(slot)
             failure = job.calls[pending[0]].failed(death.failure)
             with self._change:
                 # First back to the others what was only waiting behind the call that failed.
                 place = pending.popleft()
-                job.waiting.extendleft(reversed(pending))
-                if self._closed:
-                    job.drop_waiting()
-                if job.waiting and job not in self._jobs:
-                    self._jobs.append(job)
+                self._give_back(job, pending)
                 job.finish(place, failure, time.monotonic() - started, died=True)
-                self._change.notify_all()
+
+    def _begin_early(self, process: WorkerProcess, job: _Job) -> list[int]:
+        """Send the next calls before the last one has ended; their places."""
+        with self._change:
+            # The last calls go to whoever is free first.
+            places = job.take() if len(job.waiting) > len(self._threads) else []
+        if not places:
+            return []
+        try:
+            sent = process.begin_early(job.key, [job.calls[place] for place in places])
+        except (Unsendable, Died):  # told when it is their turn, or by the result that is due
+            sent = False
+        if not sent:
+            with self._change:
+                self._give_back(job, places)
+            return []
+        return places
+
+    def _give_back(self, job: _Job, places: Sequence[int]) -> None:
+        """Let others make calls that were taken; the lock is held."""
+        job.waiting.extendleft(reversed(places))
+        if self._closed:
+            job.drop_waiting()
+        if job.waiting and job not in self._jobs:
+            self._jobs.append(job)
+        self._change.notify_all()
 
     def _process(self, slot: int) -> WorkerProcess:
         process = self._processes.get(slot)
@@ -223,7 +255,14 @@ class Pool:
             return process
         if process is not None:
             process.kill()  # what it started may still live
-        self._processes[slot] = WorkerProcess(self._memory)
+        return self._start(slot)
+
+    def _start(self, slot: int) -> WorkerProcess:
+        try:
+            self._processes[slot] = WorkerProcess(self._memory)
+        except OSError as error:
+            failure = Failure("error", f"no worker process can be started: {error.strerror}")
+            raise Died(failure) from error
         return self._processes[slot]
 
     def _finish(self, job: _Job, place: int, result: Result, seconds: float) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.rewards.inprocess import timed_out
-from trl_deepseek.rewards.scores import DETAIL, Call, Failure, Result
+from trl_deepseek.rewards.scores import DETAIL, Call, Failure, Result, describe
 from trl_deepseek.rewards.shipping import Shipment
 from trl_deepseek.rewards.worker import MARK, Define, Score
 
@@ -28,6 +28,8 @@ START = 120.0
 LOOK = 0.05
 # More child processes than this are a fork bomb, not a reward.
 MAX_CHILDREN = 64
+# Bytes that the connection holds in any case while nobody reads.
+EARLY = 32_000
 
 _BOOT = (
     "import json, os, sys; sys.path[:] = json.loads(os.environ.pop('TRL_DEEPSEEK_SYS_PATH'));"
@@ -44,6 +46,15 @@ class Died(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class Unsendable(Exception):
+    """Arguments of a call cannot be pickled; ``failure`` says why. The worker is well."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        message = f"its arguments cannot be sent to a worker process: {describe(error)}"
+        self.failure = Failure("error", message)
 
 
 class WorkerProcess:
@@ -97,8 +108,26 @@ class WorkerProcess:
         self.defined.add(key)
 
     def begin(self, key: str, calls: Sequence[Call]) -> None:
-        """Send calls; their results are then due one by one, in this order."""
+        """Send calls; their results are then due one by one, in this order.
+
+        Raises:
+            Died: The worker ended.
+            Unsendable: A call cannot be pickled; none was sent.
+        """
         self._send(Score(key, calls))
+
+    def begin_early(self, key: str, calls: Sequence[Call]) -> bool:
+        """As :meth:`begin`, while results are still due, so that the worker need not wait.
+
+        Returns:
+            Whether they were sent. Large ones are not: a worker that hangs does not read, and the
+            sender would hang with it.
+        """
+        message = _pickle(Score(key, calls))
+        if len(message) > EARLY:
+            return False
+        self._send_bytes(message)
+        return True
 
     def result(self, timeout: float | None) -> Result:
         """The next result.
@@ -125,8 +154,11 @@ class WorkerProcess:
         self._connection.close()
 
     def _send(self, message: Any) -> None:
+        self._send_bytes(_pickle(message))
+
+    def _send_bytes(self, message: bytes) -> None:
         try:
-            self._connection.send(message)
+            self._connection.send_bytes(message)
         except OSError as error:
             raise Died(self._end()) from error
 
@@ -172,6 +204,13 @@ class WorkerProcess:
     def _tail(self) -> str:
         text = b"".join(self._output)[-DETAIL:].decode(errors="replace")
         return f"its last output: {text}" if text else ""
+
+
+def _pickle(message: Any) -> bytes:
+    try:
+        return pickle.dumps(message)
+    except Exception as error:  # whatever an object's own methods raise
+        raise Unsendable(error) from error
 
 
 def _children(process: int) -> list[int]:
