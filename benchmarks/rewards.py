@@ -59,7 +59,13 @@ def build(kind: Callable[..., Any], rewards: list[Any], folder: str, **options: 
     model, tokenizer = registry.models["tiny-deepseek-llm"]()
     data = registry.datasets["arithmetic"](size=8)
     args = GRPOConfig(
-        output_dir=folder, report_to="none", use_cpu=True, bf16=False, max_steps=1, **options
+        output_dir=folder,
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        max_steps=1,
+        chat_template="role-tokens",
+        **options,
     )
     return kind(model, rewards, args, train_dataset=data, processing_class=tokenizer)
 
