@@ -60,5 +60,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "opens_thinking": True,
     },
     "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",)},
+    "deepseek-v3.1": {"models": ("deepseek-v3.1-base", "deepseek-v3.1-terminus")},
+    "deepseek-v3.2-exp": {"models": ("deepseek-v3.2-exp-base",)},
     "role-tokens": {"end_of_turn": "<|end|>"},
 }
