@@ -13,8 +13,7 @@ from trl_deepseek.chat import render, resolve
 
 FOLDER = Path(__file__).parent / "goldens"
 REGISTRY = load_registry()
-KNOWN = {n for name, t in REGISTRY.chat_templates.items() for n in (name, *t.models)}
-FAMILIES = sorted(path.stem for path in FOLDER.glob("*.json") if path.stem in KNOWN)
+FAMILIES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
 def golden(family: str) -> dict[str, Any]:
@@ -48,6 +47,27 @@ def test_inference_is_the_official_rendering_byte_for_byte(
     template = resolve(family, REGISTRY)
     text = render(template, case["messages"], tools=case.get("tools"), **case["kwargs"])
     assert (text == case["expected"]) is not mended(case), (text, case["expected"])
+
+
+DICT_CASES = [p for p in CASES if "messages_dict_arguments" in p.values[1]]
+
+
+@pytest.mark.parametrize(("family", "case"), DICT_CASES)
+def test_arguments_as_a_mapping_give_the_same_text_as_arguments_as_json(
+    family: str, case: dict[str, Any]
+) -> None:
+    template = resolve(family, REGISTRY)
+    texts = [
+        render(template, case[key], tools=case.get("tools"), **case["kwargs"])
+        for key in ("messages", "messages_dict_arguments")
+    ]
+    assert texts[0] == texts[1]
+
+
+def test_the_goldens_are_of_every_family_but_the_seeds() -> None:
+    assert len(FAMILIES) == 17
+    covered = {id(resolve(family, REGISTRY)) for family in FAMILIES}
+    assert covered == {id(t) for n, t in REGISTRY.chat_templates.items() if n != "role-tokens"}
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)

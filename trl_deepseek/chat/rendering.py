@@ -127,7 +127,7 @@ def _parsed(call: Mapping[str, Any]) -> dict[str, Any]:
         try:
             function["arguments"] = json.loads(arguments)
         except ValueError:
-            return dict(call)  # the template shows what is no JSON as it stands
+            function["arguments"] = {"arguments": arguments}  # as the official encoders do
     return {**call, "function": function}
 
 

@@ -2,7 +2,8 @@
 
 Families share pieces in ``fragments/``. A tokenizer stores one string and has no loader, so
 ``{% include "..." %}`` is replaced here by the file's text: what reaches the tokenizer is one
-self-contained template. A family whose official template has defects that ``inference`` mends
+self-contained template. Where both templates share a fragment, its ``{% generation %}`` marks are
+taken out of ``inference``, since other programs do not know them. A family whose official template has defects that ``inference`` mends
 also has ``official``, which keeps them.
 """
 
@@ -17,6 +18,7 @@ from trl_deepseek_plugins.deepseek_chat.families import FAMILIES
 
 FOLDER = Path(__file__).parent
 INCLUDE = re.compile(r'\{%-? include "([^"]+)" -?%\}')
+MARK = re.compile(r"\{%-? (?:end)?generation -?%\}")
 COMMENT = re.compile(r"\{#-?.*?-?#\}", re.DOTALL)
 
 
@@ -30,7 +32,7 @@ def build(name: str, **about: object) -> ChatTemplate:
     """The template of one family, assembled from its files."""
     official = FOLDER / name / "official.jinja"
     return ChatTemplate(
-        inference=assemble(FOLDER / name / "inference.jinja"),
+        inference=MARK.sub("", assemble(FOLDER / name / "inference.jinja")),
         training=assemble(FOLDER / name / "training.jinja"),
         official=assemble(official) if official.exists() else None,
         **about,  # type: ignore[arg-type]

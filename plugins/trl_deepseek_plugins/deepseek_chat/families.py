@@ -62,5 +62,23 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",)},
     "deepseek-v3.1": {"models": ("deepseek-v3.1-base", "deepseek-v3.1-terminus")},
     "deepseek-v3.2-exp": {"models": ("deepseek-v3.2-exp-base",)},
+    "deepseek-v3.2": {"models": ("deepseek-v3.2-speciale",), "parses_arguments": True},
+    "deepseek-v4": {
+        "models": (
+            "deepseek-v4-flash",
+            "deepseek-v4-flash-base",
+            "deepseek-v4-pro",
+            "deepseek-v4-pro-base",
+        ),
+        "parses_arguments": True,
+    },
+    "deepseek-v4-0731": {
+        "models": ("deepseek-v4-flash-0731", "deepseek-v4-pro-0731"),
+        "parses_arguments": True,
+    },
+    "deepseek-v4.1": {
+        "models": ("deepseek-v4.1-flash", "deepseek-v4.1-flash-1017", "deepseek-v4.1-pro"),
+        "parses_arguments": True,
+    },
     "role-tokens": {"end_of_turn": "<|end|>"},
 }
