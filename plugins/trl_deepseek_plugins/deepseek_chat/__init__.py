@@ -3,8 +3,8 @@
 Families share pieces in ``fragments/``. A tokenizer stores one string and has no loader, so
 ``{% include "..." %}`` is replaced here by the file's text: what reaches the tokenizer is one
 self-contained template. Where both templates share a fragment, its ``{% generation %}`` marks are
-taken out of ``inference``, since other programs do not know them. A family whose official template has defects that ``inference`` mends
-also has ``official``, which keeps them.
+taken out of ``inference``, since other programs do not know them. A family whose official template
+has defects that ``inference`` mends also has ``official``, which keeps them.
 """
 
 from __future__ import annotations
