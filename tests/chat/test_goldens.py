@@ -33,11 +33,17 @@ def mended(case: dict[str, Any]) -> bool:
     )
 
 
-CASES = [
-    pytest.param(family, case, id=f"{family}-{case['name']}")
-    for family in FAMILIES
-    for case in golden(family)["cases"]
-]
+def cases(key: str) -> list[Any]:
+    """Every golden case that has ``key``."""
+    return [
+        pytest.param(family, case, id=f"{family}-{case['name']}")
+        for family in FAMILIES
+        for case in golden(family)["cases"]
+        if key in case
+    ]
+
+
+CASES = cases("expected")
 
 
 @pytest.mark.parametrize(("family", "case"), CASES)
@@ -49,10 +55,7 @@ def test_inference_is_the_official_rendering_byte_for_byte(
     assert (text == case["expected"]) is not mended(case), (text, case["expected"])
 
 
-DICT_CASES = [p for p in CASES if "messages_dict_arguments" in p.values[1]]
-
-
-@pytest.mark.parametrize(("family", "case"), DICT_CASES)
+@pytest.mark.parametrize(("family", "case"), cases("messages_dict_arguments"))
 def test_arguments_as_a_mapping_give_the_same_text_as_arguments_as_json(
     family: str, case: dict[str, Any]
 ) -> None:
