@@ -181,6 +181,23 @@ def as_reward_model(language_model: PreTrainedModel, seed: int = 0) -> PreTraine
     return model
 
 
+def copy_of(model: Any) -> Any:
+    """A copy of a model in memory that shares nothing with it.
+
+    A trainer leaves its own ``forward`` on a model, a closure that a deep copy would share: it
+    would go on to run the original's weights. The copy has its class's again.
+    """
+    import copy
+
+    copied = copy.deepcopy(model)
+    if not hasattr(
+        copied, "_hf_hook"
+    ):  # accelerate's dispatch to devices is copied as it should be
+        for name in ("forward", "_original_forward"):
+            vars(copied).pop(name, None)
+    return copied
+
+
 def _some(files: list[str]) -> str:
     return ", ".join(files[:12] + ["..."] * (len(files) > 12)) or "(nothing)"
 

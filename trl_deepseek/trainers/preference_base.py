@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import lm_head
+from trl_deepseek import lm_head, models
 from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.trainers.base import PluginTrainer
 
@@ -160,12 +159,8 @@ def reference_for(
 
 
 def frozen_copy(model: Any) -> Any:
-    """A copy of ``model`` that is evaluated only; hooks that TRL left on ``model`` stay behind."""
-    copied = copy.deepcopy(model)
-    patched = vars(copied).get("forward")
-    if getattr(patched, "__wrapped__", None) is type(model).forward:
-        # The forward of an earlier TRL trainer, whose closure would run the original's weights.
-        del copied.forward
+    """A copy of ``model`` that is evaluated only."""
+    copied = models.copy_of(model)
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied.eval()
