@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,11 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         **kwargs: Any,
     ) -> None:
         args = copy.copy(args) if args is not None else KTOConfig()
+        given = {name: getattr(args, name, None) for name in WEIGHTS}
         loss = plan_singles(args, registry_for(args))
         train_dataset = preference_data.singles(train_dataset, args)
         eval_dataset = preference_data.singles(eval_dataset, args)
-        self.loss: BoundLoss = _weighted(loss, args, train_dataset)
+        self.loss: BoundLoss = _weighted(loss, args, given, train_dataset)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
             model,
@@ -179,13 +181,22 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         self._record_token_accuracy(mode, scored.correct, mask * label[:, None])
 
 
-def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
-    """The loss with class weights from the counts, where it has them and they are not given."""
+def _weighted(
+    loss: BoundLoss, args: Any, fields: Mapping[str, float | None], dataset: Any
+) -> BoundLoss:
+    """The loss with class weights from the counts, where it has them and they are not given.
+
+    Args:
+        loss: Its weights have been filled in with defaults.
+        args: The config; TRL reads the weights there.
+        fields: The config's weights as the user wrote them.
+        dataset: Labelled singles.
+    """
     if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
         return loss
     kwargs = getattr(args, "loss_kwargs", None) or {}
     kwargs = kwargs.get(loss.name, kwargs)
-    given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
+    given = [kwargs.get(name, fields[name]) for name in WEIGHTS]
     desirable = sum(map(bool, dataset["label"]))
     undesirable = len(dataset) - desirable
     weights = preference_data.class_weights(desirable, undesirable, (given[0], given[1]))
