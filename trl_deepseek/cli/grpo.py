@@ -21,7 +21,9 @@ class RewardArguments:
 
     reward_funcs: list[str] | None = field(
         default=None,
-        metadata={"help": "Registered names, file.py:function, module.function, model:PATH; one or more."},
+        metadata={
+            "help": "Registered names, file.py:function, module.function, model:PATH; one or more."
+        },
     )
 
 
