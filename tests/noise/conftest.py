@@ -21,6 +21,7 @@ TRAINERS: dict[str, tuple[str, str, DatasetKind]] = {
     "dpo": ("DPOTrainer", "DPOConfig", "preferences"),
     "kto": ("KTOTrainer", "KTOConfig", "preferences"),
     "grpo": ("GRPOTrainer", "GRPOConfig", "prompts"),
+    "reward": ("RewardTrainer", "RewardConfig", "preferences"),
 }
 
 
@@ -105,6 +106,8 @@ def build(tmp_path: Path) -> Callable[..., Watch]:
         watch = Watch()
         if kind == "grpo":
             more["reward_funcs"] = watch.reward
+        if kind == "reward":  # which makes a reward model of the one that it is named
+            built = model
         watch.trainer = getattr(module, trainer_class)(
             model=built, args=args, train_dataset=data, processing_class=tokenizer, **more
         )

@@ -83,6 +83,7 @@ def test_sampled_rollouts_and_dropout_draw_what_they_draw_without_noise(train: T
         ("kto", 0.1, True, "tiny-deepseek-llm"),
         ("grpo", 0.1, True, "tiny-deepseek-llm"),
         ("grpo", None, False, "tiny-deepseek-llm"),
+        ("reward", 0.1, True, "tiny-deepseek-llm"),
     ],
 )
 def test_exactly_one_firing_per_policy_pass_with_gradients(
