@@ -4,8 +4,9 @@
 
 A tiny model first learns the embedded task a little by SFT. Then each loss trains a copy of it on
 the same preference pairs. On held-out questions the table shows the share of pairs whose chosen
-answer gained on the rejected one (0.5 at the start, where neither has), by how many nats, and how
-often the greedy answer is right; then the time and the memory that training took on top.
+answer gained on the rejected one (0.5 at the start, where neither has) and by how many nats per
+token, since chosen answers are six times as long and some losses are about sums, others about
+means; how often the greedy answer is right; and the time and memory that training took on top.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def start_model(registry: Registry, steps: int, seed: int, folder: str) -> tuple
 
 @torch.no_grad()
 def completion_logps(model: Any, tokenizer: Any, pairs: Dataset, column: str) -> torch.Tensor:
-    """Summed log-probs of each row's completion, (B,), in nats."""
+    """Mean log-prob per token of each row's completion, (B,), in nats."""
     template = chat.installed(tokenizer)
     assert template is not None
     encoded = [
@@ -131,7 +132,7 @@ def completion_logps(model: Any, tokenizer: Any, pairs: Dataset, column: str) ->
         labels[place, :length][generated] = ids[place, :length][generated]
     model.eval()
     scored = token_logps(model, input_ids=ids, attention_mask=mask, labels=labels)
-    return scored.logps.sum(dim=1)
+    return scored.logps.sum(dim=1) / (labels != -100).sum(dim=1)
 
 
 def run(
@@ -202,7 +203,7 @@ def main() -> int:
         return 0
     table = Table(title=f"{args.steps} steps from the same start", title_justify="left")
     table.add_column("loss")
-    for column in ("reward accuracy", "margin, nats", "exact match", "seconds", "peak MB"):
+    for column in ("reward accuracy", "margin, nats/token", "exact match", "seconds", "peak MB"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
