@@ -15,11 +15,12 @@ TINY = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
 COMMON: dict[str, Any] = {
     "quantization": "qlora",
     "chat_template": "deepseek-v3",
-    "per_device_train_batch_size": 8,
+    "per_device_train_batch_size": 4,
     "learning_rate": 5e-3,
     "lr_scheduler_type": "constant",
     "max_steps": 30,
     "logging_steps": 1,
+    "gradient_checkpointing": False,
     "report_to": "none",
     "save_strategy": "no",
     "disable_tqdm": True,
@@ -39,12 +40,13 @@ def digits(completions: list[Any], **_: Any) -> list[float]:
 def trainer(kind: str, model: str, folder: Path, **options: Any) -> Any:
     config = {**COMMON, "output_dir": str(folder), **options}
     if kind == "SFT":
+        config["gradient_checkpointing"] = True
         return trl_deepseek.SFTTrainer(
             model, trl_deepseek.SFTConfig(**config), train_dataset=rows("demonstrations")
         )
     if kind == "GRPO":
-        config |= {"num_generations": 8, "max_completion_length": 8, "beta": 0.0}
-        config |= {"per_device_train_batch_size": 32, "save_completions": False}
+        config |= {"num_generations": 8, "max_completion_length": 6, "beta": 0.0}
+        config |= {"per_device_train_batch_size": 16, "save_completions": False}
         return trl_deepseek.GRPOTrainer(
             model, digits, trl_deepseek.GRPOConfig(**config), train_dataset=rows("prompts")
         )
