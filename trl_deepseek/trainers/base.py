@@ -134,6 +134,15 @@ class PluginTrainer:
         self.template_name = install_template(tokenizer, name, args, self.registry)
         return model, tokenizer
 
+    def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
+        """As transformers'; peft would leave 16-bit adapters in 32 bits, and the run inexact."""
+        target = self.model if model is None else model
+        dtypes = {name: parameter.dtype for name, parameter in target.named_parameters()}
+        super()._load_from_checkpoint(checkpoint, model)  # type: ignore[misc]
+        for name, parameter in target.named_parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
+
     def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As TRL's; an adapter on an embedded model also says on which weights it belongs."""
         with chat.inference_template(self.processing_class):
