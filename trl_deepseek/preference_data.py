@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 1000  # pairs that are dealt out together; even, so that batches of two never straddle
+WINDOW = 1000  # pairs that are dealt out together, at most
 SHOWN = 5  # row numbers in a report
 
 
@@ -62,7 +62,7 @@ def singles(dataset: Any, args: Any) -> Any:
 
         if "prompt" not in _columns(part):
             part = part.map(extract_prompt)
-        options = {"remove_columns": _columns(part), "batched": True, "batch_size": WINDOW}
+        options = {"remove_columns": _columns(part), "batched": True, "batch_size": _window(part)}
         return part.map(deal, **options)
 
     return _each(dataset, convert)
@@ -83,6 +83,18 @@ def deal(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         "label": [desirable for _, desirable in order],
         **{name: [batch[name][i] for i, _ in order] for name in shared},
     }
+
+
+def _window(dataset: Any) -> int:
+    """Pairs to deal out together: even, so that batches of two never straddle, and of one size.
+
+    A last window of one pair would leave its two completions as neighbours.
+    """
+    if not hasattr(dataset, "__len__"):
+        return WINDOW
+    windows = -(-len(dataset) // WINDOW)
+    size = -(-len(dataset) // windows)
+    return size + size % 2
 
 
 def class_weights(

@@ -109,19 +109,21 @@ def plan_pairs(args: Any, registry: Registry) -> LossPlan:
         "label_smoothing" in loss.options for loss, _ in registered
     ):
         _refuse_smoothing(names, [name for name, _ in left])
-    bound = bind([loss for loss, _ in registered], shared, getattr(args, "loss_kwargs", None))
-    if not bound and getattr(args, "loss_kwargs", None):
+    if not registered and getattr(args, "loss_kwargs", None):
         raise ConfigError(
             f"loss_kwargs: {', '.join(names)} is TRL's own; its options are fields of the config"
         )
+    bound = bind([loss for loss, _ in registered], shared, getattr(args, "loss_kwargs", None))
     with_beta = [item.options["beta"] for item in bound if "beta" in item.options]
     _fill_in(args, "beta", with_beta[0] if with_beta else None)
     _fill_in(args, "label_smoothing", None)
-    return LossPlan(
+    plan = LossPlan(
         registered=[(item, weight) for item, (_, weight) in zip(bound, registered, strict=True)],
         trl=left,
         trl_alone=bool(settings),
     )
+    _check_sync(args, plan.needs_reference)
+    return plan
 
 
 def plan_singles(args: Any, registry: Registry) -> BoundLoss:
@@ -150,6 +152,7 @@ def plan_singles(args: Any, registry: Registry) -> BoundLoss:
             f"train_sampling_strategy is {args.train_sampling_strategy!r}\n"
             "  leave it at 'sequential'; shuffle the dataset itself beforehand"
         )
+    _check_sync(args, bound.needs_reference)
     for option in ("beta", "desirable_weight", "undesirable_weight"):
         _fill_in(args, option, bound.options.get(option))
     return bound
@@ -225,6 +228,13 @@ def _check_trl(args: Any, names: list[str]) -> None:
     if "exo_pair" in names and not smoothing:
         raise ConfigError(
             "loss 'exo_pair' needs label_smoothing above 0; its paper uses 0.001, as 'exo' does"
+        )
+
+
+def _check_sync(args: Any, needs_reference: bool) -> None:
+    if args.sync_ref_model and not needs_reference:
+        raise ConfigError(
+            "sync_ref_model: no loss of this run uses a reference model\n  leave sync_ref_model out"
         )
 
 

@@ -16,7 +16,7 @@ import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head, models
-from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
 
 if TYPE_CHECKING:
@@ -138,16 +138,8 @@ def reference_for(
         args: The config; its ``precompute_ref_log_probs`` is switched off where nothing is needed.
         needed: Whether any loss of the run needs a reference.
         peft_config: The adapter that TRL will put on the policy, if any.
-
-    Raises:
-        ConfigError: A reference is to be synchronised that no loss needs.
     """
     if not needed:
-        if args.sync_ref_model:
-            raise ConfigError(
-                "sync_ref_model: no loss of this run uses a reference model\n"
-                "  leave sync_ref_model out"
-            )
         args.precompute_ref_log_probs = False
         return NoReference()
     has_adapter = peft_config is not None or getattr(args, "quantization", None) is not None
