@@ -31,16 +31,15 @@ def rows(kind: Any, size: int = 64) -> Dataset:
     return load_registry().datasets["arithmetic"](kind=kind, size=size)
 
 
-def digits(completions: list[Any], **_: Any) -> list[float]:
-    """The share of a completion that is digits: easy to raise in a few steps."""
-    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    return [sum(letter.isdigit() for letter in text) / max(1, len(text)) for text in texts]
+def low_ids(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
+    """The share of tokens from the lower half of the vocabulary: easy to raise in a few steps."""
+    return [sum(token < 140 for token in ids) / max(1, len(ids)) for ids in completion_ids]
 
 
 def trainer(kind: str, model: str, folder: Path, **options: Any) -> Any:
     config = {**COMMON, "output_dir": str(folder), **options}
     if kind == "SFT":
-        config["gradient_checkpointing"] = True
+        config = {**config, "gradient_checkpointing": True}
         return trl_deepseek.SFTTrainer(
             model, trl_deepseek.SFTConfig(**config), train_dataset=rows("demonstrations")
         )
@@ -48,7 +47,7 @@ def trainer(kind: str, model: str, folder: Path, **options: Any) -> Any:
         config |= {"num_generations": 8, "max_completion_length": 6, "beta": 0.0}
         config |= {"per_device_train_batch_size": 16, "save_completions": False}
         return trl_deepseek.GRPOTrainer(
-            model, digits, trl_deepseek.GRPOConfig(**config), train_dataset=rows("prompts")
+            model, low_ids, trl_deepseek.GRPOConfig(**config), train_dataset=rows("prompts")
         )
     config_class = getattr(trl_deepseek, f"{kind}Config")
     train = rows("preferences")
@@ -96,13 +95,13 @@ def test_a_resumed_run_ends_with_the_same_weights(model: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["SFT", "DPO", "KTO", "Reward", "GRPO"])
 def test_adapters_have_the_dtype_that_trl_gives_them(kind: str, tmp_path: Path) -> None:
-    built = trainer(kind, "tiny-deepseek-v3", tmp_path)
+    built = trainer(kind, "tiny-deepseek-v3", tmp_path, gradient_checkpointing=True)
     trained = {n: p.dtype for n, p in built.model.named_parameters() if p.requires_grad}
     adapters = {dtype for name, dtype in trained.items() if "lora_" in name}
     assert adapters == {torch.bfloat16}
     assert not any("mlp.gate." in name or ".mlp.experts." in name for name in trained)
-    # Gradients reach the adapters of the first layer through the frozen embeddings.
-    assert built.model.get_input_embeddings()._forward_hooks or built.args.gradient_checkpointing
+    # Checkpointed layers need an input with a gradient, which frozen embeddings would not give.
+    assert built.model.get_input_embeddings()._forward_hooks
 
 
 def test_what_is_done_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
