@@ -33,7 +33,7 @@ FORMAT = "think_format"  # measured, never trained on
 SFT_STEPS = 400
 GRPO_STEPS = 60
 DEMONSTRATIONS = 25_600
-POINTS = 12  # of each stage, on the curves
+POINTS = 10  # of each stage, on the curves
 QUESTIONS = 500  # held out, answered after each stage
 CURVE_QUESTIONS = 256  # of them, answered at each point of the curves
 MAX_COMPLETION_LENGTH = 32
@@ -234,6 +234,9 @@ def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
     trainer.remove_callback(PrinterCallback)
 
     class Curves(TrainerCallback):
+        def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+            job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % max(1, args.max_steps // POINTS) == 0:
                 job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))

@@ -57,15 +57,16 @@ def write_picture(result: Result, path: Path) -> None:
                 markersize=3,
                 label=label if offset == 0 else None,
             )
-        ticks += [(offset, f"{stage}\n0"), (offset + 0.9, f"{ends[stage]}\nsteps")]
-        accuracy.axvline(offset + 1, color="black", linewidth=0.6, linestyle=":")
-    accuracy.set(title="Held-out questions, greedy", ylim=(-0.03, 1.03), xlabel="stage and step")
+        ticks += [(offset + part, f"{part * ends[stage]:.0f}") for part in (0.25, 0.5, 0.75)]
+        accuracy.axvline(offset, color="black", linewidth=0.6, linestyle=":")
+        accuracy.text(offset + 0.5, 1.04, stage.upper(), ha="center")
+    accuracy.set(title="Held-out questions, greedy", ylim=(-0.03, 1.1), xlabel="step of the stage")
     accuracy.set_xticks([place for place, _ in ticks], [label for _, label in ticks])
     accuracy.legend(loc="center left", frameon=False)
 
     steps, values = zip(*result.rewards, strict=True)
     reward.plot(steps, values, color=COLOURS["reward"], label="mean reward (sampled answers)")
-    reward.set(title="GRPO: only the right answer is rewarded", xlabel="step", ylim=(-0.03, 1.03))
+    reward.set(title="GRPO: only the right answer is rewarded", xlabel="step", ylim=(-0.03, 1.1))
     length = reward.twinx()
     points = [point for point in result.points if point.stage == "grpo"]
     length.plot(
@@ -75,7 +76,7 @@ def write_picture(result: Result, path: Path) -> None:
         linestyle="--",
         label="answer length (greedy), tokens",
     )
-    length.set_ylim(bottom=0)
+    length.set(ylabel="tokens", ylim=(0, None))
     handles = reward.get_lines() + length.get_lines()
     reward.legend(
         handles, [handle.get_label() for handle in handles], loc="lower right", frameon=False
