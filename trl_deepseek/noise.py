@@ -18,7 +18,7 @@ import hashlib
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -174,10 +174,12 @@ class EmbeddingNoise:
                 self._layouts.clear()
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        try:
-            given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
-        except TypeError:
-            given = {}  # the call itself is about to say what is wrong with it
+        import torch
+
+        given: dict[str, Any] = {}
+        if torch.is_grad_enabled():  # without, nothing will be noised, and decoding is to be fast
+            with suppress(TypeError):  # then the call itself is about to say what is wrong with it
+                given = inspect.signature(module.forward).bind_partial(*args, **kwargs).arguments
         self._layouts.append({**given.get("kwargs", {}), **given})
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
