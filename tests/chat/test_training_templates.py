@@ -173,7 +173,7 @@ def test_prompt_and_target_are_the_tokens_of_the_whole(
 @pytest.mark.parametrize("name", ["one turn", "system", "two turns", "two users", "reasoning"])
 def test_the_prompt_is_the_one_that_the_model_is_given_in_use(family: str, name: str) -> None:
     template, messages = REGISTRY.chat_templates[family], PLAIN[name]
-    options = {"add_generation_prompt": True, "thinking": thinks(messages[-1])}
+    options: dict[str, Any] = {"add_generation_prompt": True, "thinking": thinks(messages[-1])}
     given = chat.encode(template, messages[:-1], deepseek(), **options)
     whole = chat.encode(template, messages, deepseek(), training=True)
     assert last_turn(whole)[0] == given.input_ids
