@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat.arguments import parsed
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
@@ -96,6 +97,9 @@ def _apply_escaped(
     tokenizer: PreTrainedTokenizerBase, conversation: Any, *args: Any, **kwargs: Any
 ) -> Any:
     original = functools.partial(type(tokenizer).apply_chat_template, tokenizer)
+    template = getattr(tokenizer, "_trl_deepseek_template", None)  # what install() put there
+    if template is not None and template.parses_arguments:
+        conversation = parsed(conversation)
     pattern = pattern_of(tokenizer)
     if pattern is None or args:
         return original(conversation, *args, **kwargs)

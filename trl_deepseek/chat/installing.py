@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat.arguments import parse_arguments
 from trl_deepseek.chat.recognising import resolve
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.registry import Registry, load_registry
@@ -58,6 +59,8 @@ def install(
     if not hasattr(inner, _BASE_EOS):
         setattr(inner, _BASE_EOS, inner.eos_token_id)
     inner.eos_token = end
+    if template.parses_arguments:
+        parse_arguments(inner)
     for each in {id(tokenizer): tokenizer, id(inner): inner}.values():
         each.chat_template = template.training
         setattr(each, _MARK, template)

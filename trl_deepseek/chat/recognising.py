@@ -18,10 +18,12 @@ from trl_deepseek.types import ChatTemplate, Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_USER = {"role": "user", "content": "u"}
 _ANSWER = "<think>\nthoughts\n</think>\n\nanswer"
 _PROBES: tuple[tuple[Messages, dict[str, Any]], ...] = (
-    ([{"role": "user", "content": "u"}], {"add_generation_prompt": True}),
-    ([{"role": "user", "content": "u"}], {"add_generation_prompt": True, "thinking": True}),
+    ([_USER], {"add_generation_prompt": True}),
+    ([_USER], {"add_generation_prompt": True, "thinking": True, "reasoning_effort": "max"}),
+    ([_USER, _USER], {"add_generation_prompt": True}),
     (
         [
             {"role": "system", "content": "s"},
@@ -93,7 +95,11 @@ def _by_rendering(source: str, registry: Registry) -> str | None:
 def _probe(template: ChatTemplate, **options: Any) -> list[str] | None:
     """How the template renders each probe; None where it refuses one."""
     try:
-        return [render(template, messages, **options, **given) for messages, given in _PROBES]
+        # Copies of V2.5's template write blanks in front of all else.
+        return [
+            render(template, messages, **options, **given).lstrip(" ")
+            for messages, given in _PROBES
+        ]
     except TemplateError:
         return None
 

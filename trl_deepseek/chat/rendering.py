@@ -8,11 +8,11 @@ template wants to see their parts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat.arguments import parsed
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.types import ChatTemplate, Message, Messages
 
@@ -113,22 +113,7 @@ def mask_of(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
 def normalise(messages: Sequence[Message], *, parse_arguments: bool) -> Messages:
     """The messages without empty keys and, if wanted, with tool arguments as mappings."""
     clean = [{key: value for key, value in m.items() if value is not None} for m in messages]
-    if parse_arguments:
-        for message in clean:
-            if message.get("tool_calls"):
-                message["tool_calls"] = [_parsed(call) for call in message["tool_calls"]]
-    return clean
-
-
-def _parsed(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = dict(call.get("function") or {})
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            function["arguments"] = json.loads(arguments)
-        except ValueError:
-            function["arguments"] = {"arguments": arguments}  # as the official encoders do
-    return {**call, "function": function}
+    return parsed(clean) if parse_arguments else clean
 
 
 def _render(

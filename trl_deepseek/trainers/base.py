@@ -163,6 +163,8 @@ def install_template(
     named: str | None = getattr(args, "chat_template", None)
     name = named or chat.recognise(tokenizer, model_name, registry)
     if name is None:
+        if tokenizer.chat_template is not None:
+            logger.info("chat template: the tokenizer's own, which renders as no registered one")
         return None
     chat.install(tokenizer, chat.resolve(name, registry))
     logger.info("chat template: %s (%s)", name, "named" if named else "recognised")
