@@ -60,7 +60,7 @@ def test_a_tokenizer_renders_arguments_given_as_json(family: str, policy: str) -
     if policy == "escape":
         chat.escape(made)
     call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"n": 3}'}}
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "q"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
     ]
