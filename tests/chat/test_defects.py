@@ -19,11 +19,11 @@ WITH_TOOLS = sorted(
     set(REGISTRY.chat_templates)
     - {"deepseek-llm", "deepseek-coder", "deepseek-v2-0628", "role-tokens"}
 )
-CALL = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
-USER = {"role": "user", "content": "q"}
-CALLING = {"role": "assistant", "content": "see", "tool_calls": [CALL]}
-RESULT = {"role": "tool", "content": "o"}
-ANSWER = {"role": "assistant", "content": "a"}
+CALL: dict[str, Any] = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+USER: dict[str, Any] = {"role": "user", "content": "q"}
+CALLING: dict[str, Any] = {"role": "assistant", "content": "see", "tool_calls": [CALL]}
+RESULT: dict[str, Any] = {"role": "tool", "content": "o"}
+ANSWER: dict[str, Any] = {"role": "assistant", "content": "a"}
 WRITTEN_CALL = (
     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>f\n```json\n{}\n```"
     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>"
