@@ -103,7 +103,9 @@ class Quickstart:
             ConfigError: ``output_dir`` is not an empty or new folder.
             UnknownName: A plugin that the job needs is blocked or broken.
         """
-        if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        # An interrupted run may leave folders, but with nothing in them.
+        files = (path.is_file() for path in output_dir.rglob("*"))
+        if output_dir.is_file() or any(files):
             raise ConfigError(
                 f"output folder {str(output_dir)!r} is not empty; nothing is overwritten\n"
                 "  name a new one with --output_dir"

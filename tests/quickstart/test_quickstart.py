@@ -75,3 +75,8 @@ def test_an_interrupted_job_names_what_was_saved(
         f"trl-deepseek quickstart: interrupted; saved so far: {out / 'sft'}\n"
     )
     assert (out / "sft" / "model.safetensors").is_file()
+
+
+def test_a_folder_that_an_interrupted_run_left_empty_is_used_again(tmp_path: Path) -> None:
+    (tmp_path / "run" / "sft").mkdir(parents=True)
+    quickstart.Quickstart(tmp_path / "run", 0, lambda *_: None)

@@ -39,6 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # TRL's own defaults set options that transformers is renaming; its user cannot mend that.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # Its default that only a GPU can use.
+    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator", category=UserWarning)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):

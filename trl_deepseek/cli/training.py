@@ -92,6 +92,8 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
     """
     from trl_deepseek.trainers.base import registry_for
 
+    if not sys.stderr.isatty():
+        hide_progress_bars()
     for option in ("model_name_or_path", "dataset_name"):
         if getattr(args, option) is None:
             raise ConfigError(f"--{option} is required")
@@ -141,8 +143,6 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
 def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
     """Build the trainer, train, save, and say where; progress goes to stderr with ``--json``."""
     with machine_readable(args.json):
-        if not sys.stderr.isatty():
-            hide_progress_bars()
         try:
             trainer = build()
         except ValueError as error:  # how TRL refuses options that do not go together
