@@ -124,3 +124,20 @@ def test_a_wrong_yaml_file_is_one_clear_message(
         options(parser, "--config", str(file))
     assert message in str(caught.value)
     assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["q_proj"], ["q_proj"]),
+        (["q_proj", "v_proj"], ["q_proj", "v_proj"]),
+        (["all-linear"], "all-linear"),
+        ([r".*\.q_proj"], r".*\.q_proj"),
+    ],
+)
+def test_one_layer_to_adapt_is_a_name_and_not_a_pattern(
+    given: list[str], meant: list[str] | str
+) -> None:
+    from trl_deepseek.cli.training import ModelArguments
+
+    assert ModelArguments(lora_target_modules=given).lora_target_modules == meant

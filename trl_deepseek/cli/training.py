@@ -49,6 +49,14 @@ class ModelArguments(trl.ModelConfig):
     lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=128, metadata={"help": "LoRA alpha."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # TRL turns a list of one into its string, for "all-linear"; peft would take the name of a
+        # layer for a pattern that the layer's whole path must match.
+        only: list[str] | str | None = vars(self)["lora_target_modules"]
+        if isinstance(only, str) and only.isidentifier():
+            self.lora_target_modules = [only]
+
 
 def add_training_arguments(
     parser: argparse.ArgumentParser, config_class: type, *more: type
