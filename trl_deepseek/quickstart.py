@@ -30,7 +30,7 @@ TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
 REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
-SFT_STEPS = 400
+SFT_STEPS = 300  # until steps are mostly right and answers at once are not yet
 GRPO_STEPS = 60
 DEMONSTRATIONS = 25_600
 POINTS = 10  # of each stage, on the curves
