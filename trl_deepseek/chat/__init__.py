@@ -16,6 +16,7 @@ from trl_deepseek.chat.installing import (
 )
 from trl_deepseek.chat.recognising import recognise, resolve
 from trl_deepseek.chat.rendering import Encoding, encode, render
+from trl_deepseek.chat.thinking import with_thinking
 
 __all__ = [
     "Encoding",
@@ -31,4 +32,5 @@ __all__ = [
     "render",
     "resolve",
     "set_stop_tokens",
+    "with_thinking",
 ]

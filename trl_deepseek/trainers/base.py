@@ -44,43 +44,57 @@ class PluginTrainer:
             DataError: A conversation would not be trained on as it reads.
             TemplateError: There are conversations and no template to render them.
         """
-        self._check_conversations(options)
+        options = self._read_conversations(options)
         model, options = quantization.apply(model, options, self.registry)
         super().__init__(model, *positional, **options)  # type: ignore[call-arg]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
 
-    def _check_conversations(self, options: dict[str, Any]) -> None:
-        """Stop before the model is loaded where the data would not be trained on as it reads."""
+    def _read_conversations(self, options: dict[str, Any]) -> dict[str, Any]:
+        """The constructor's options, their datasets checked and ready to be rendered.
+
+        Everything that would not be trained on as it reads is refused before the model is loaded.
+        """
         args, tokenizer = options["args"], options["processing_class"]
-        policy = getattr(args, "control_tokens", "error")
-        if policy == "escape":
+        if getattr(args, "control_tokens", "error") == "escape":
             chat.escape(tokenizer)
-        for split in ("train", "eval"):
-            given = options.get(f"{split}_dataset")
-            for dataset in given.values() if isinstance(given, dict) else [given]:
-                if dataset is None:
-                    continue
-                if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
-                    logger.warning(
-                        "%s_dataset is a stream: its conversations are not checked beforehand",
-                        split,
-                    )
-                    continue
-                if chat.holds_conversations(dataset) and not self._has_template(args, tokenizer):
-                    raise TemplateError(
-                        f"{data.source_of(dataset, f'{split}_dataset')} holds conversations, and "
-                        "the tokenizer has no chat template\n  name one with chat_template; "
-                        f"registered: {', '.join(self.registry.chat_templates)}"
-                    )
-                chat.check_conversations(
-                    dataset,
-                    tokenizer,
-                    data.source_of(dataset, f"{split}_dataset"),
-                    # A template that we do not know may be meant to be filled with tokens.
-                    control_tokens=policy == "error" and self.template_name is not None,
-                    show_progress=not args.disable_tqdm,
-                )
+        read = dict(options)
+        for split in ("train_dataset", "eval_dataset"):
+            given = options.get(split)
+            if isinstance(given, dict):
+                parts = given.items()
+                read[split] = {
+                    n: self._read_split(part, split, args, tokenizer) for n, part in parts
+                }
+            elif given is not None:
+                read[split] = self._read_split(given, split, args, tokenizer)
+        return read
+
+    def _read_split(
+        self, dataset: Any, split: str, args: Any, tokenizer: PreTrainedTokenizerBase
+    ) -> Any:
+        if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
+            logger.warning("%s is a stream: its conversations are not checked beforehand", split)
+            return dataset
+        source = data.source_of(dataset, split)
+        if chat.holds_conversations(dataset) and not self._has_template(args, tokenizer):
+            raise TemplateError(
+                f"{source} holds conversations, and the tokenizer has no chat template\n"
+                "  name one with chat_template; registered: "
+                f"{', '.join(self.registry.chat_templates)}"
+            )
+        if self.template_name is not None:
+            dataset = chat.with_thinking(dataset, tokenizer)
+        chat.check_conversations(
+            dataset,
+            tokenizer,
+            source,
+            # A template that we do not know may be meant to be filled with tokens.
+            control_tokens=self.template_name is not None
+            and getattr(args, "control_tokens", "error") == "error",
+            show_progress=not args.disable_tqdm,
+        )
+        return dataset
 
     @staticmethod
     def _has_template(args: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
