@@ -48,6 +48,7 @@ def evaluate(
     *,
     max_new_tokens: int,
     batch_size: int = 256,
+    begin: str = "",
 ) -> Evaluation:
     """Answer every prompt greedily and score the answers.
 
@@ -58,13 +59,15 @@ def evaluate(
         rewards: Synchronous rewards.
         max_new_tokens: Longest answer, in tokens.
         batch_size: Prompts generated for at once.
+        begin: What every answer begins with, such as ``<think>``, instead of what the model would
+            begin with; not part of the answers returned.
     """
     start = time.perf_counter()
     prompts = list(dataset["prompt"])
     answers: list[list[int]] = []
     for first in range(0, len(prompts), batch_size):
         batch = prompts[first : first + batch_size]
-        answers += _generate(model, tokenizer, batch, max_new_tokens)
+        answers += _generate(model, tokenizer, batch, max_new_tokens, begin)
     texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
     columns = {name: list(dataset[name]) for name in dataset.column_names if name != "prompt"}
     scores = {}
@@ -86,17 +89,15 @@ def _generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Any],
     max_new_tokens: int,
+    begin: str,
 ) -> list[list[int]]:
     """The token ids of each greedy answer, up to and including its end of turn."""
     import torch
 
-    encoded = tokenizer.apply_chat_template(
-        prompts,
-        add_generation_prompt=True,
-        padding=True,
-        padding_side="left",
-        return_tensors="pt",
-        return_dict=True,
+    rows = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"]
+    opening = tokenizer.encode(begin, add_special_tokens=False)
+    encoded = tokenizer.pad(
+        {"input_ids": [[*row, *opening] for row in rows]}, padding_side="left", return_tensors="pt"
     ).to(model.device)
     was_training = model.training
     model.eval()

@@ -1,8 +1,8 @@
 """The main job: a tiny model learns to answer at once, then discovers that thinking pays.
 
-1. SFT on demonstrations of two-digit sums, most of which answer at once and some of which show
-   their steps inside ``<think>``. The model learns both styles, prefers the common one, and is
-   mostly wrong.
+1. SFT on demonstrations of two-digit sums, more than half of which answer at once; the others show
+   their steps inside ``<think>``. The model learns both styles and prefers to answer at once, where
+   it is mostly wrong. SFT stops when answers that are made to think are mostly right.
 2. GRPO with one reward, the right answer. Nothing asks the model to think; it finds out by itself
    that its answers are right when it does.
 
@@ -24,18 +24,21 @@ from trl_deepseek.registry import load_registry
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from trl_deepseek.evaluation import Evaluation
+
 MODEL = "tiny-deepseek-llm"
 DATASET = "arithmetic"
 TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
 REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
-SFT_STEPS = 300  # until steps are mostly right and answers at once are not yet
+SFT_STEPS = 500  # at most
+TAUGHT = 0.6  # of the answers that are made to think are right: then SFT stops
 GRPO_STEPS = 60
 DEMONSTRATIONS = 25_600
-POINTS = 10  # of each stage, on the curves
+EVERY = {"sft": 10, "grpo": 5}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
-CURVE_QUESTIONS = 256  # of them, answered at each point of the curves
+CURVE_QUESTIONS = 128  # of them, answered at each point of the curves
 MAX_COMPLETION_LENGTH = 32
 
 
@@ -62,13 +65,24 @@ class Stage:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the curves; ``step`` counts optimizer steps since the stage began."""
+    """One point of the curves.
+
+    Attributes:
+        stage: ``sft`` or ``grpo``.
+        step: Optimizer steps since the stage began.
+        exact_match: As in :class:`Stage`, of some of the questions; so are the next two.
+        thinks: As in :class:`Stage`.
+        mean_length: As in :class:`Stage`.
+        made_to_think: Share answered right where the answer is made to begin with ``<think>``: what
+            the model could do, if it chose to.
+    """
 
     stage: str
     step: int
     exact_match: float
     thinks: float
     mean_length: float
+    made_to_think: float
 
 
 @dataclass(frozen=True)
@@ -171,19 +185,24 @@ class Quickstart:
         """Answer the first ``questions`` held-out questions greedily."""
         from trl_deepseek.evaluation import evaluate
 
-        found = evaluate(
-            trainer.model,
-            trainer.processing_class,
-            self._held_out.take(questions),
-            self._rewards,
-            max_new_tokens=MAX_COMPLETION_LENGTH,
-        )
+        def answer(begin: str) -> Evaluation:
+            return evaluate(
+                trainer.model,
+                trainer.processing_class,
+                self._held_out.take(questions),
+                self._rewards,
+                max_new_tokens=MAX_COMPLETION_LENGTH,
+                begin=begin,
+            )
+
+        found, made_to_think = answer(""), answer("<think>")
         return Point(
             stage,
             trainer.state.global_step,
             found.scores[REWARD] or 0.0,
             found.scores[FORMAT] or 0.0,
             found.mean_length,
+            made_to_think.scores[REWARD] or 0.0,
         )
 
     def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
@@ -240,8 +259,12 @@ def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
             job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step % max(1, args.max_steps // POINTS) == 0:
+            if state.global_step % EVERY[stage] == 0:
                 job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
+                # When this comes depends on the seed, and much later the answers at once come
+                # right too, so that there would be nothing left for thinking to win.
+                if stage == "sft" and job.points[-1].made_to_think >= TAUGHT:
+                    control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
             remark = ""

@@ -10,7 +10,18 @@ if TYPE_CHECKING:
 
     from trl_deepseek.quickstart import Result
 
-COLOURS = {"exact_match": "#1f77b4", "thinks": "#d62728", "length": "#7f7f7f", "reward": "#2ca02c"}
+COLOURS = {
+    "exact_match": "#1f77b4",
+    "thinks": "#d62728",
+    "made_to_think": "#9ecae1",
+    "length": "#7f7f7f",
+    "reward": "#2ca02c",
+}
+CURVES = {
+    "exact_match": "exact match",
+    "thinks": "answers that think",
+    "made_to_think": "exact match, if made to think",
+}
 
 
 def table(result: Result) -> Table:
@@ -48,7 +59,7 @@ def write_picture(result: Result, path: Path) -> None:
         points = [point for point in result.points if point.stage == stage]
         # Stages differ in steps; each gets the same width, so that the second can be seen.
         places = [offset + point.step / ends[stage] for point in points]
-        for name, label in (("exact_match", "exact match"), ("thinks", "answers that think")):
+        for name, label in CURVES.items():
             accuracy.plot(
                 places,
                 [getattr(point, name) for point in points],

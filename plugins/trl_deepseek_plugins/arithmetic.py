@@ -6,8 +6,8 @@
 
 The steps add the digits from the right with the carry, so that each is one table look-up; the sum
 at once needs them all in one forward pass, which a tiny model learns badly. Demonstrations mix both
-styles, most of them at once: supervised training leaves a model that mostly answers at once and is
-mostly wrong, and a reward for the right answer alone teaches it to think.
+styles, more than half of them at once: supervised training leaves a model that mostly answers at
+once and is often wrong, and a reward for the right answer alone teaches it to think.
 
 Every question belongs to one split for good, whatever size and seed, so that held-out questions
 are never trained on.
@@ -28,7 +28,7 @@ from trl_deepseek.types import DatasetKind, Register
 if TYPE_CHECKING:
     from datasets import Dataset
 
-STEPS_SHARE = 0.3  # of the demonstrations
+STEPS_SHARE = 0.45  # of the demonstrations
 HELD_OUT_SHARE = 0.1  # of the questions
 ROWS = {"train": 7_000, "test": 500}  # when no size is given
 SMALLEST, LARGEST = 10, 99

@@ -33,7 +33,7 @@ def test_a_seed_gives_the_same_rows_and_another_seed_others() -> None:
     assert arithmetic(size=50, seed=1).to_list() != arithmetic(size=50, seed=2).to_list()
 
 
-def test_three_tenths_of_the_demonstrations_show_true_steps_and_all_give_the_answer() -> None:
+def test_less_than_half_of_the_demonstrations_show_true_steps_and_all_give_the_answer() -> None:
     rows = arithmetic(kind="demonstrations", size=2_000).to_list()
     with_steps = 0
     for row in rows:
@@ -52,7 +52,7 @@ def test_three_tenths_of_the_demonstrations_show_true_steps_and_all_give_the_ans
                 assert (carried, total) == (carry, x + y + carry)
                 digits, carry = str(total % 10) + digits, total // 10
             assert int((str(carry) if carry else "") + digits) == left + right
-    assert with_steps / len(rows) == pytest.approx(0.3, abs=0.04)
+    assert with_steps / len(rows) == pytest.approx(0.45, abs=0.04)
 
 
 def test_preferences_prefer_the_right_answer_to_a_wrong_one() -> None:

@@ -14,7 +14,7 @@ SMALL = {
     "SFT_STEPS": 5,
     "GRPO_STEPS": 2,
     "DEMONSTRATIONS": 640,
-    "POINTS": 2,
+    "EVERY": {"sft": 2, "grpo": 1},
     "CURVE_QUESTIONS": 8,
     "QUESTIONS": 16,
     "MAX_COMPLETION_LENGTH": 8,
