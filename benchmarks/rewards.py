@@ -97,7 +97,7 @@ def main() -> int:
     rows = [
         {
             "prompt": [{"role": "user", "content": f"{i}+1="}],
-            "text": str(i + 1 + i % 2),
+            "text": str(-i if i % 2 else i + 1),  # all differ: identical samples are scored once
             "solution": str(i + 1),
         }
         for i in range(options.completions)
