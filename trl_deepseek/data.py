@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
@@ -30,7 +30,8 @@ def load(
     subset: str | None = None,
     size: int | None = None,
     seed: int = 0,
-) -> Dataset:
+    streaming: bool = False,
+) -> Any:
     """The rows of one split.
 
     Args:
@@ -42,6 +43,7 @@ def load(
         subset: Configuration of a hub dataset.
         size: Rows of an embedded dataset.
         seed: Order of an embedded dataset.
+        streaming: Read rows as they are needed: an ``IterableDataset`` instead of a ``Dataset``.
 
     Raises:
         DataError: The file is missing, empty or malformed (with its line), or the hub has no such
@@ -49,13 +51,14 @@ def load(
     """
     if name in registry.datasets:
         rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
+        rows = rows.to_iterable_dataset() if streaming else rows
     else:
-        rows = _load_named(name, registry, split, subset)
+        rows = _load_named(name, registry, split, subset, streaming)
     rows.info.dataset_name = name
     return rows
 
 
-def source_of(dataset: Dataset, default: str) -> str:
+def source_of(dataset: Any, default: str) -> str:
     """What a dataset that :func:`load` loaded was called, also after it was mapped."""
     name: str | None = dataset.info.dataset_name
     return name or default
@@ -75,7 +78,9 @@ def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: s
         )
 
 
-def _load_named(name: str, registry: Registry, split: str, subset: str | None) -> Dataset:
+def _load_named(
+    name: str, registry: Registry, split: str, subset: str | None, streaming: bool
+) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
         if split != "train":
@@ -83,13 +88,13 @@ def _load_named(name: str, registry: Registry, split: str, subset: str | None) -
                 f"data file {name!r} has no split {split!r}: a file is its train split\n"
                 f"  name a folder that contains train{path.suffix} and {split}{path.suffix}"
             )
-        return _load_file(name, path)
+        return _load_file(name, path, streaming)
     if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
         raise DataError(f"data file {name!r} does not exist")
-    return _load_remote(name, registry, split, subset)
+    return _load_remote(name, registry, split, subset, streaming)
 
 
-def _load_file(name: str, path: Path) -> Dataset:
+def _load_file(name: str, path: Path, streaming: bool) -> Any:
     from datasets import load_dataset
 
     if path.suffix not in FORMATS:
@@ -102,11 +107,14 @@ def _load_file(name: str, path: Path) -> Dataset:
     if path.suffix == ".jsonl":
         check_lines(name, path)
     try:
-        rows: Dataset = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train")
+        rows = load_dataset(
+            FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming
+        )
+        is_empty = next(iter(rows), None) is None
     except Exception as error:  # each reader has its own errors, all of them about this file
         cause = error.__cause__ or error
         raise DataError(f"data file {name!r} cannot be read: {cause}") from error
-    if len(rows) == 0:
+    if is_empty:
         raise DataError(f"data file {name!r} has no rows")
     return rows
 
@@ -136,11 +144,13 @@ def check_lines(name: str, path: Path) -> None:
         raise DataError(f"data file {name!r} has no rows")
 
 
-def _load_remote(name: str, registry: Registry, split: str, subset: str | None) -> Dataset:
+def _load_remote(
+    name: str, registry: Registry, split: str, subset: str | None, streaming: bool
+) -> Any:
     from datasets import load_dataset
 
     try:
-        rows: Dataset = load_dataset(name, subset, split=split)
+        return load_dataset(name, subset, split=split, streaming=streaming)
     except Exception as error:  # hub, network and builder errors alike: the data is not to be had
         lines = str(error).strip().splitlines() or [type(error).__name__]
         embedded = ", ".join(registry.datasets)
@@ -148,4 +158,3 @@ def _load_remote(name: str, registry: Registry, split: str, subset: str | None) 
             f"dataset {name!r} cannot be loaded: {lines[0]}\n"
             f"  it is no file here and no embedded dataset ({embedded})"
         ) from error
-    return rows

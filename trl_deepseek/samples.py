@@ -6,6 +6,7 @@ real one, whose vocabulary is all that matters here. So what is shown is what is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -81,8 +82,7 @@ def samples(build: Callable[[int | None], Any], config: Any, rows: int) -> Itera
 
 
 def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:
-    dataset = trainer.train_dataset
-    chosen = [dataset[number] for number in range(min(rows, len(dataset)))]
+    chosen = list(itertools.islice(trainer.train_dataset, rows))
     if "prompt" in chosen[0] and not any(name.endswith("_ids") for name in chosen[0]):
         yield from _prompts(trainer, chosen)
         return

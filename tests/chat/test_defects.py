@@ -10,6 +10,7 @@ import trl
 from trl.chat_template_utils import supports_tool_calling
 
 from trl_deepseek import chat, load_registry
+from trl_deepseek.errors import TemplateError
 from trl_deepseek.types import ChatTemplate, Messages
 
 REGISTRY = load_registry()
@@ -60,6 +61,69 @@ def test_empty_calls_lose_no_content(family: str, calls: Any, training: bool) ->
     assert render(family, [USER, empty], training=training) == render(
         family, [USER, ANSWER], training=training
     )
+
+
+@pytest.mark.parametrize("family", FUNCTION)
+def test_many_calls_are_closed_once(family: str) -> None:
+    many = [USER, {**CALLING, "content": None, "tool_calls": [CALL] * 3}]
+    closing = f"<｜tool▁calls▁end｜>{END}"
+    assert render(family, many, official_quirks=True).count(closing) == 2
+    assert render(family, many).count(closing) == 1
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("family", sorted(REGISTRY.chat_templates))
+def test_content_as_text_parts_is_their_text(family: str, training: bool) -> None:
+    def parts(*texts: str) -> list[dict[str, str]]:
+        return [{"type": "text", "text": text} for text in texts]
+
+    whole: Messages = [
+        {"role": "system", "content": "s"},
+        USER,
+        {"role": "assistant", "content": "<think>why</think>ab"},
+    ]
+    apart: Messages = [
+        {"role": "system", "content": parts("s")},
+        {"role": "user", "content": parts("q")},
+        {"role": "assistant", "content": parts("<think>why</think>a", "b")},
+    ]
+    assert render(family, apart, training=training) == render(family, whole, training=training)
+
+
+@pytest.mark.parametrize("family", sorted(REGISTRY.chat_templates))
+def test_a_part_that_is_no_text_is_refused(family: str) -> None:
+    picture = {"role": "user", "content": [{"type": "image", "image": "cat.png"}]}
+    with pytest.raises(TemplateError, match='a part of type "image"'):
+        render(family, [picture])
+
+
+@pytest.mark.parametrize("family", sorted(REGISTRY.chat_templates))
+def test_text_that_closes_no_reasoning_is_all_kept_beside_reasoning_content(family: str) -> None:
+    message = {"role": "assistant", "content": "use </think> here", "reasoning_content": "why"}
+    assert "use </think> here" in render(family, [USER, message], training=True)
+    if family in ("deepseek-r1", "deepseek-r1-0528", "deepseek-v3.1"):
+        assert "use </think>" not in render(family, [USER, message], official_quirks=True)
+
+
+@pytest.mark.parametrize("key", ["reasoning", "thinking"])
+@pytest.mark.parametrize("family", sorted(REGISTRY.chat_templates))
+def test_reasoning_under_other_names_is_reasoning(family: str, key: str) -> None:
+    def text(key: str) -> str:
+        tokenizer: Any = REGISTRY.models["tiny-deepseek-llm"]()[1]
+        chat.install(tokenizer, family)
+        messages = [USER, {"role": "assistant", "content": "a", key: "why"}]
+        return str(tokenizer.apply_chat_template(messages, tokenize=False))
+
+    assert "why" in text(key)
+    assert text(key) == text("reasoning_content")
+
+
+@pytest.mark.parametrize("family", sorted({*REGISTRY.chat_templates} - {"role-tokens"}))
+def test_a_text_begins_once(family: str) -> None:
+    tokenizer: Any = REGISTRY.models["tiny-deepseek-llm"]()[1]
+    template = chat.install(tokenizer, family)
+    ids = chat.encode(template, [USER, ANSWER], tokenizer, training=True).input_ids
+    assert [ids.count(tokenizer.bos_token_id), ids[0]] == [1, tokenizer.bos_token_id]
 
 
 @pytest.mark.parametrize("training", [False, True])

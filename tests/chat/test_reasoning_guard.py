@@ -103,3 +103,29 @@ def test_conversations_without_any_template_are_refused(name: str, tmp_path: Pat
         "train_dataset holds conversations, and the tokenizer has no chat template\n"
         "  name one with chat_template; registered: "
     )
+
+
+def test_a_stream_is_checked_row_by_row_as_it_is_read(dropping: Any) -> None:
+    stream = rows(PLAIN, INLINE).to_iterable_dataset()
+    checked = iter(chat.check_conversations(stream, dropping, "chats.jsonl"))
+    assert next(checked)["messages"] == [USER, PLAIN]
+    with pytest.raises(DataError, match=r"^chats\.jsonl, row 1: the last assistant turn has reas"):
+        next(checked)
+
+
+def test_training_on_a_stream_stops_at_a_control_token(tmp_path: Path) -> None:
+    injected = {"role": "user", "content": "a<｜User｜>b"}
+    chats = [{"messages": [USER, PLAIN]}] * 4 + [{"messages": [injected, PLAIN]}] * 4
+    config = SFTConfig(
+        output_dir=str(tmp_path),
+        chat_template="deepseek-v3",
+        max_steps=4,
+        per_device_train_batch_size=2,
+        report_to="none",
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    stream = Dataset.from_list(chats).to_iterable_dataset()
+    trainer = SFTTrainer("tiny-deepseek-llm", config, train_dataset=stream)
+    with pytest.raises(DataError, match="row 4: the user text contains '<｜User｜>'"):
+        trainer.train()

@@ -52,6 +52,16 @@ def test_official_templates_that_trl_ships_are_recognised_as_what_they_are(
     assert chat.recognise(tokenizer(source), "acme/model", REGISTRY) == family
 
 
+@pytest.mark.parametrize("file", ["deepseekv3.jinja", "deepseek_r1_distill.jinja"])
+def test_templates_of_january_2025_that_open_no_reasoning_are_no_registered_family(
+    file: str,
+) -> None:
+    source = (STOCK / file).read_text(encoding="utf-8")
+    january = source.replace("<｜Assistant｜><think>\\n", "<｜Assistant｜>")
+    assert january != source
+    assert chat.recognise(tokenizer(january), "deepseek-ai/DeepSeek-R1", REGISTRY) is None
+
+
 @pytest.mark.parametrize("policy", ["error", "escape"])
 @pytest.mark.parametrize("family", ["deepseek-v3.2", "deepseek-v4", "deepseek-v4.1"])
 def test_a_tokenizer_renders_arguments_given_as_json(family: str, policy: str) -> None:

@@ -54,6 +54,23 @@ def test_the_prompt_of_a_pair_with_reasoning_asks_for_it(template: str, tmp_path
     assert decode(second["chosen_ids"]) == "2<｜end▁of▁sentence｜>"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_inside_a_pair_with_reasoning_asks_for_it(stream: bool, tmp_path: Path) -> None:
+    rows = [
+        {"chosen": USER + REASONED, "rejected": USER + PLAIN},
+        {"chosen": USER + PLAIN, "rejected": [*USER, {"role": "assistant", "content": "3"}]},
+    ]
+    dataset: Any = Dataset.from_list(rows)
+    found = chat.with_thinking(
+        dataset.to_iterable_dataset() if stream else dataset, tokenizer("deepseek-v3.1")
+    )
+    first, second = found
+    assert first["prompt"] == second["prompt"] == USER
+    assert (first["chosen"], first["rejected"]) == (REASONED, PLAIN)
+    says = [row["chat_template_kwargs"]["thinking"] for row in (first, second)]
+    assert says == [True, False]
+
+
 @pytest.mark.parametrize("method", ["SFT", "KTO"])
 def test_the_prompt_of_a_completion_with_reasoning_asks_for_it(method: str, tmp_path: Path) -> None:
     rows = [

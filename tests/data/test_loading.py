@@ -51,6 +51,25 @@ def test_each_kind_of_file_gives_its_rows(tmp_path: Path, name: str, write: obje
     assert [str(row["solution"]) for row in rows] == ["2", "4"]
 
 
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("rows.jsonl", write_jsonl), ("rows.csv", write_csv), ("rows.parquet", write_parquet)],
+    ids=["jsonl", "csv", "parquet"],
+)
+def test_a_streamed_file_gives_the_same_rows(tmp_path: Path, name: str, write: object) -> None:
+    assert callable(write)
+    file = str(write(tmp_path / name))
+    stream = data.load(file, load_registry(), kind="prompts", streaming=True)
+    assert not hasattr(stream, "__len__")
+    assert list(stream) == data.load(file, load_registry(), kind="prompts").to_list()
+
+
+def test_an_embedded_dataset_is_streamed_too() -> None:
+    registry = load_registry()
+    stream = data.load("arithmetic", registry, kind="prompts", size=3, streaming=True)
+    assert list(stream) == data.load("arithmetic", registry, kind="prompts", size=3).to_list()
+
+
 def test_a_folder_gives_its_splits(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl")
     (tmp_path / "test.jsonl").write_text(json.dumps(ROWS[0]) + "\n")

@@ -14,7 +14,6 @@ from trl_deepseek.chat.control_tokens import COLUMNS, literal, pattern_of
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -25,42 +24,67 @@ _NAMED = 5  # rows named in a message; the others are counted
 
 
 def check_conversations(
-    dataset: Dataset,
+    dataset: Any,
     tokenizer: PreTrainedTokenizerBase,
     source: str,
     *,
     control_tokens: bool = True,
     show_progress: bool = False,
-) -> None:
+) -> Any:
     """Refuse rows whose tokens would not be what the data says.
 
     Args:
-        dataset: With conversations in ``messages``, ``prompt``, ``completion``, ``chosen`` or
-            ``rejected``; anything else is left alone.
+        dataset: A ``Dataset`` or ``IterableDataset`` with conversations in ``messages``,
+            ``prompt``, ``completion``, ``chosen`` or ``rejected``; anything else is left alone.
         tokenizer: With the chat template that trains.
         source: The dataset's name, for messages.
         control_tokens: Whether a control token that stands literally in a message is an error.
         show_progress: Whether to show a bar.
 
+    Returns:
+        The dataset. A stream, which can be read once only, checks each row as training reaches it.
+
     Raises:
         DataError: A message contains a control token, or the last assistant turn's reasoning is
             not in what the template renders.
     """
+    pattern = pattern_of(tokenizer) if control_tokens else None
+
+    def written(row: Mapping[str, Any]) -> str | None:
+        return None if pattern is None else literal(row, pattern)
+
+    def loses(row: Mapping[str, Any]) -> bool:
+        return any(not _is_rendered(each, row, tokenizer) for each in _targets(row))
+
+    if not hasattr(dataset, "__len__"):
+
+        def checked(row: dict[str, Any], number: int) -> dict[str, Any]:
+            where = written(row)
+            _refuse(source, [(number, where)] if where else [], [number] if loses(row) else [])
+            return row
+
+        return dataset.map(checked, with_indices=True)
+
     from tqdm.auto import tqdm
 
     columns = [c for c in (*COLUMNS, "chat_template_kwargs") if c in dataset.column_names]
-    pattern = pattern_of(tokenizer) if control_tokens else None
     found: list[tuple[int, str]] = []
     lost: list[int] = []
     rows = dataset.select_columns(columns) if columns else []
     for number, row in enumerate(
         tqdm(rows, desc="Checking conversations", disable=not show_progress)
     ):
-        where = literal(row, pattern) if pattern is not None else None
+        where = written(row)
         if where is not None:
             found.append((number, where))
-        elif any(not _is_rendered(conversation, row, tokenizer) for conversation in _targets(row)):
+        elif loses(row):
             lost.append(number)
+    _refuse(source, found, lost)
+    return dataset
+
+
+def _refuse(source: str, found: Sequence[tuple[int, str]], lost: Sequence[int]) -> None:
+    """Raise if rows hold a control token (with where) or lose their reasoning."""
     if found:
         number, where = found[0]
         others = _rows([number for number, _ in found[1:]])
@@ -78,7 +102,7 @@ def check_conversations(
         )
 
 
-def holds_conversations(dataset: Dataset) -> bool:
+def holds_conversations(dataset: Any) -> bool:
     """Whether a column of the first row is a conversation."""
     row: Mapping[str, Any] = next(iter(dataset), {})
     return any(_is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
@@ -103,8 +127,16 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
     for key in _REASONING:
         if isinstance(message.get(key), str) and message[key].strip():
             return str(message[key]).strip()
-    inline = _INLINE.match(message["content"]) if isinstance(message.get("content"), str) else None
+    inline = _INLINE.match(text_of(message))
     return inline[1].strip() if inline else ""
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The content of a message; of a list of parts, as OpenAI's API has it, their texts."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content)
+    return content if isinstance(content, str) else ""
 
 
 def _is_rendered(

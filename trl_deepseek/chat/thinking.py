@@ -13,40 +13,44 @@ from trl_deepseek.chat.checking import reasoning_of
 from trl_deepseek.chat.installing import generation_prefix
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 KWARGS = "chat_template_kwargs"
 _COMPLETIONS = ("completion", "chosen", "rejected")
 
 
-def with_thinking(dataset: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
-    """Say ``thinking`` in ``chat_template_kwargs`` of each row with a prompt apart.
+def with_thinking(dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """Say ``thinking`` in ``chat_template_kwargs`` of each row whose prompt is rendered apart.
 
     True where a completion of the row has reasoning, else False; a row that says it itself keeps
-    what it says. The dataset is returned as it is where the format has no such option, or where no
-    completion has reasoning.
+    what it says. Prompts that stand inside ``chosen`` and ``rejected`` are taken out of them, as
+    TRL does later. The dataset is returned as it is where the format has no such option, or where
+    no completion has reasoning.
 
     Args:
-        dataset: With conversational ``prompt`` and ``completion``, or ``chosen`` and ``rejected``.
+        dataset: A ``Dataset`` or ``IterableDataset`` with conversational ``prompt`` and
+            ``completion``, or with ``chosen`` and ``rejected``.
         tokenizer: With the chat template that trains.
     """
-    columns = [column for column in _COMPLETIONS if column in dataset.column_names]
-    if "prompt" not in dataset.column_names or not columns:
+    names = list(dataset.column_names or next(iter(dataset), {}))
+    columns = [column for column in _COMPLETIONS if column in names]
+    if not columns or (columns == ["completion"] and "prompt" not in names):
         return dataset
     if generation_prefix(tokenizer, thinking=True) == generation_prefix(tokenizer):
         return dataset
-    thinks = [
-        any(_has_reasoning(row[column]) for column in columns)
-        for row in dataset.select_columns(columns)
-    ]
-    if not any(thinks):
+    from trl.data_utils import maybe_extract_prompt
+
+    def thinks(row: Mapping[str, Any]) -> bool:
+        return any(_has_reasoning(row[column]) for column in columns)
+
+    def say(row: Mapping[str, Any]) -> dict[str, Any]:
+        said = {"thinking": thinks(row), **_given(row.get(KWARGS))}
+        return {**maybe_extract_prompt(dict(row)), KWARGS: said}
+
+    is_table = hasattr(dataset, "__len__")  # a stream is read once
+    if is_table and not any(map(thinks, dataset.select_columns(columns))):
         return dataset
-
-    def say(row: Mapping[str, Any], number: int) -> dict[str, Any]:
-        return {KWARGS: {"thinking": thinks[number], **_given(row.get(KWARGS))}}
-
-    return dataset.map(say, with_indices=True)
+    return dataset.map(say)
 
 
 def _has_reasoning(completion: Any) -> bool:

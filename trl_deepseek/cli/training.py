@@ -21,7 +21,6 @@ from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 
@@ -39,6 +38,9 @@ class DataArguments:
     dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
     dataset_test_split: str = field(
         default="test", metadata={"help": "Split to evaluate on, with --eval_strategy."}
+    )
+    dataset_streaming: bool = field(
+        default=False, metadata={"help": "Read rows as they are needed; --max_steps is needed."}
     )
 
 
@@ -77,8 +79,8 @@ class Job:
     registry: Registry
     config: Any
     model: Any  # its name
-    train_dataset: Dataset
-    eval_dataset: Dataset | None
+    train_dataset: Any  # Dataset or IterableDataset
+    eval_dataset: Any
     trainer_options: dict[str, Any]
 
     def load_tokenizer(self) -> PreTrainedTokenizerBase:
@@ -116,7 +118,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
     name = model.model_name_or_path
     models.check(name, registry)
 
-    def split(which: str) -> Dataset:
+    def split(which: str) -> Any:
         return data.load(
             source.dataset_name,
             registry,
@@ -124,6 +126,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
             split=which,
             subset=source.dataset_config,
             seed=config.seed,
+            streaming=source.dataset_streaming,
         )
 
     evaluates = config.eval_strategy != "no"

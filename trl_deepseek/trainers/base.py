@@ -73,8 +73,8 @@ class PluginTrainer:
     def _read_split(
         self, dataset: Any, split: str, args: Any, tokenizer: PreTrainedTokenizerBase
     ) -> Any:
-        if not hasattr(dataset, "select_columns") or not hasattr(dataset, "__len__"):
-            logger.warning("%s is a stream: its conversations are not checked beforehand", split)
+        if not hasattr(dataset, "column_names"):
+            logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
             return dataset
         source = data.source_of(dataset, split)
         if chat.holds_conversations(dataset) and not self._has_template(args, tokenizer):
@@ -85,7 +85,7 @@ class PluginTrainer:
             )
         if self.template_name is not None:
             dataset = chat.with_thinking(dataset, tokenizer)
-        chat.check_conversations(
+        return chat.check_conversations(
             dataset,
             tokenizer,
             source,
@@ -94,7 +94,6 @@ class PluginTrainer:
             and getattr(args, "control_tokens", "error") == "error",
             show_progress=not args.disable_tqdm,
         )
-        return dataset
 
     @staticmethod
     def _has_template(args: Any, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -29,11 +29,15 @@ def register_chat_templates(register: Register) -> None:
 
 
 def build(name: str, **about: object) -> ChatTemplate:
-    """The template of one family, assembled from its files."""
+    """The template of one family, assembled from its files.
+
+    All of ours read content given as parts; no official one does.
+    """
     official = FOLDER / name / "official.jinja"
+    parts = assemble(FOLDER / "fragments" / "text_parts.jinja").strip()
     return ChatTemplate(
-        inference=MARK.sub("", assemble(FOLDER / name / "inference.jinja")),
-        training=assemble(FOLDER / name / "training.jinja"),
+        inference=parts + MARK.sub("", assemble(FOLDER / name / "inference.jinja")),
+        training=parts + assemble(FOLDER / name / "training.jinja"),
         official=assemble(official) if official.exists() else None,
         **about,  # type: ignore[arg-type]
     )
