@@ -1,6 +1,6 @@
 """Time and peak memory of preference training: this package, stock TRL, and plain full logits.
 
-    python benchmarks/log_probs.py [--steps 3] [--vocabulary 32000 102400] [--json]
+    python benchmarks/log_probs.py [--steps 3] [--vocabulary 32000 102400] [--optim sgd] [--json]
 
 Each cell of the table is one training run of a small Llama in a process of its own, so that its
 peak memory is its own: 4 pairs per batch, 512 tokens per text, of which 64 or 384 are the prompt,
@@ -13,7 +13,8 @@ as it does in a large model's memory. All three see the same rows and weights.
 
 Peak memory is what the run adds to the process: the highest resident size less that before
 training. Gradients and Adam's state are part of it on every side; the table's last line says how
-much that is. A step's time is the fastest of ``--steps``, after one that is not counted.
+much that is, and ``--optim sgd`` leaves the state out. A step's time is the fastest of
+``--steps``, after one that is not counted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ LENGTH = 512
 PAIRS = 4
 METHODS = ("dpo", "orpo", "simpo")
 SIDES = ("ours", "TRL", "full logits")
+STATES = {"adamw_torch": 3, "sgd": 1}  # gradients and optimizer state, in sizes of the weights
 WORDS = 1000  # of the vocabulary that the rows use
 
 
@@ -94,11 +96,14 @@ def model(vocabulary: int) -> Any:
     )
 
 
-def trainer(method: str, side: str, vocabulary: int, data: Any, folder: str, steps: int) -> Any:
+def trainer(
+    method: str, side: str, vocabulary: int, data: Any, folder: str, steps: int, optim: str
+) -> Any:
     """The trainer of one cell."""
     common: dict[str, Any] = {
         "output_dir": folder,
         "max_steps": steps,
+        "optim": optim,
         "per_device_train_batch_size": PAIRS,
         "gradient_checkpointing": False,
         "bf16": False,
@@ -160,7 +165,9 @@ def resident(which: str) -> float:
     raise RuntimeError(f"no {which} in /proc/self/status")
 
 
-def run_cell(method: str, side: str, vocabulary: int, prompt: int, steps: int) -> dict[str, float]:
+def run_cell(
+    method: str, side: str, optim: str, vocabulary: int, prompt: int, steps: int
+) -> dict[str, float]:
     """Train and measure; to be called in a process that has done nothing else."""
     import torch
     from transformers import TrainerCallback
@@ -181,7 +188,7 @@ def run_cell(method: str, side: str, vocabulary: int, prompt: int, steps: int) -
 
     with tempfile.TemporaryDirectory() as folder:
         data = rows(prompt, PAIRS * (steps + 1))
-        run = trainer(method, side, vocabulary, data, folder, steps + 1)
+        run = trainer(method, side, vocabulary, data, folder, steps + 1, optim)
         run.add_callback(Clock())
         before = resident("VmRSS")
         run.train()
@@ -189,14 +196,16 @@ def run_cell(method: str, side: str, vocabulary: int, prompt: int, steps: int) -
     return {
         "seconds": min(marks[1:]),
         "megabytes": resident("VmHWM") - before,
-        "gradients_and_adam": 3 * trained / 2**20,
+        "gradients_and_state": trained * STATES[optim] / 2**20,
         "first_loss": losses[0],
     }
 
 
-def measure(method: str, side: str, vocabulary: int, prompt: int, steps: int) -> dict[str, Any]:
+def measure(
+    method: str, side: str, optim: str, vocabulary: int, prompt: int, steps: int
+) -> dict[str, Any]:
     """One cell in a process of its own."""
-    cell = [method, side, str(vocabulary), str(prompt), str(steps)]
+    cell = [method, side, optim, str(vocabulary), str(prompt), str(steps)]
     done = subprocess.run(
         [sys.executable, __file__, "--cell", *cell], capture_output=True, text=True, check=False
     )
@@ -225,10 +234,10 @@ def table(results: list[dict[str, Any]]) -> str:
         ratios = [f"{sides['ours'][k] / sides['TRL'][k]:.2f}" for k in ("seconds", "megabytes")]
         words = [method, str(vocabulary), f"{prompt} of {LENGTH}", *cells, *ratios]
         lines.append(f"| {' | '.join(words)} |")
-    fixed = {result["vocabulary"]: result["gradients_and_adam"] for result in results}
+    fixed = {result["vocabulary"]: result["gradients_and_state"] for result in results}
     shares = ", ".join(f"{size:.0f} MB at vocabulary {name}" for name, size in fixed.items())
     return "\n".join(
-        [*lines, "", f"Of each memory figure, gradients and Adam's state are {shares}."]
+        [*lines, "", f"Of each memory figure, gradients and optimizer state are {shares}."]
     )
 
 
@@ -239,15 +248,16 @@ def main() -> int:
     parser.add_argument("--vocabulary", type=int, nargs="+", default=[32_000, 102_400])
     parser.add_argument("--prompt", type=int, nargs="+", default=[64, 384])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--optim", choices=STATES, default="adamw_torch")
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--cell", nargs=5, help=argparse.SUPPRESS)
+    parser.add_argument("--cell", nargs=6, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.cell:
-        method, side, *numbers = args.cell
-        print(json.dumps(run_cell(method, side, *map(int, numbers))))
+        method, side, optim, *numbers = args.cell
+        print(json.dumps(run_cell(method, side, optim, *map(int, numbers))))
         return 0
     results = [
-        measure(method, side, vocabulary, prompt, args.steps)
+        measure(method, side, args.optim, vocabulary, prompt, args.steps)
         for vocabulary in args.vocabulary
         for prompt in args.prompt
         for method in args.methods

@@ -3,14 +3,16 @@
     python benchmarks/qlora_memory.py [--sequences 2] [--length 256]
 
 Each measurement is a process of its own: it saves a random model of 100 to 300 million parameters,
-trains a tiny one so that all libraries are in memory, loads the model as a run would, resets the
-kernel's high-water mark and trains three steps. What is compared with the estimate is the
-high-water mark less the process's size before the model was loaded. Linux only.
+trains it and lets it go, so that all libraries and the kernels that they compile are in memory,
+loads it again as a run would, resets the kernel's high-water mark and trains three steps. What is
+compared with the estimate is the high-water mark less the process's size before the model was
+loaded again. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import ctypes
 import gc
 import json
@@ -106,17 +108,22 @@ def measure(shape: str, mode: str, sequences: int, length: int, checkpointing: b
             save_strategy="no",
             logging_steps=1,
         )
-        warm_up(args, registry)
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+        def build() -> Any:
+            trainer = SFTTrainer(
+                folder, copy.copy(args), train_dataset=rows, processing_class=tokenizer
+            )
+            for tensor in [*trainer.model.parameters(), *trainer.model.buffers()]:
+                if tensor.is_floating_point():  # else it would keep the file mapped, all of it
+                    tensor.data = tensor.data.clone()
+            drop_mapped_pages(folder)
+            return trainer
+
+        build().train()
+        give_back()
         before = status("VmRSS")
-        trainer = SFTTrainer(folder, args, train_dataset=rows, processing_class=tokenizer)
-        for tensor in [*trainer.model.parameters(), *trainer.model.buffers()]:
-            if tensor.is_floating_point():  # else it would keep the file mapped, all of it
-                tensor.data = tensor.data.clone()
-        drop_mapped_pages(folder)
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        trainer = build()
+        give_back()
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         loaded = status("VmRSS") - before
         trainer.train()
@@ -166,18 +173,10 @@ def drop_mapped_pages(folder: str) -> None:
             libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 4)  # MADV_DONTNEED
 
 
-def warm_up(args: Any, registry: Any) -> None:
-    """Train a tiny model the same way, so that libraries are loaded before anything is measured."""
-    import copy
-
-    from datasets import Dataset
-
-    from trl_deepseek import SFTTrainer
-
-    _, tokenizer = registry.models["tiny-deepseek-v3"]()
-    rows = Dataset.from_dict({"input_ids": [[3] * 16] * 8})
-    name = "tiny-deepseek-v3"
-    SFTTrainer(name, copy.copy(args), train_dataset=rows, processing_class=tokenizer).train()
+def give_back() -> None:
+    """Give freed memory back to the kernel."""
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def save(config: Any, folder: str, dtype: Any) -> None:

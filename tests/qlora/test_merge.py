@@ -39,6 +39,33 @@ def train(model: str, folder: Path, **options: Any) -> str:
     return str(folder)
 
 
+def relative_errors(found: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """Per token, (50, T)."""
+    return (found - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
+def logits_with_the_routing_of(leader: Any, model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of ``model`` where each token goes to the experts that ``leader`` chooses."""
+    decisions: list[Any] = []
+    hooks = [
+        *(
+            gate.register_forward_hook(lambda *call: decisions.append(call[2]))
+            for gate in gates(leader)
+        ),
+        *(gate.register_forward_hook(lambda *_: decisions.pop(0)) for gate in gates(model)),
+    ]
+    leader(ids)
+    logits: torch.Tensor = model(ids).logits
+    assert not decisions
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+def gates(model: Any) -> list[Any]:
+    return [m for name, m in model.named_modules() if name.endswith("mlp.gate")]
+
+
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
     return train("tiny-deepseek-llm", tmp_path_factory.mktemp("adapter"))
@@ -75,10 +102,11 @@ def test_merged_is_base_and_adapter_on_fifty_prompts(
         with adapted.disable_adapter():
             plain = adapted(ids).logits
         answers = [m.generate(input_ids=ids, **options).tolist() for m in (adapted, merged)]
-    errors = (got - expected).norm(dim=-1) / expected.norm(dim=-1)  # (50, T)
-    assert float(errors.median()) < 1e-2
-    if model == TINY[0]:  # with routed experts, an undecided router may turn
-        assert float(errors.max()) < 1e-2
+        routed = logits_with_the_routing_of(adapted, merged, ids)
+    assert relative_errors(got, expected).median() < 1e-2
+    # A router near a tie may turn with the last bit of a weight; all else agrees token by token.
+    assert relative_errors(routed, expected).max() < 1e-2
+    if model == TINY[0]:
         assert answers[0] == answers[1]
     same = sum(a == b for a, b in zip(*answers, strict=True))
     assert same >= 48
