@@ -28,7 +28,8 @@ def build_trainer(who: str, folder: str, args: argparse.Namespace) -> Any:
     from transformers import AutoConfig
 
     import trl_deepseek
-    from trl_deepseek import load_registry, lora
+    from trl_deepseek import load_registry
+    from trl_deepseek.adapters import lora
 
     registry = load_registry()
     _, tokenizer = registry.models["tiny-deepseek-llm"]()
@@ -98,7 +99,8 @@ def estimate(config: Any, args: argparse.Namespace) -> int:
     """The peak that ``--dry_run`` gives for this run."""
     import torch
 
-    from trl_deepseek import load_registry, lora
+    from trl_deepseek import load_registry
+    from trl_deepseek.adapters import lora
     from trl_deepseek.memory import estimate as memory
     from trl_deepseek.memory.rehearsal import Step
 
@@ -131,9 +133,9 @@ def main() -> None:
         return
     from transformers import AutoModelForCausalLM
 
-    from trl_deepseek import known_models
+    from trl_deepseek.models import published
 
-    config = known_models.config("deepseek-llm-7b")
+    config = published.config("deepseek-llm-7b")
     config.num_hidden_layers = args.layers
     rest = [f"--{name}={getattr(args, name)}" for name in ("layers", "length", "batch", "steps")]
     with tempfile.TemporaryDirectory() as folder:

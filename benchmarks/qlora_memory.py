@@ -81,7 +81,8 @@ def measure(shape: str, mode: str, sequences: int, length: int, checkpointing: b
     import torch
     from datasets import Dataset
 
-    from trl_deepseek import SFTConfig, SFTTrainer, load_registry, lora
+    from trl_deepseek import SFTConfig, SFTTrainer, load_registry
+    from trl_deepseek.adapters import lora
     from trl_deepseek.memory.estimate import estimate
     from trl_deepseek.memory.rehearsal import Step
 

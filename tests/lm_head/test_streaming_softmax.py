@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trl_deepseek import streaming_softmax
-from trl_deepseek.streaming_softmax import score, tile_shape
+from trl_deepseek.lm_head import streaming_softmax
+from trl_deepseek.lm_head.streaming_softmax import score, tile_shape
 
 VOCABULARY = 301
 

@@ -13,8 +13,9 @@ from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from trl_deepseek import load_registry, streaming_softmax
-from trl_deepseek.lm_head import IGNORED, _linear_layers, token_logps, unwrap
+from trl_deepseek import load_registry
+from trl_deepseek.lm_head import IGNORED, streaming_softmax, token_logps, unwrap
+from trl_deepseek.lm_head.scoring import _linear_layers
 
 MODELS = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
 

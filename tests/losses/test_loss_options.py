@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from trl_deepseek import PairLogps, load_registry
-from trl_deepseek.bound_losses import BoundLoss, bind
 from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.losses import require_range
+from trl_deepseek.losses.bound import BoundLoss, bind
 from trl_deepseek.types import Loss
 
 LOSSES = load_registry().losses

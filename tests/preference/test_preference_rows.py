@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from trl_deepseek import preference_data
+from trl_deepseek.data import preferences
 from trl_deepseek.errors import DataError
 
 USER = [{"role": "user", "content": "1+1?"}]
@@ -24,7 +24,7 @@ def args(drop: bool = False) -> Any:
 
 
 def pairs(row: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = preference_data.pairs(Dataset.from_list([row]), args(), ["dpo"])[0]
+    found: dict[str, Any] = preferences.pairs(Dataset.from_list([row]), args(), ["dpo"])[0]
     return {name: found[name] for name in ("prompt", "chosen", "rejected") if name in found}
 
 
@@ -121,7 +121,7 @@ def test_rows_that_teach_nothing_are_counted_and_dropped_only_if_told_to(
     drop: bool, left: int, fate: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        assert len(preference_data.pairs(BAD, args(drop), ["dpo"])) == left
+        assert len(preferences.pairs(BAD, args(drop), ["dpo"])) == left
     assert f"3 of 4 rows are bad ({fate}): {REPORT}" in caplog.text
 
 
@@ -137,7 +137,7 @@ def test_pairs_taken_apart_give_both_classes_to_every_batch(count: int, batch: i
     data = Dataset.from_list(
         [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(count)]
     )
-    found = preference_data.singles(data, args()).to_list()
+    found = preferences.singles(data, args()).to_list()
     assert len(found) == 2 * count
     assert sum(row["label"] for row in found) == count
     for start in range(0, len(found) - len(found) % batch, batch):
@@ -161,7 +161,7 @@ def test_class_weights_are_within_the_papers_range(
     desirable: int, undesirable: int, given: tuple[float | None, float | None]
 ) -> None:
     """arXiv:2402.01306, equation 8: between 1 and 4/3."""
-    first, second = preference_data.class_weights(desirable, undesirable, given)
+    first, second = preferences.class_weights(desirable, undesirable, given)
     assert 1 <= round(first * desirable / (second * undesirable), 9) <= 4 / 3
     for found, wanted in zip((first, second), given, strict=True):
         assert wanted is None or found == wanted

@@ -120,6 +120,16 @@ def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing
     assert math.isfinite(evaluation["eval_loss"])
 
 
+def test_trls_own_weighting_of_a_loss_balances_v3_too(
+    build: Build, tiny: Callable[..., Any]
+) -> None:
+    trainer = build(
+        "sigmoid", model=tiny("tiny-deepseek-v3"), use_weighting=True, router_aux_loss_coef=0.01
+    )
+    trainer.train()
+    assert trainer.state.log_history[0]["aux_loss"] > 0
+
+
 @pytest.mark.parametrize("loss", REFERENCE_FREE)
 def test_a_reference_free_loss_runs_one_forward_and_holds_no_reference(
     build: Build, loss: str

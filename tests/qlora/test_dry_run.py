@@ -6,13 +6,15 @@ from typing import Any
 import pytest
 import torch
 
-from trl_deepseek import known_models, load_registry, lora, models, quantization, skeleton
+from trl_deepseek import load_registry, models, quantization
+from trl_deepseek.adapters import lora
 from trl_deepseek.cli.dry_run import parse_size
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError, ModelError
 from trl_deepseek.memory.estimate import base_bytes, estimate, largest_batch, state_bytes
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.memory.rehearsal import Step, assemble, rehearse
+from trl_deepseek.models import published, skeleton
 from trl_deepseek.types import Quantization
 
 TINY = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
@@ -24,10 +26,10 @@ def answer(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     return printed
 
 
-@pytest.mark.parametrize("name", list(known_models.KNOWN))
+@pytest.mark.parametrize("name", list(published.PUBLISHED))
 def test_shipped_configs_have_the_published_number_of_parameters(name: str) -> None:
-    model = skeleton.build(known_models.config(name))
-    assert sum(p.numel() for p in model.parameters()) == known_models.KNOWN[name].parameters
+    model = skeleton.build(published.config(name))
+    assert sum(p.numel() for p in model.parameters()) == published.PUBLISHED[name].parameters
     lora.check(lora.target_modules(model.config), None, model.config)
 
 
@@ -43,7 +45,7 @@ def test_shipped_configs_have_the_published_number_of_parameters(name: str) -> N
     ],
 )
 def test_names_and_hub_ids_of_shipped_configs(name: str, key: str | None) -> None:
-    assert known_models.find(name) == key
+    assert published.find(name) == key
 
 
 def test_a_shipped_config_cannot_be_trained_and_says_where_the_weights_are() -> None:
@@ -75,7 +77,7 @@ def test_a_quantized_model_takes_less_than_a_third_of_16_bit() -> None:
     # That these are the bytes which bitsandbytes holds is what the test above shows.
     from transformers import DeepseekV3Config, LlamaConfig
 
-    mixture = known_models.config("deepseek-v2-lite").to_dict()
+    mixture = published.config("deepseek-v2-lite").to_dict()
     shape = {key: mixture[key] for key in ("moe_intermediate_size", "n_shared_experts")}
     v3 = DeepseekV3Config(
         hidden_size=1024,

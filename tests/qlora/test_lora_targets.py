@@ -8,7 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from trl_deepseek import Registry, load_registry, lora, quantization
+from trl_deepseek import Registry, load_registry, quantization
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.types import Quantization
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from trl_deepseek import SFTConfig, SFTTrainer, load_registry, merging
+from trl_deepseek import SFTConfig, SFTTrainer, load_registry
+from trl_deepseek.adapters import merging
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError, ModelError, RunError
 
@@ -180,7 +181,8 @@ def test_what_is_no_adapter_is_refused(files: dict[str, Any], message: str, tmp_
 
 
 def test_a_quantized_base_is_refused(adapter: str, tmp_path: Path) -> None:
-    from trl_deepseek import four_bit, quantization
+    from trl_deepseek import quantization
+    from trl_deepseek.quantization import four_bit
 
     registry = load_registry()
     model, _ = registry.models["tiny-deepseek-llm"](seed=5)

@@ -132,7 +132,7 @@ def test_evaluating_on_cpu_does_not_change_the_weights(registry: Registry, name:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_4_bit_model_reloads_bit_for_bit(registry: Registry, name: str, tmp_path: Path) -> None:
-    from trl_deepseek import four_bit
+    from trl_deepseek.quantization import four_bit
 
     model, _ = registry.models[name](seed=0)
     held = quantization.load(model, registry.quantizations["qlora"], torch.bfloat16)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek import quickstart
 from trl_deepseek.cli.main import main
+from trl_deepseek.quickstart import job
 
 SMALL = {
     "SFT_STEPS": 5,
@@ -25,7 +25,7 @@ SMALL = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same job with fewer steps; what it teaches is shown by the job itself, not here."""
     for name, value in SMALL.items():
-        monkeypatch.setattr(quickstart, name, value)
+        monkeypatch.setattr(job, name, value)
 
 
 @pytest.mark.slow
@@ -61,14 +61,14 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
 def test_an_interrupted_job_names_what_was_saved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stage = quickstart.Quickstart._stage
+    stage = job.Quickstart._stage
 
-    def interrupted(self: quickstart.Quickstart, name: str, trainer: Any) -> Any:
+    def interrupted(self: job.Quickstart, name: str, trainer: Any) -> Any:
         if name == "grpo":
             raise KeyboardInterrupt
         return stage(self, name, trainer)
 
-    monkeypatch.setattr(quickstart.Quickstart, "_stage", interrupted)
+    monkeypatch.setattr(job.Quickstart, "_stage", interrupted)
     out = tmp_path / "run"
     assert main(["quickstart", "--output_dir", str(out)]) == 130
     assert capsys.readouterr().err.endswith(
@@ -79,4 +79,4 @@ def test_an_interrupted_job_names_what_was_saved(
 
 def test_a_folder_that_an_interrupted_run_left_empty_is_used_again(tmp_path: Path) -> None:
     (tmp_path / "run" / "sft").mkdir(parents=True)
-    quickstart.Quickstart(tmp_path / "run", 0, lambda *_: None)
+    job.Quickstart(tmp_path / "run", 0, lambda *_: None)

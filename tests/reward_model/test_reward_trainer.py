@@ -150,7 +150,9 @@ def test_a_few_steps_teach_it_held_out_preferences(name: str, tmp_path: Path) ->
     assert after["eval_reward_margin"] > 0
 
 
-@pytest.mark.parametrize(("name", "checkpointing"), zip(MODELS, (True, False, True), strict=True))
+@pytest.mark.parametrize(
+    ("name", "checkpointing"), list(zip(MODELS, (True, False, True), strict=True))
+)
 def test_lora_trains_and_saves_the_score_head(
     name: str, checkpointing: bool, tmp_path: Path
 ) -> None:

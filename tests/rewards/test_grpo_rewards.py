@@ -227,3 +227,15 @@ def test_a_missing_column_and_an_unknown_weight_are_refused_before_a_model_is_lo
             config(tmp_path, reward_weights={"by_lenght": 1.0}),
             train_dataset=rows,
         )
+
+
+def test_the_experts_of_v3_are_balanced(tmp_path: Path, rows: Dataset) -> None:
+    """Stock TRL reads a field that DeepSeek-V3's config does not have, and crashes."""
+    built, tokenizer = load_registry().models["tiny-deepseek-v3"](seed=0)
+    args = config(tmp_path, router_aux_loss_coef=0.01)
+    trainer = GRPOTrainer(
+        built, ["exact_match"], args, train_dataset=rows, processing_class=tokenizer
+    )
+    trainer.train()
+    # two of eight experts per token: 2 where all are used alike, 8 where always the same two are
+    assert 1.9 < trainer.state.log_history[0]["aux_loss"] < 8

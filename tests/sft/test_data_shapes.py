@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from datasets import Dataset, IterableDataset
 
-from trl_deepseek.demonstrations import layout_of, prepare
+from trl_deepseek.data.demonstrations import layout_of, prepare
 from trl_deepseek.errors import DataError
 
 USER = {"role": "user", "content": "1+1"}

@@ -246,3 +246,34 @@ def test_plain_training_arguments_are_taken_as_trl_takes_them(tmp_path: Path) ->
     )
     assert trainer.args.learning_rate == 3e-4
     assert scored(trainer) == f"2{EOS}"
+
+
+def balance_of(affinities: list[torch.Tensor], mask: torch.Tensor) -> float:
+    """DeepSeek-V3's balancing loss, arXiv:2412.19437, equations 17 to 20, over all layers."""
+    normalised = torch.cat(
+        [layer[mask] / layer[mask].sum(-1, keepdim=True) for layer in affinities]
+    )
+    chosen = torch.zeros_like(normalised).scatter_(1, normalised.topk(2).indices, 1.0)
+    return float(normalised.shape[1] * (chosen.mean(0) * normalised.mean(0)).sum())
+
+
+def test_the_experts_of_v3_are_balanced_by_the_papers_loss(build: Callable[..., Any]) -> None:
+    """Stock TRL reads a field that DeepSeek-V3's config does not have, and crashes."""
+    rows = [{"messages": messages(chat)} for chat in CHATS]
+    options = {"model": "tiny-deepseek-v3", "chat_template": "deepseek-v3"}
+    trainer = build(rows, **options, router_aux_loss_coef=0.5)
+    without = build(rows, **options)
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(2)])
+    affinities: list[torch.Tensor] = []
+    gates = [m for name, m in trainer.model.named_modules() if name.endswith("mlp.gate")]
+    hooks = [
+        g.register_forward_hook(lambda *c: affinities.append(c[2][0].sigmoid())) for g in gates
+    ]
+    loss = trainer.compute_loss(trainer.model, dict(batch))
+    for hook in hooks:
+        hook.remove()
+    difference = float(loss - without.compute_loss(without.model, dict(batch)))
+    assert difference == pytest.approx(
+        0.5 * balance_of(affinities, batch["attention_mask"].flatten().bool()), rel=1e-4
+    )
+    assert not hasattr(trainer.model.config, "num_experts")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import lora, models, quantization
+from trl_deepseek import models, quantization
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 

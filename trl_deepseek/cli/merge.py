@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trl_deepseek import merging
+    from trl_deepseek.adapters import merging
     from trl_deepseek.cli.training import machine_readable
 
     registry = load_registry(args.plugins, args.block)

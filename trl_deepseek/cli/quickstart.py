@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trl_deepseek.cli.training import hide_progress_bars, machine_readable
-    from trl_deepseek.quickstart_report import table
+    from trl_deepseek.quickstart.report import table
 
     with progress_bar() as progress, machine_readable(args.json):
         hide_progress_bars()  # the job has its own

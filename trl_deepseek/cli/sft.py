@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from trl_deepseek import data, demonstrations
+from trl_deepseek import data
 from trl_deepseek.cli import training
+from trl_deepseek.data import demonstrations
 from trl_deepseek.trainers.configs import SFTConfig
 
 

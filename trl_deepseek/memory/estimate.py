@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trl_deepseek.lora import EXPERTS, HEADS
+from trl_deepseek.adapters.lora import EXPERTS, HEADS
 from trl_deepseek.memory.rehearsal import Rehearsed, Step, assemble, rehearse
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
-from trl_deepseek import skeleton
-from trl_deepseek.lora import EXPERTS, HEADS
+from trl_deepseek.adapters.lora import EXPERTS, HEADS
 from trl_deepseek.memory.live import LiveBytes
+from trl_deepseek.models import skeleton
 
 if TYPE_CHECKING:
     from peft import PeftConfig

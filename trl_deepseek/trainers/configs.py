@@ -261,7 +261,7 @@ class PreferenceFields:
 
     Args:
         beta: The loss's option of this name; when None, the loss's own default.
-        loss_kwargs: Options of the losses; see :func:`trl_deepseek.bound_losses.bind`.
+        loss_kwargs: Options of the losses; see :func:`trl_deepseek.losses.bound.bind`.
         drop_bad_rows: Whether to leave out rows in which chosen equals rejected or a completion is
             empty. They are counted and reported either way.
     """

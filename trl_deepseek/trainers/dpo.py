@@ -15,8 +15,9 @@ import torch
 import trl
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import preference_data
-from trl_deepseek.bound_losses import BoundLoss
+from trl_deepseek import lm_head
+from trl_deepseek.data import preferences
+from trl_deepseek.losses.bound import BoundLoss
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import DPOConfig
 from trl_deepseek.trainers.loss_plan import LossPlan, plan_pairs
@@ -67,8 +68,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
     ) -> None:
         args = copy.copy(args) if args is not None else DPOConfig()
         self.plan: LossPlan = plan_pairs(args, registry_for(args))
-        train_dataset = preference_data.pairs(train_dataset, args, self.plan.names)
-        eval_dataset = preference_data.pairs(eval_dataset, args, self.plan.names)
+        train_dataset = preferences.pairs(train_dataset, args, self.plan.names)
+        eval_dataset = preferences.pairs(eval_dataset, args, self.plan.names)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
             model,
@@ -91,7 +92,9 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch ``[chosen; rejected]`` of B pairs."""
         if self.plan.trl_alone:
-            loss = super()._compute_loss(model, inputs, return_outputs)
+            models = [each for each in (self.model, self.ref_model) if each is not None]
+            with lm_head.balanced_by_trl(*map(lm_head.unwrap, models)):
+                loss = super()._compute_loss(model, inputs, return_outputs)
             refuse_infinite(loss[0] if return_outputs else loss, self.plan.names)
             return loss
         mode = "train" if self.model.training else "eval"
@@ -125,7 +128,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here may have any layout that the constructor takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preference_data.pairs(eval_dataset, self.args, self.plan.names)
+            eval_dataset = preferences.pairs(eval_dataset, self.args, self.plan.names)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 

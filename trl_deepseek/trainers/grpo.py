@@ -22,7 +22,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, rewards
+from trl_deepseek import chat, lm_head, rewards
 from trl_deepseek.errors import RewardError
 from trl_deepseek.rewards import table, weights
 from trl_deepseek.rewards.contract import Settings
@@ -119,6 +119,11 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         finally:
             if self._history is not None:
                 self._history.flush()
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
+        with lm_head.balanced_by_trl(lm_head.unwrap(model)):
+            return super().compute_loss(model, *args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"

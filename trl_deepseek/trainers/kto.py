@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import preference_data
-from trl_deepseek.bound_losses import BoundLoss
+from trl_deepseek.data import preferences
+from trl_deepseek.losses.bound import BoundLoss
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import KTOConfig
 from trl_deepseek.trainers.loss_plan import plan_singles
@@ -71,8 +71,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         args = copy.copy(args) if args is not None else KTOConfig()
         given = {name: getattr(args, name, None) for name in WEIGHTS}
         loss = plan_singles(args, registry_for(args))
-        train_dataset = preference_data.singles(train_dataset, args)
-        eval_dataset = preference_data.singles(eval_dataset, args)
+        train_dataset = preferences.singles(train_dataset, args)
+        eval_dataset = preferences.singles(eval_dataset, args)
         self.loss: BoundLoss = _weighted(loss, args, given, train_dataset)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
@@ -133,7 +133,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here may have any layout that the constructor takes."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preference_data.singles(eval_dataset, self.args)
+            eval_dataset = preferences.singles(eval_dataset, self.args)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
@@ -199,7 +199,7 @@ def _weighted(
     given = [kwargs.get(name, fields[name]) for name in WEIGHTS]
     desirable = sum(map(bool, dataset["label"]))
     undesirable = len(dataset) - desirable
-    weights = preference_data.class_weights(desirable, undesirable, (given[0], given[1]))
+    weights = preferences.class_weights(desirable, undesirable, (given[0], given[1]))
     for name, weight in zip(WEIGHTS, weights, strict=True):
         setattr(args, name, weight)
     if desirable != undesirable:

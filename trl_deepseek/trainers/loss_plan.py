@@ -15,8 +15,8 @@ from typing import Any
 import trl
 
 from trl_deepseek import losses
-from trl_deepseek.bound_losses import SHARED_OPTIONS, BoundLoss, bind
 from trl_deepseek.errors import ConfigError, UnknownName
+from trl_deepseek.losses.bound import SHARED_OPTIONS, BoundLoss, bind
 from trl_deepseek.registry import Registry
 
 logger = logging.getLogger(__name__)

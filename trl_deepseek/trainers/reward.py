@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import losses, models, preference_data
+from trl_deepseek import losses, models
+from trl_deepseek.data import preferences
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer, registry_for
@@ -158,7 +159,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
         if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
             return dataset
-        return preference_data.pairs(dataset, args, [self.loss.name])
+        return preferences.pairs(dataset, args, [self.loss.name])
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, data, demonstrations
+from trl_deepseek import chat, data, lm_head
+from trl_deepseek.data import demonstrations
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
 
@@ -79,6 +80,11 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         }
         which = next((part for part, chosen in parts.items() if chosen), "every token")
         logger.info("the loss is on %s", which)
+
+    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
+        with lm_head.balanced_by_trl(lm_head.unwrap(model)):
+            return super().compute_loss(model, *args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here may have any layout that the constructor takes."""

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from trl_deepseek.demonstration_rows import CALL, Layout, recognise
+from trl_deepseek.data.demonstration_rows import CALL, Layout, recognise
 from trl_deepseek.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def prepare(
     Args:
         dataset: A ``Dataset`` or ``IterableDataset``.
         text_field: Name of the column with plain text.
-        has_template: See :func:`trl_deepseek.demonstration_rows.recognise`.
+        has_template: See :func:`trl_deepseek.data.demonstration_rows.recognise`.
         name: What to call the dataset in messages.
 
     Raises:

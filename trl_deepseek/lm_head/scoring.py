@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from trl_deepseek.streaming_softmax import Scores, score
+from trl_deepseek.lm_head.balancing import balancing_loss
+from trl_deepseek.lm_head.streaming_softmax import Scores, score
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -74,7 +75,7 @@ def token_logps(
     """Score ``labels``: position t of the result holds ``log p(labels[:, t + 1] | up to t)``.
 
     The work of the head grows with the number of labelled positions, and its memory with one tile
-    of logits (see :mod:`trl_deepseek.streaming_softmax`).
+    of logits (see :mod:`trl_deepseek.lm_head.streaming_softmax`).
 
     Args:
         model: A causal language model, possibly wrapped.
@@ -97,7 +98,7 @@ def token_logps(
         placed = outputs.logits[..., 0]
         if seen and _same(placed, seen[0].logps):
             found = Scores(placed, seen[0].correct, seen[0].entropy)
-            return _output(found, _aux_loss(causal_lm, outputs, attention_mask))
+            return _output(found, balancing_loss(causal_lm, outputs, attention_mask))
         _seen_to_transform.add(type(causal_lm))
         logger.warning(
             "%s transforms its logits; its labelled positions are scored through full logits",
@@ -107,7 +108,7 @@ def token_logps(
     with _labelled_only(causal_lm.get_output_embeddings(), target):
         outputs = model(**arguments)
     found = _place(_score_logits(outputs.logits[0], target[target != IGNORED], entropy), target)
-    return _output(found, _aux_loss(causal_lm, outputs, attention_mask))
+    return _output(found, balancing_loss(causal_lm, outputs, attention_mask))
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -231,24 +232,3 @@ def _place(scores: Scores, target: Tensor) -> Scores:
 def _output(scores: Scores, aux_loss: Tensor | None) -> HeadOutput:
     entropy = None if scores.entropy is None else scores.entropy[:, :-1]
     return HeadOutput(scores.logps[:, :-1], scores.correct[:, :-1], entropy, aux_loss)
-
-
-def _aux_loss(model: Any, outputs: Any, attention_mask: Tensor | None) -> Tensor | None:
-    """The load-balancing loss of a mixture of experts, scaled as ``transformers`` scales it.
-
-    DeepSeek-V3 routes by sigmoid affinities normalised over the experts; softmax of their
-    logarithm is that normalisation. Source: arXiv:2412.19437, equations 17 to 20, over the batch
-    and not per sequence; Switch Transformer, arXiv:2101.03961, equations 4 to 6.
-    """
-    computed: Tensor | None = getattr(outputs, "aux_loss", None)
-    router_logits = getattr(outputs, "router_logits", None)
-    if computed is not None or not router_logits:
-        return computed
-    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-
-    config = model.config.get_text_config()
-    experts = getattr(config, "n_routed_experts", None) or config.num_experts
-    if config.model_type == "deepseek_v3":
-        router_logits = tuple(nn.functional.logsigmoid(layer) for layer in router_logits)
-    mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
-    return load_balancing_loss_func(router_logits, experts, config.num_experts_per_tok, mask)

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.data.preference_rows import Layout, recognise
 from trl_deepseek.errors import DataError
-from trl_deepseek.preference_rows import Layout, recognise
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,7 +26,7 @@ def pairs(dataset: Any, args: Any, losses: Sequence[str]) -> Any:
     """The dataset as pairs that TRL reads; None and every split of a mapping likewise.
 
     Args:
-        dataset: In any layout that :mod:`trl_deepseek.preference_rows` knows.
+        dataset: In any layout that :mod:`trl_deepseek.data.preference_rows` knows.
         args: The config; ``drop_bad_rows`` is read.
         losses: Names of the run's losses, for the message.
 

@@ -9,8 +9,8 @@ import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import known_models
 from trl_deepseek.errors import ModelError
+from trl_deepseek.models import published
 from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
         return
     folder = Path(name).expanduser()
     if not folder.exists():
-        known = known_models.find(name)
+        known = published.find(name)
         if known is not None and "/" not in name and weights:
             raise ModelError(
                 f"model {name!r} is a shipped config without weights, for --dry_run\n"
-                f"  the weights are on the hub: {known_models.KNOWN[known].hub_id}"
+                f"  the weights are on the hub: {published.PUBLISHED[known].hub_id}"
             )
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ModelError(f"model folder {name!r} does not exist")
@@ -79,7 +79,8 @@ def resolve(
 def load_config(name: str, registry: Registry, revision: str | None = None) -> PretrainedConfig:
     """The config of a model, without its weights (an embedded model is small enough to build).
 
-    That of a common DeepSeek model is shipped and needs no network; see ``known_models``.
+    That of a common DeepSeek model is shipped and needs no network; see
+    :mod:`trl_deepseek.models.published`.
 
     Raises:
         ModelError: There is no such model.
@@ -89,9 +90,9 @@ def load_config(name: str, registry: Registry, revision: str | None = None) -> P
     check(name, registry, weights=False)
     if name in registry.models:
         return registry.models[name]()[0].config
-    known = known_models.find(name)
+    known = published.find(name)
     if known is not None and not Path(name).exists() and revision in (None, "main"):
-        return known_models.config(known)
+        return published.config(known)
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:

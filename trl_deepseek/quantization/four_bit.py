@@ -27,7 +27,7 @@ from transformers.core_model_loading import ConversionOps, WeightConverter
 from transformers.quantizers.auto import AUTO_QUANTIZER_MAPPING
 from transformers.quantizers.quantizer_bnb_4bit import Bnb4BitHfQuantizer
 
-from trl_deepseek.lora import EXPERTS
+from trl_deepseek.adapters.lora import EXPERTS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import skeleton
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.models import skeleton
 from trl_deepseek.types import Quantization
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def adapter(
         )
     check(options["target_modules"], options.get("target_parameters"), config)
     if quantization.bits == 4 and quantization.quantize_experts and has_experts(config):
-        from trl_deepseek.peft_config import PACKED
+        from trl_deepseek.adapters.pinned import PACKED
 
         options.setdefault("exclude_modules", PACKED)
     return pinned(options, config)
@@ -97,10 +97,10 @@ def has_experts(config: PretrainedConfig) -> bool:
 
 
 def pinned(options: dict[str, Any], config: PretrainedConfig) -> LoraConfig:
-    """A LoRA config that peft does not rewrite; see :mod:`trl_deepseek.peft_config`."""
+    """A LoRA config that peft does not rewrite; see :mod:`trl_deepseek.adapters.pinned`."""
     from peft import LoraConfig
 
-    from trl_deepseek.peft_config import PinnedLoraConfig
+    from trl_deepseek.adapters.pinned import PinnedLoraConfig
 
     is_list = not isinstance(options.get("target_modules"), str)
     kind = PinnedLoraConfig if has_experts(config) and is_list else LoraConfig

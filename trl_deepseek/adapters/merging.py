@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, models, skeleton
+from trl_deepseek import chat, models
 from trl_deepseek.errors import ConfigError, ModelError, RunError
+from trl_deepseek.models import skeleton
 from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:

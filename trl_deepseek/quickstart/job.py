@@ -139,7 +139,7 @@ class Quickstart:
         """Train both stages, evaluate each, save models, figures and the curves' picture."""
         import torch
 
-        from trl_deepseek.quickstart_report import write_picture
+        from trl_deepseek.quickstart.report import write_picture
 
         start = time.perf_counter()
         # The tensors are so small that a second thread mostly waits for the first; on a machine
