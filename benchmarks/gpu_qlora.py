@@ -23,6 +23,7 @@ WARM_UP = 2  # steps that are not timed
 
 def build_trainer(who: str, folder: str, args: argparse.Namespace) -> Any:
     """The trainer of one of the two runs; the rest of the config is the same."""
+    import torch
     import trl
     from datasets import Dataset
     from transformers import AutoConfig
@@ -44,6 +45,7 @@ def build_trainer(who: str, folder: str, args: argparse.Namespace) -> Any:
         "report_to": "none",
         "save_strategy": "no",
         "logging_steps": args.steps,
+        "use_cpu": not torch.cuda.is_available(),  # as the tests do
     }
     if who == "trl_deepseek":
         config = trl_deepseek.SFTConfig(**common, quantization="qlora")

@@ -69,13 +69,14 @@ def first_log(trainer: Any) -> dict[str, Any]:
         {"activation_checkpointing": True},
         {"trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])}},
         {"precompute_ref_log_probs": True},
+        {"quantization": "qlora"},
         {
             "activation_checkpointing": True,
             "gradient_accumulation_steps": 2,
             "trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])},
         },
     ],
-    ids=["full", "checkpointing", "lora", "precomputed", "all"],
+    ids=["full", "checkpointing", "lora", "precomputed", "4 bits", "all"],
 )
 @pytest.mark.parametrize(
     ("loss", "expected"),
@@ -118,6 +119,26 @@ def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing
     assert train["aux_loss"] > 0
     assert math.isfinite(train["loss"])
     assert math.isfinite(evaluation["eval_loss"])
+
+
+@pytest.mark.parametrize("loss", [*PAIRED, *UNPAIRED])
+def test_every_loss_trains_adapters_on_a_model_in_4_bits(
+    build: Build, tiny: Callable[..., Any], loss: str
+) -> None:
+    trainer = build(
+        loss,
+        model=tiny("tiny-deepseek-v3"),
+        quantization="qlora",
+        activation_checkpointing=True,
+        max_steps=1,
+        learning_rate=1e-2,
+    )
+    assert any(p.dtype == torch.uint8 for p in trainer.model.parameters())
+    before = {n: p.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert math.isfinite(first_log(trainer)["loss"])
+    assert all("lora_" in name for name in before)
+    after = dict(trainer.model.named_parameters())
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
 
 
 def test_trls_own_weighting_of_a_loss_balances_v3_too(
