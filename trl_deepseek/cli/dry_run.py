@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, command: Any) -> int:
     if args.json:
         print(json.dumps(answer))
     else:
-        _show(answer)
+        show(answer)
     return 0
 
 
@@ -200,7 +200,8 @@ def _holds_reference(config: Any, registry: Any) -> bool:
     return not losses or any(loss.reference for loss in losses)
 
 
-def _show(answer: dict[str, Any]) -> None:
+def show(answer: dict[str, Any]) -> None:
+    """Two tables for people: parameters by kind, and bytes by what holds them."""
     from rich.console import Console
     from rich.table import Table
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "preference": "Train on preferences with any registered loss: dpo, ipo, kto, orpo, ...",
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
+    "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
@@ -79,7 +80,7 @@ def _run(command: str, argv: list[str]) -> int:
     if getattr(args, "dry_run", False):
         from trl_deepseek.cli import dry_run
 
-        return dry_run.run(args, module)
+        return int(module.dry_run(args) if command == "run" else dry_run.run(args, module))
     with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
 

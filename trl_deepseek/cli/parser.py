@@ -10,11 +10,11 @@ import argparse
 import difflib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.yaml_files import read_mapping
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -76,26 +76,29 @@ class Parser(argparse.ArgumentParser):
         return args
 
     def _read_config(self, path: str) -> list[str]:
-        import yaml
-
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError(f"config file {path!r} cannot be read: {error.strerror}") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"config file {path!r} is not valid YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ConfigError(f"config file {path!r} must be a mapping of option names to values")
+        values = read_mapping(path, "config file", "option names to values")
         for variable, value in (values.pop("env", None) or {}).items():
             os.environ[str(variable)] = str(value)
+        return self.as_flags(values, f"{path}: ")
+
+    def as_flags(self, values: Mapping[str, Any], where: str = "") -> list[str]:
+        """The words on a command line that mean what the options in ``values`` mean in YAML.
+
+        Args:
+            values: Options by name.
+            where: What messages begin with.
+
+        Raises:
+            ConfigError: There is no such option, or its value has another shape.
+        """
         # First of each: a boolean that is on by default has --no_NAME as well, after --NAME.
         actions = {action.dest: action for action in reversed(self._actions)}
         flags: list[str] = []
         for key, value in values.items():
             if key not in actions or key in ("config", "help"):
                 hint = did_you_mean(str(key), actions)
-                raise ConfigError(f"{path}: unknown option {key!r}{hint}")
-            flags += _as_flags(actions[key], value, f"{path}: {key}")
+                raise ConfigError(f"{where}unknown option {key!r}{hint}")
+            flags += _as_flags(actions[key], value, f"{where}{key}")
         return flags
 
 

@@ -166,6 +166,8 @@ def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
         trainer.save_model(output)
         if trainer.args.push_to_hub:
             trainer.push_to_hub()
+    if not trainer.is_world_process_zero():
+        return 0
     if args.json:
         print(json.dumps({"output_dir": str(output), "metrics": result.metrics}))
     else:

@@ -1,0 +1,147 @@
+"""``trl-deepseek run`` on the embedded model, stage by stage in processes of their own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trl_deepseek.cli.main import main
+from trl_deepseek.rewards.history import read
+
+SHARED: dict[str, Any] = {
+    "output_dir": "out",
+    "model_name_or_path": "tiny-deepseek-llm",
+    "chat_template": "deepseek-v3",
+    "dataset_name": "arithmetic",
+    "max_steps": 2,
+    "save_steps": 1,
+    "report_to": "none",
+}
+GRPO: dict[str, Any] = {
+    "command": "grpo",
+    "reward_funcs": ["exact_match"],
+    "max_completion_length": 4,
+    "per_device_train_batch_size": 4,
+    "num_generations": 4,
+}
+REWARDS = """
+import os, signal
+from pathlib import Path
+
+def once_interrupted(completions, **_):
+    calls = Path(__file__).with_name("calls")
+    calls.write_text((calls.read_text() if calls.exists() else "") + "x")
+    if len(calls.read_text()) == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+    return [0.5] * len(completions)
+
+def broken(completions, **_):
+    raise ValueError("no")
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.chdir(tmp_path)
+    Path("my_rewards.py").write_text(REWARDS)
+
+    def recipe(*stages: Any, **more: Any) -> str:
+        Path("recipe.yaml").write_text(yaml.safe_dump({**SHARED, **more, "stages": list(stages)}))
+        return "recipe.yaml"
+
+    return recipe
+
+
+@pytest.mark.slow
+def test_stages_chain_and_are_run_once(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    scored = {**GRPO, "reward_funcs": ["exact_match", "model:{reward}"]}
+    merge = {"command": "merge", "dtype": "float32"}  # so few steps are lost in 16 bits
+    file = write({"command": "sft", "qlora": True}, merge, {"command": "reward"}, scored)
+    assert main(["run", file, "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
+    assert list(stages) == ["sft", "merge", "reward", "grpo"]
+    assert stages["sft"]["result"]["output_dir"] == "out/sft"
+    assert Path("out/sft/adapter_model.safetensors").is_file()
+    for folder in ("merge", "reward", "grpo"):
+        assert Path("out", folder, "model.safetensors").is_file()
+    scores = [set(row.scores) for row in read("out/grpo")]
+    assert scores
+    assert all(len(names) == 2 and "exact_match" in names for names in scores)
+
+    before = Path("out/pipeline.json").read_text()
+    assert main(["run", file, "--json"]) == 0
+    assert capsys.readouterr().err.count("done before") == 4
+    assert Path("out/pipeline.json").read_text() == before
+
+    assert main(["run", file, "--restart", "grpo"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("done before") == 3
+    assert "out/grpo" in shown.out
+
+
+@pytest.mark.slow
+def test_an_interrupted_stage_goes_on_from_its_checkpoint(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write({**GRPO, "reward_funcs": ["my_rewards.py:once_interrupted"]}, save_steps=1)
+    assert main(["run", file]) == 130
+    assert "stage 'grpo' is unfinished; `trl-deepseek run recipe.yaml` goes on with it" in (
+        capsys.readouterr().err
+    )
+    assert main(["run", file]) == 0
+    # two calls of the first run, of which the second was cut off, and one of the second
+    assert Path("calls").read_text() == "xxx"
+
+
+@pytest.mark.slow
+def test_a_stage_that_fails_ends_the_recipe_by_name(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write({**GRPO, "reward_funcs": ["my_rewards.py:broken"]}, {"command": "sft"})
+    assert main(["run", file]) == 1
+    assert "stage 'grpo' ended with exit code 1, see above" in capsys.readouterr().err
+    assert not Path("out/sft").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "said"),
+    [
+        ({**GRPO, "reward_funcs": ["exact_mach"]}, "did you mean 'exact_match'"),
+        ({**GRPO, "max_stepz": 3}, "unknown option 'max_stepz' (did you mean 'max_steps'?)"),
+        ({**GRPO, "dataset_name": "none.jsonl"}, "data file 'none.jsonl' does not exist"),
+        ({"command": "preference", "loss_type": ["dpx"]}, "'dpx'"),
+        ({**GRPO, "max_steps": "many"}, "invalid int value"),
+    ],
+)
+def test_a_mistake_in_the_last_stage_is_said_before_the_first_begins(
+    write: Any, capsys: pytest.CaptureFixture[str], stage: dict[str, Any], said: str
+) -> None:
+    assert main(["run", write({"command": "sft"}, stage)]) == 2
+    error = capsys.readouterr().err
+    assert f"recipe.yaml: stage '{stage['command']}': " in error
+    assert said in error
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_estimates_each_training_stage_from_the_first_model(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write({"command": "sft", "qlora": True}, {"command": "merge"}, GRPO)
+    assert main(["run", file, "--dry_run", "--json"]) == 0
+    answers = json.loads(capsys.readouterr().out)
+    assert list(answers) == ["sft", "grpo"]
+    assert answers["sft"]["quantization"] == "qlora"
+    assert answers["sft"]["trainable"] < answers["grpo"]["trainable"]
+    assert not Path("out").exists()
+
+
+def test_the_example_is_a_recipe_that_passes_its_checks(
+    repository: Path, write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = str(repository / "examples" / "recipe.yaml")
+    assert main(["run", example, "--dry_run", "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == ["sft", "reward", "dpo", "grpo"]

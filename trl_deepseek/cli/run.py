@@ -1,0 +1,250 @@
+"""``trl-deepseek run``: the stages of a recipe, one after another, each in a process of its own.
+
+All stages are checked before the first begins. Run again, the same command goes on where the last
+run ended, in the middle of a stage from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import importlib
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trl_deepseek.cli.parser import Parser
+from trl_deepseek.errors import RunError, UserError
+from trl_deepseek.pipeline import Progress, Recipe, Stage, read
+
+PR_SET_PDEATHSIG = 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="YAML file: output_dir and stages.")
+    parser.add_argument(
+        "--restart",
+        metavar="STAGE",
+        help="Remove what this stage and those after it have written, and run them anew.",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="Check everything and print the memory that each training stage would take.",
+    )
+    parser.add_argument("--gpu_memory", metavar="SIZE", help="With --dry_run: to fit into.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+
+
+def run(args: argparse.Namespace) -> int:
+    from trl_deepseek.cli.training import machine_readable
+
+    recipe = read(args.recipe)
+    with machine_readable(args.json):
+        parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
+        progress = Progress(recipe)
+        progress.check(recipe, args.restart)
+        for stage in recipe.stages:
+            if not progress.is_done(stage) or args.restart:
+                _check(stage, parsed[stage.name], recipe)
+        if args.restart:
+            progress.forget(recipe, args.restart)
+        for number, stage in enumerate(recipe.stages, 1):
+            title = f"[{number}/{len(recipe.stages)}] {stage.name}"
+            if progress.is_done(stage):
+                print(f"{title}: done before", file=sys.stderr)
+                continue
+            print(f"{title}: {_summary(stage)}", file=sys.stderr, flush=True)
+            _carry_out(stage, recipe, progress)
+    if args.json:
+        print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
+    else:
+        _show(recipe, progress)
+    return 0
+
+
+def dry_run(args: argparse.Namespace) -> int:
+    """Check every stage and estimate the memory of those that train."""
+    from trl_deepseek.cli import dry_run as memory
+    from trl_deepseek.cli.training import machine_readable
+
+    recipe = read(args.recipe)
+    budget = memory.parse_size(args.gpu_memory) if args.gpu_memory else None
+    answers = {}
+    with machine_readable(args.json):
+        for stage in recipe.stages:
+            options = _parse(stage, recipe)
+            if stage.command == "merge":
+                continue
+            options.model_name_or_path = stage.base
+            with _naming(stage, recipe):
+                answers[stage.name] = memory.answer_for(options, _module(stage), budget)
+    if args.json:
+        print(json.dumps(answers))
+    else:
+        for name, answer in answers.items():
+            print(f"stage {name}")
+            memory.show(answer)
+    return 0
+
+
+def _module(stage: Stage) -> Any:
+    return importlib.import_module(f"trl_deepseek.cli.{stage.command}")
+
+
+def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
+    """The stage's options as its command would parse them.
+
+    Raises:
+        ConfigError: The command has no such option, or it has another type.
+    """
+    parser = Parser(prog=f"trl-deepseek {stage.command}")
+    _module(stage).add_arguments(parser)
+    with _naming(stage, recipe):
+        return parser.parse_args(_words(stage, parser))
+
+
+def _words(stage: Stage, parser: Parser) -> list[str]:
+    """The command line that the stage's options mean."""
+    options = dict(stage.options)
+    adapter = [str(options.pop("adapter"))] if stage.command == "merge" else []
+    return [*adapter, *parser.as_flags(options)]
+
+
+def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
+    """All that the command checks before it loads a model, where models are still to be trained.
+
+    Raises:
+        UserError: Names the stage.
+    """
+    if stage.command == "merge":
+        return
+    options.model_name_or_path = stage.base
+    if stage.command == "grpo" and options.reward_funcs:
+        given = [f for f in options.reward_funcs if not _is_to_come(f, stage)]
+        if not given:
+            return  # all that is left to check is there once the reward model is
+        options.reward_funcs = given
+        if len(given) < len(stage.options["reward_funcs"]):
+            options.reward_weights = None
+    with _naming(stage, recipe):
+        _module(stage).prepare(options)
+
+
+def _is_to_come(reward: str, stage: Stage) -> bool:
+    return reward.startswith("model:") and any(folder in reward for folder in stage.folders)
+
+
+@contextlib.contextmanager
+def _naming(stage: Stage, recipe: Recipe) -> Iterator[None]:
+    """Errors inside name the file and the stage."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{recipe.file}: stage {stage.name!r}: {error}") from error
+
+
+def _summary(stage: Stage) -> str:
+    source = stage.options.get("adapter") or stage.options["model_name_or_path"]
+    return f"{stage.command} of {source} into {stage.output_dir}"
+
+
+def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
+    """Run one stage to its end and note it.
+
+    Raises:
+        RunError: Its process failed.
+        KeyboardInterrupt: It was interrupted; says how to go on.
+    """
+    started = time.monotonic()
+    progress.begin(stage)
+    words = _command_line(stage, recipe)
+    launcher = shlex.split(recipe.launcher) if recipe.launcher else [sys.executable]
+    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
+    again = f"`trl-deepseek run {recipe.file}` goes on with it"
+    if code in (130, -signal.SIGINT):
+        raise KeyboardInterrupt(f"stage {stage.name!r} is unfinished; {again}")
+    if code != 0:
+        raise RunError(f"stage {stage.name!r} ended with exit code {code}, see above; {again}")
+    lines = output.strip().splitlines()
+    progress.end(stage, time.monotonic() - started, json.loads(lines[-1]) if lines else None)
+
+
+def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
+    """What follows ``trl-deepseek``; the options of a training stage are kept as a config file."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    output = Path(stage.output_dir)
+    if stage.command == "merge":
+        if output.exists():  # written whole or not at all, but not noted before a kill
+            shutil.rmtree(output)
+        parser = Parser()
+        _module(stage).add_arguments(parser)
+        return ["merge", *_words(stage, parser), "--json"]
+    import yaml
+
+    file = Path(recipe.output_dir, f"{stage.name}.yaml")
+    file.write_text(yaml.safe_dump(dict(stage.options), sort_keys=False), encoding="utf-8")
+    words = [stage.command, "--config", str(file), "--json"]
+    if output.is_dir() and get_last_checkpoint(str(output)) is not None:
+        words += ["--resume_from_checkpoint", "true"]
+    return words
+
+
+def _wait_for(command: list[str]) -> tuple[int, str]:
+    """Run a process that shares stderr; its exit code and stdout. It never outlives this one."""
+
+    def stop(*_: Any) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
+    )
+    try:
+        while True:
+            try:
+                output, _ = process.communicate()
+                return process.returncode, output
+            except KeyboardInterrupt:  # the process has it too, and says what it saved
+                continue
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    """Where the kernel can (Linux): end this process when its parent is killed."""
+    getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+def _show(recipe: Recipe, progress: Progress) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=recipe.file)
+    for heading in ("stage", "command", "seconds", "train loss", "saved in"):
+        table.add_column(
+            heading, justify="right" if heading in ("seconds", "train loss") else "left"
+        )
+    for stage in recipe.stages:
+        noted = progress.stages[stage.name]
+        loss = ((noted.get("result") or {}).get("metrics") or {}).get("train_loss")
+        table.add_row(
+            stage.name,
+            stage.command,
+            f"{noted['seconds']:.0f}",
+            "" if loss is None else f"{loss:.3f}",
+            stage.output_dir,
+        )
+    Console().print(table)
