@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="Check everything and print the memory that each training stage would take.",
+        help="Print the memory that each training stage would take and end; needs no data.",
     )
     parser.add_argument("--gpu_memory", metavar="SIZE", help="With --dry_run: to fit into.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def dry_run(args: argparse.Namespace) -> int:
-    """Check every stage and estimate the memory of those that train."""
+    """Estimate the memory of every stage that trains, from the config of its first model."""
     from trl_deepseek.cli import dry_run as memory
     from trl_deepseek.cli.training import machine_readable
 
@@ -129,12 +129,12 @@ def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
         return
     options.model_name_or_path = stage.base
     if stage.command == "grpo" and options.reward_funcs:
-        given = [f for f in options.reward_funcs if not _is_to_come(f, stage)]
-        if not given:
-            return  # all that is left to check is there once the reward model is
-        options.reward_funcs = given
-        if len(given) < len(stage.options["reward_funcs"]):
-            options.reward_weights = None
+        there = [name for name in options.reward_funcs if not _is_to_come(name, stage)]
+        if not there:
+            return  # what is left to check is there once the reward model is
+        if there != options.reward_funcs:
+            options.reward_weights = None  # by names that are not all known yet
+        options.reward_funcs = there
     with _naming(stage, recipe):
         _module(stage).prepare(options)
 
