@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -145,3 +146,15 @@ def test_the_example_is_a_recipe_that_passes_its_checks(
     example = str(repository / "examples" / "recipe.yaml")
     assert main(["run", example, "--dry_run", "--json"]) == 0
     assert list(json.loads(capsys.readouterr().out)) == ["sft", "reward", "dpo", "grpo"]
+
+
+@pytest.mark.slow
+def test_a_launcher_starts_what_trains_and_not_what_merges(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("launch.sh").write_text(f'echo "$@" >> started\nexec {sys.executable} "$@"\n')
+    merge = {"command": "merge", "dtype": "float32"}
+    file = write({"command": "sft", "use_peft": True}, merge, launcher="sh launch.sh")
+    assert main(["run", file]) == 0
+    assert Path("started").read_text() == "-m trl_deepseek sft --config out/sft.yaml --json\n"
+    assert Path("out/merge/model.safetensors").is_file()

@@ -167,7 +167,9 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     started = time.monotonic()
     progress.begin(stage)
     words = _command_line(stage, recipe)
-    launcher = shlex.split(recipe.launcher) if recipe.launcher else [sys.executable]
+    launcher = [sys.executable]
+    if recipe.launcher and stage.command != "merge":  # which is the work of one process
+        launcher = shlex.split(recipe.launcher)
     code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
     again = f"`trl-deepseek run {recipe.file}` goes on with it"
     if code in (130, -signal.SIGINT):

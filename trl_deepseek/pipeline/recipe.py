@@ -64,7 +64,8 @@ class Recipe:
     Attributes:
         file: Its path.
         output_dir: The folder of all stages.
-        launcher: What starts a stage's process instead of this Python: ``torchrun ...``.
+        launcher: What starts the processes of a training stage instead of this Python, such as
+            ``torchrun --nproc_per_node=2``.
         stages: In their order.
     """
 
