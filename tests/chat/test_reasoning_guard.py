@@ -129,3 +129,25 @@ def test_training_on_a_stream_stops_at_a_control_token(tmp_path: Path) -> None:
     trainer = SFTTrainer("tiny-deepseek-llm", config, train_dataset=stream)
     with pytest.raises(DataError, match="row 4: the user text contains '<｜User｜>'"):
         trainer.train()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("family", "message", "said"),
+    [
+        ("deepseek-v3", {"role": "user", "content": [{"type": "image"}]}, 'part of type "image"'),
+        ("deepseek-v3", {"role": "user", "content": ["q"]}, 'part of type "unknown"'),
+        ("deepseek-llm", {"role": "tool", "content": "o"}, "cannot write tool calls"),
+        ("deepseek-v4", {"role": "function", "content": "o"}, 'has no role "function"'),
+    ],
+)
+@pytest.mark.parametrize("column", ["messages", "prompt"])
+def test_a_row_that_the_template_cannot_render_is_named(
+    column: str, family: str, message: dict[str, Any], said: str, stream: bool
+) -> None:
+    tokenizer: Any = load_registry().models["tiny-deepseek-llm"]()[1]
+    chat.install(tokenizer, family)
+    data: Any = Dataset.from_list([{column: [message]}])
+    data = data.to_iterable_dataset() if stream else data
+    with pytest.raises(TemplateError, match=rf"^chats\.jsonl, row 0: .*{said}"):
+        list(chat.check_conversations(data, tokenizer, "chats.jsonl"))

@@ -5,6 +5,7 @@ That is: control tokens in what people wrote, and reasoning that the chat templa
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _INLINE = re.compile(r"\s*<think>(.+?)</think>", re.DOTALL)
 _REASONING = ("reasoning_content", "reasoning", "thinking")
+_ROLES = ("system", "user", "assistant")
 _NAMED = 5  # rows named in a message; the others are counted
 
 
@@ -47,20 +49,26 @@ def check_conversations(
     Raises:
         DataError: A message contains a control token, or the last assistant turn's reasoning is
             not in what the template renders.
+        TemplateError: The template cannot render a row.
     """
     pattern = pattern_of(tokenizer) if control_tokens else None
 
     def written(row: Mapping[str, Any]) -> str | None:
         return None if pattern is None else literal(row, pattern)
 
-    def loses(row: Mapping[str, Any]) -> bool:
-        return any(not _is_rendered(each, row, tokenizer) for each in _targets(row))
+    def loses(row: Mapping[str, Any], number: int) -> bool:
+        try:
+            return any(not _is_rendered(each, row, tokenizer) for each in _conversations(row))
+        except TemplateError as error:
+            raise TemplateError(f"{source}, row {number}: {error}") from error
 
     if not hasattr(dataset, "__len__"):
 
         def checked(row: dict[str, Any], number: int) -> dict[str, Any]:
             where = written(row)
-            _refuse(source, [(number, where)] if where else [], [number] if loses(row) else [])
+            _refuse(
+                source, [(number, where)] if where else [], [number] if loses(row, number) else []
+            )
             return row
 
         return dataset.map(checked, with_indices=True)
@@ -77,7 +85,7 @@ def check_conversations(
         where = written(row)
         if where is not None:
             found.append((number, where))
-        elif loses(row):
+        elif loses(row, number):
             lost.append(number)
     _refuse(source, found, lost)
     return dataset
@@ -108,14 +116,15 @@ def holds_conversations(dataset: Any) -> bool:
     return any(_is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
 
 
-def _targets(row: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """The conversations of a row that end in a turn to learn from or to compare."""
+def _conversations(row: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
+    """The whole conversations of a row: its messages, or its prompt with each answer or alone."""
     prompt = row.get("prompt")
     before: list[dict[str, Any]] = list(prompt or []) if _is_conversation(prompt) else []
-    for column in ("messages", "completion", "chosen", "rejected"):
-        value = row.get(column)
-        if _is_conversation(value):
-            yield list(value or []) if column == "messages" else [*before, *(value or [])]
+    if _is_conversation(row.get("messages")):
+        yield row["messages"]
+    answers = [row[c] for c in ("completion", "chosen", "rejected") if _is_conversation(row.get(c))]
+    for answer in answers or [[]] * bool(before):
+        yield [*before, *answer]
 
 
 def _is_conversation(value: Any) -> bool:
@@ -127,16 +136,17 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
     for key in _REASONING:
         if isinstance(message.get(key), str) and message[key].strip():
             return str(message[key]).strip()
-    inline = _INLINE.match(text_of(message))
+    content = message.get("content")
+    if isinstance(content, list):  # of parts, as OpenAI's API has it
+        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    inline = _INLINE.match(content) if isinstance(content, str) else None
     return inline[1].strip() if inline else ""
 
 
-def text_of(message: Mapping[str, Any]) -> str:
-    """The content of a message; of a list of parts, as OpenAI's API has it, their texts."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content)
-    return content if isinstance(content, str) else ""
+def _may_fail(message: Mapping[str, Any]) -> bool:
+    """Whether not every format can write a message: it has tools, parts, or a rare role."""
+    is_text = isinstance(message.get("content"), (str, type(None)))
+    return not is_text or bool(message.get("tool_calls")) or message.get("role") not in _ROLES
 
 
 def _is_rendered(
@@ -146,12 +156,13 @@ def _is_rendered(
 ) -> bool:
     last = conversation[-1]
     reasoning = reasoning_of(last) if last.get("role") == "assistant" else ""
-    if not reasoning or tokenizer.chat_template is None:
+    if tokenizer.chat_template is None or not (reasoning or any(map(_may_fail, conversation))):
         return True
+    tools = row.get("tools")
     try:
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in conversation],
-            tools=row.get("tools") or None,
+            tools=(json.loads(tools) if isinstance(tools, str) and tools else tools) or None,
             tokenize=False,
             **(row.get("chat_template_kwargs") or {}),
         )
