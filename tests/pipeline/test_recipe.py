@@ -75,7 +75,16 @@ def test_options_beside_the_stages_are_those_of_every_training_stage(recipe: Any
         ([GRPO], {}, r"stage 'grpo': \{reward\} is no earlier stage; this is the first"),
         ([SFT, GRPO], {}, r"\{reward\} is no earlier stage; there are sft"),
         ([{**SFT, "qlora": True}, GRPO | {"reward_funcs": ["x"]}], {}, "put '- command: merge'"),
-        ([SFT, MERGE], {}, "stage 'merge': the stage before it saves no adapter"),
+        ([SFT, MERGE], {}, "stage 'merge': the stage before it is no stage that saves an adapter"),
+        ([MERGE], {}, "stage 'merge': the stage before it is no stage that saves"),
+        ([SFT, {**MERGE, "adapter": "x"}], {}, "stage 'merge': adapter 'x' is no stage that saves"),
+        (
+            [SFT],
+            {"launcher": "no-such-launcher -n 2"},
+            "launcher 'no-such-launcher -n 2' starts no",
+        ),
+        ([SFT], {"launcher": "sh 'x"}, "launcher: No closing quotation"),
+        ([SFT], {"launcher": ["sh"]}, "starts no program"),
         ([{**SFT, "output_dir": "x"}], {}, "stage 'sft': output_dir is no option of a stage"),
         ([SFT], {"resume_from_checkpoint": True}, "resume_from_checkpoint is no option"),
     ],
@@ -107,6 +116,13 @@ def test_progress_survives_and_refuses_other_options_for_what_is_there(
     again.check(other, "sft")
     again.forget(other, "sft")
     assert [path.name for path in Path("out").iterdir()] == ["pipeline.json"]
+
+
+def test_an_output_folder_that_cannot_be_is_refused(recipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    found = recipe(SFT, output_dir=str(tmp_path / "file" / "out"))
+    with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
+        Progress(found).begin(found.stages[0])
 
 
 def test_a_folder_that_no_recipe_wrote_is_left_alone(

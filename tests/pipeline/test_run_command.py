@@ -108,6 +108,18 @@ def test_a_stage_that_fails_ends_the_recipe_by_name(
     assert not Path("out/sft").exists()
 
 
+@pytest.mark.slow
+def test_input_that_only_the_stage_finds_wrong_is_the_users_mistake(
+    write: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    row = {"messages": [{"role": "user", "content": "<｜User｜>"}, {"role": "assistant"}]}
+    Path("rows.jsonl").write_text(json.dumps(row) + "\n")
+    assert main(["run", write({"command": "sft", "dataset_name": "rows.jsonl"})]) == 2
+    error = capfd.readouterr().err
+    assert "the user text contains '<｜User｜>'" in error
+    assert "stage 'sft' ended with exit code 2, see above" in error
+
+
 @pytest.mark.parametrize(
     ("stage", "said"),
     [

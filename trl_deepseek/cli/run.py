@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import importlib
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -140,7 +139,7 @@ def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
 
 
 def _is_to_come(reward: str, stage: Stage) -> bool:
-    return reward.startswith("model:") and any(folder in reward for folder in stage.folders)
+    return any(reward.startswith(f"model:{folder}") for folder in stage.folders)
 
 
 @contextlib.contextmanager
@@ -162,20 +161,22 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
 
     Raises:
         RunError: Its process failed.
+        UserError: Its process found its input wrong.
         KeyboardInterrupt: It was interrupted; says how to go on.
     """
     started = time.monotonic()
     progress.begin(stage)
     words = _command_line(stage, recipe)
-    launcher = [sys.executable]
-    if recipe.launcher and stage.command != "merge":  # which is the work of one process
-        launcher = shlex.split(recipe.launcher)
+    launcher = recipe.launcher or (sys.executable,)
+    if stage.command == "merge":  # the work of one process
+        launcher = (sys.executable,)
     code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
     again = f"`trl-deepseek run {recipe.file}` goes on with it"
     if code in (130, -signal.SIGINT):
         raise KeyboardInterrupt(f"stage {stage.name!r} is unfinished; {again}")
     if code != 0:
-        raise RunError(f"stage {stage.name!r} ended with exit code {code}, see above; {again}")
+        kind = UserError if code == 2 else RunError  # as the stage's own command found it
+        raise kind(f"stage {stage.name!r} ended with exit code {code}, see above; {again}")
     lines = output.strip().splitlines()
     progress.end(stage, time.monotonic() - started, json.loads(lines[-1]) if lines else None)
 

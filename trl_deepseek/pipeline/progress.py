@@ -93,10 +93,13 @@ class Progress:
         self._write()
 
     def _write(self) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
         new = self.file.with_suffix(".json.new")
-        new.write_text(json.dumps({"stages": self.stages}, indent=2), encoding="utf-8")
-        os.replace(new, self.file)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            new.write_text(json.dumps({"stages": self.stages}, indent=2), encoding="utf-8")
+            os.replace(new, self.file)
+        except OSError as error:
+            raise ConfigError(f"{self.file} cannot be written: {error.strerror}") from error
 
 
 def _plain(options: Any) -> Any:

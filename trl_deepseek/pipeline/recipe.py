@@ -8,6 +8,8 @@ this, so that a stage is nothing but a command and options that it takes.
 from __future__ import annotations
 
 import re
+import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,14 +66,14 @@ class Recipe:
     Attributes:
         file: Its path.
         output_dir: The folder of all stages.
-        launcher: What starts the processes of a training stage instead of this Python, such as
-            ``torchrun --nproc_per_node=2``.
+        launcher: The words that start the processes of a training stage instead of this Python,
+            such as those of ``torchrun --nproc_per_node=2``; empty for none.
         stages: In their order.
     """
 
     file: str
     output_dir: str
-    launcher: str | None
+    launcher: tuple[str, ...]
     stages: tuple[Stage, ...]
 
 
@@ -94,7 +96,22 @@ def read(path: str) -> Recipe:
     for number, given in enumerate(values["stages"], 1):
         start = values.get("model_name_or_path")
         stages.append(_stage(given, number, stages, start, shared, output, path))
-    return Recipe(path, output, values.get("launcher"), tuple(stages))
+    return Recipe(path, output, _launcher(values.get("launcher"), path), tuple(stages))
+
+
+def _launcher(given: Any, path: str) -> tuple[str, ...]:
+    if given is None:
+        return ()
+    try:
+        words = tuple(shlex.split(given)) if isinstance(given, str) else ()
+    except ValueError as error:
+        raise ConfigError(f"{path}: launcher: {error}") from error
+    if not words or shutil.which(words[0]) is None:
+        raise ConfigError(
+            f"{path}: launcher {given!r} starts no program that is installed\n"
+            "  write it as one would in a shell: torchrun --nproc_per_node=2"
+        )
+    return words
 
 
 def _stage(
@@ -125,9 +142,10 @@ def _stage(
     folders: set[str] = set()
     known = {stage.name: stage.output_dir for stage in earlier}
     options = _resolve(options, known, folders, where)
+    source: Stage | None
     if command == "merge":
         source = _adapter_to_merge(options.get("adapter"), earlier, where)
-        options |= {"adapter": source.output_dir} if source else {}
+        options["adapter"] = source.output_dir
     else:
         options = {**shared, **options}
         source = _model_to_train(options.get("model_name_or_path"), earlier, where)
@@ -137,7 +155,7 @@ def _stage(
             options["model_name_or_path"] = start
     if source is not None:
         folders.add(source.output_dir)
-    begun = source.base if source else options.get("model_name_or_path") or options.get("adapter")
+    begun = source.base if source else options.get("model_name_or_path")
     if not begun:
         raise ConfigError(f"{where}: model_name_or_path is missing, here or for all stages")
     options["output_dir"] = str(Path(output, name))
@@ -159,14 +177,17 @@ def _model_to_train(named: str | None, earlier: list[Stage], where: str) -> Stag
     return source
 
 
-def _adapter_to_merge(named: str | None, earlier: list[Stage], where: str) -> Stage | None:
+def _adapter_to_merge(named: str | None, earlier: list[Stage], where: str) -> Stage:
+    """The stage whose adapter is merged: the one before, or the one named in braces."""
     if named is not None:
-        return next((stage for stage in earlier if stage.output_dir == named), None)
-    source = earlier[-1] if earlier else None
+        source = next((stage for stage in earlier if stage.output_dir == named), None)
+    else:
+        source = earlier[-1] if earlier else None
     if source is None or not source.saves_adapter:
+        which = "the stage before it" if named is None else f"adapter {named!r}"
         raise ConfigError(
-            f"{where}: the stage before it saves no adapter\n"
-            "  name a folder with adapter: ..., or leave the stage out"
+            f"{where}: {which} is no stage that saves an adapter\n"
+            "  'adapter: \"{NAME}\"' names one, and `trl-deepseek merge` merges others beforehand"
         )
     return source
 
