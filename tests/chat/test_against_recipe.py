@@ -97,24 +97,18 @@ def official(encoding: Any, model: str, messages: Messages, tools: Any, effort: 
 
 
 @pytest.mark.parametrize("tools", [None, [TOOL]], ids=["no tools", "tools"])
-@pytest.mark.parametrize("effort", [None, "low", "high", "xhigh", "max"])
-def test_v4_1_prompts_are_deepseeks(effort: str | None, tools: Any) -> None:
-    encoding, model = recipe.DeepseekV41Encoding(), "DeepSeek-V4.1-Flash"
+@pytest.mark.parametrize(
+    ("family", "effort"),
+    [
+        *(("deepseek-v4.1", effort) for effort in (None, "low", "high", "xhigh", "max")),
+        *(("deepseek-v4-0731", effort) for effort in (None, "low", "high", "max")),
+    ],
+)
+def test_prompts_are_deepseeks(family: str, effort: str | None, tools: Any) -> None:
+    is_newest = family == "deepseek-v4.1"
+    encoding = recipe.DeepseekV41Encoding() if is_newest else recipe.DeepseekV4Encoding()
+    model = "DeepSeek-V4.1-Flash" if is_newest else "DeepSeek-V4-Pro"
     options = {"tools": tools, "thinking": bool(effort), "reasoning_effort": effort}
-    for messages in Conversations(empty=True):
-        ours = chat.render(
-            TEMPLATES["deepseek-v4.1"], messages, add_generation_prompt=True, **options
-        )
-        assert ours == official(encoding, model, messages, tools, effort)
-
-
-@pytest.mark.parametrize("tools", [None, [TOOL]], ids=["no tools", "tools"])
-@pytest.mark.parametrize("effort", [None, "low", "high", "max"])
-def test_v4_prompts_are_deepseeks(effort: str | None, tools: Any) -> None:
-    encoding, model = recipe.DeepseekV4Encoding(), "DeepSeek-V4-Pro"
-    options = {"tools": tools, "thinking": bool(effort), "reasoning_effort": effort}
-    for messages in Conversations(empty=False):
-        ours = chat.render(
-            TEMPLATES["deepseek-v4-0731"], messages, add_generation_prompt=True, **options
-        )
+    for messages in Conversations(empty=is_newest):
+        ours = chat.render(TEMPLATES[family], messages, add_generation_prompt=True, **options)
         assert ours == official(encoding, model, messages, tools, effort)
