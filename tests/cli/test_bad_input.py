@@ -178,3 +178,16 @@ def test_a_quickstart_folder_that_is_not_empty(refused: Run, tmp_path: Path) -> 
     message = refused("quickstart", output_dir="mine")
     assert message.startswith("output folder 'mine' is not empty; nothing is overwritten\n")
     assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+
+
+@pytest.mark.parametrize("command", ["sft", "preference", "reward", "grpo"])
+def test_an_adapter_is_no_model_to_train(refused: Run, command: str) -> None:
+    Path("lora").mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        Path("lora", name).write_text("{}")
+    rewards = {"reward_funcs": "exact_match"} if command == "grpo" else {}
+    message = refused(command, model_name_or_path="lora", dataset_name="arithmetic", **rewards)
+    assert message == (
+        "model folder 'lora' holds an adapter and no model\n"
+        "  merge it first: trl-deepseek merge lora --output_dir lora-merged\n"
+    )

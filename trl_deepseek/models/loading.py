@@ -29,8 +29,8 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
         weights: Whether the weights are needed too, or only the config.
 
     Raises:
-        ModelError: ``name`` is a folder without config or weights, a path that does not exist, or
-            the short name of a config that is shipped without weights.
+        ModelError: ``name`` is a folder without config or weights, or with an adapter alone, a path
+            that does not exist, or the short name of a config that is shipped without weights.
     """
     if name in registry.models:
         return
@@ -48,8 +48,12 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is a file; name the folder that contains it")
     files = sorted(path.name for path in folder.iterdir())
-    is_adapter = "adapter_config.json" in files
-    if "config.json" not in files and not is_adapter:
+    if "config.json" not in files and "adapter_config.json" in files:
+        raise ModelError(
+            f"model folder {name!r} holds an adapter and no model\n"
+            f"  merge it first: trl-deepseek merge {name} --output_dir {name}-merged"
+        )
+    if "config.json" not in files:
         raise ModelError(f"model folder {name!r} has no config.json\n  it contains: {_some(files)}")
     if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise ModelError(
