@@ -12,7 +12,9 @@ from pathlib import Path
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-FOLDER = Path(__file__).parents[1] / "plugins" / "trl_deepseek_plugins" / "tiny_tokenizer"
+FOLDER = (
+    Path(__file__).parents[1] / "plugins" / "trl_deepseek_plugins" / "embedded" / "tiny_tokenizer"
+)
 BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
 CONTROL = [
     *("<｜User｜>", "<｜Assistant｜>", "<｜System｜>", "<think>", "</think>", "<|EOT|>"),

@@ -9,7 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.hookspecs import hookimpl
-from trl_deepseek.registry import Registry, load_registry
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
 from trl_deepseek.types import ChatTemplate, PairLogps, PairRewards, UnpairedLogps
 
 if TYPE_CHECKING:

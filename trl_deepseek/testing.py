@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek import conformance
-from trl_deepseek.completions import CLOSE, OPEN, Completion
-from trl_deepseek.rewards.scores import Failure
-from trl_deepseek.rewards.trial import Samples, score
+from trl_deepseek.chat.reasoning import CLOSE, OPEN, Completion
+from trl_deepseek.plugin_kit import conformance
+from trl_deepseek.rollouts.trial import Samples, score
+from trl_deepseek.workers.calls import Failure
 
 Case = tuple[Completion, Mapping[str, Any], float | None]
 CheckReward = Callable[..., None]

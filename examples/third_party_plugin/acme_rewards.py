@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trl_deepseek import hookimpl
-from trl_deepseek.completions import Completion, answer
+from trl_deepseek.chat.reasoning import Completion, answer
 from trl_deepseek.types import Register
 
 

@@ -40,9 +40,9 @@ def entry_points() -> dict[str, str]:
 
 def test_every_plugin_module_has_an_entry_point_and_every_entry_point_a_module() -> None:
     modules = {
-        f"trl_deepseek_plugins.{path.stem}"
-        for path in PLUGINS.iterdir()
-        if path.name != "__init__.py" and (path.suffix == ".py" or (path / "__init__.py").is_file())
+        ".".join(file.relative_to(PLUGINS.parent).with_suffix("").parts).removesuffix(".__init__")
+        for file in PLUGIN_FILES
+        if "@hookimpl" in file.read_text(encoding="utf-8")
     }
     assert set(entry_points().values()) == modules
 
@@ -67,7 +67,9 @@ def test_the_core_imports_no_plugin(file: Path) -> None:
 
 @pytest.mark.parametrize("file", PLUGIN_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_plugin_imports_another(file: Path) -> None:
-    own = ".".join(("trl_deepseek_plugins", *file.relative_to(PLUGINS).with_suffix("").parts[:1]))
+    points = set(entry_points().values())
+    name = ".".join(file.relative_to(PLUGINS.parent).with_suffix("").parts)
+    own = next((point for point in points if f"{name}.".startswith(f"{point}.")), name)
     others = [
         name
         for name in imported_modules(file)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.pipeline import Progress, Recipe, read
+from trl_deepseek.jobs.progress import Progress
+from trl_deepseek.jobs.recipe import Recipe, read
 
 SFT = {"command": "sft", "dataset_name": "arithmetic"}
 REWARD = {"command": "reward", "dataset_name": "arithmetic"}

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from trl_deepseek.cli.main import main
-from trl_deepseek.rewards.history import read
+from trl_deepseek.rollouts.history import read
 
 SHARED: dict[str, Any] = {
     "output_dir": "out",

@@ -223,7 +223,7 @@ def test_trl_has_the_names_that_are_left_to_it() -> None:
     import inspect
     import re
 
-    from trl_deepseek.trainers.loss_plan import TRL_PAIRED, TRL_UNPAIRED
+    from trl_deepseek.losses.plan import TRL_PAIRED, TRL_UNPAIRED
 
     source = inspect.getsource(trl.DPOTrainer._compute_loss)
     assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(TRL_PAIRED)

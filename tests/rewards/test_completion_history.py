@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from trl_deepseek.errors import DataError, RunError
-from trl_deepseek.rewards import history
-from trl_deepseek.rewards.history import History, Row, read
+from trl_deepseek.rollouts import history
+from trl_deepseek.rollouts.history import History, Row, read
 
 
 def add(log: History, step: int, **changes: Any) -> None:

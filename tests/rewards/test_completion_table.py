@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from trl_deepseek.rewards.table import show
+from trl_deepseek.rollouts.table import show
 
 
 def test_the_table_shows_the_best_and_the_worst_completion_with_their_scores(

@@ -12,11 +12,10 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek.catalog import Entry, Origin
 from trl_deepseek.errors import RewardError
-from trl_deepseek.registry import Registry
+from trl_deepseek.registry import Entry, Origin, Registry
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.sources import import_file
 from trl_deepseek.types import Reward
 

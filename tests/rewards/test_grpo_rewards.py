@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from trl_deepseek import GRPOConfig, GRPOTrainer, load_registry
 from trl_deepseek.errors import ConfigError, DataError, RewardError
-from trl_deepseek.rewards.history import read
+from trl_deepseek.rollouts.history import read
 
 MODEL = "tiny-deepseek-llm"
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek.catalog import Entry, Origin
 from trl_deepseek.errors import ConfigError, DataError, PluginError, UnknownName
-from trl_deepseek.registry import Registry
+from trl_deepseek.registry import Entry, Origin, Registry
 from trl_deepseek.rewards import check_columns, name_of, resolve, signature_of
 from trl_deepseek.rewards.calls import as_batch
 from trl_deepseek.types import Reward

@@ -20,8 +20,8 @@ import torch
 from trl_deepseek.errors import RewardError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.contract import GuardedReward, Settings
-from trl_deepseek.rewards.guarding import Guards
-from trl_deepseek.rewards.scores import judge
+from trl_deepseek.rewards.placing import Guards
+from trl_deepseek.workers.calls import judge
 
 NOBODY = Registry([])
 

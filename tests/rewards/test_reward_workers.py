@@ -19,7 +19,7 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import resolve
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.types import Reward
 
 NOBODY = Registry([])
@@ -128,7 +128,7 @@ import asyncio, multiprocessing, sys
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import resolve
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.placing import Guards
 
 def here(completion: str) -> float:
     return float(multiprocessing.current_process().name == "MainProcess")
@@ -179,7 +179,7 @@ HANGING = """
 import asyncio, os, subprocess, sys, time
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.placing import Guards
 
 def hangs(completion: str) -> float:
     subprocess.Popen(["sleep", "3600"])

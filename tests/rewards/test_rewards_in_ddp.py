@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_deepseek.rewards.history import read
+from trl_deepseek.rollouts.history import read
 
 SCRIPT = """
 import os, sys

@@ -10,7 +10,7 @@ from trl.trainer.utils import get_callable_name, is_async_callable
 
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
+from trl_deepseek.rewards.placing import Guards
 
 PARAMETERS = {
     "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],

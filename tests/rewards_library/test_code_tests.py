@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.rewards import sandbox
-from trl_deepseek_plugins.rewards_code import code_tests
+from trl_deepseek.sandbox import running as sandbox
+from trl_deepseek_plugins.rewards.code import code_tests
 
 needs_sandbox = pytest.mark.skipif(
     sandbox.unavailable() is not None, reason=f"no sandbox here: {sandbox.unavailable()}"

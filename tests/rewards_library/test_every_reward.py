@@ -15,7 +15,8 @@ from trl_deepseek import load_registry
 from trl_deepseek.cli import plugin_page
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.rewards import check_sandbox, resolve, sandbox
+from trl_deepseek.rewards import check_sandbox, resolve
+from trl_deepseek.sandbox import running as sandbox
 
 COMPARING = {"math_accuracy", "cosine_length", "length_penalty"}  # each sample within 5 s
 OUTSIDE = {"llm_judge", "code_tests"}  # need an endpoint and a sandbox; tested where those are

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek_plugins.rewards_format import answer_format, boxed_format, json_format, tag_count
-from trl_deepseek_plugins.rewards_language import SCRIPTS, language_consistency
+from trl_deepseek_plugins.rewards.format import answer_format, boxed_format, json_format, tag_count
+from trl_deepseek_plugins.rewards.language import SCRIPTS, language_consistency
 
 FULL = "<think>\na\n</think>\n<answer>\nb\n</answer>"
 PREFILLED = "a\n</think>\n<answer>\nb\n</answer>"

@@ -11,8 +11,8 @@ from trl.rewards import (
     get_soft_overlong_punishment,
 )
 
-from trl_deepseek_plugins.rewards_length import repetition_penalty, soft_overlong
-from trl_deepseek_plugins.rewards_math import cosine_length, length_penalty
+from trl_deepseek_plugins.rewards.length import repetition_penalty, soft_overlong
+from trl_deepseek_plugins.rewards.math import cosine_length, length_penalty
 
 LENGTHS = [0, 1, 50, 79, 80, 81, 90, 99, 100, 101, 200]
 IDS = [[1] * length for length in LENGTHS]

@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("openai", reason="the extra 'judge' is not installed")
 
-from trl_deepseek_plugins.rewards_judge import llm_judge
-from trl_deepseek_plugins.rewards_judge.asking import read_score
+from trl_deepseek_plugins.rewards.judge import llm_judge
+from trl_deepseek_plugins.rewards.judge.asking import read_score
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], Any]]
 
@@ -224,7 +224,7 @@ def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, endpoint: Endp
 
 
 def test_it_runs_as_a_reward_of_a_plugin_file(endpoint: Endpoint, tmp_path: Path) -> None:
-    from trl_deepseek.rewards.trial import Samples, score
+    from trl_deepseek.rollouts.trial import Samples, score
 
     strict = partial(llm_judge, model="judge", base_url=endpoint.url, cache=None)
     trial = score(strict, Samples(["a", "b"], prompts=["q", "q"]))

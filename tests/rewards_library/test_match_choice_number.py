@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek_plugins.rewards_match import multiple_choice, numeric_match
+from trl_deepseek_plugins.rewards.match import multiple_choice, numeric_match
 
 
 def as_messages(text: str) -> list[dict[str, Any]]:

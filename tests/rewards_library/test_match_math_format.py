@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from trl.rewards import accuracy_reward, reasoning_accuracy_reward, think_format_reward
 
-from trl_deepseek_plugins.rewards_format import think_format
-from trl_deepseek_plugins.rewards_match import exact_match
-from trl_deepseek_plugins.rewards_math import math_accuracy
+from trl_deepseek_plugins.rewards.format import think_format
+from trl_deepseek_plugins.rewards.match import exact_match
+from trl_deepseek_plugins.rewards.math import math_accuracy
 
 
 def as_messages(text: str) -> list[dict[str, Any]]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek import conformance
 from trl_deepseek.cli.main import main
+from trl_deepseek.plugin_kit import conformance
 
 GOOD = '''
 from trl_deepseek import hookimpl

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from trl_deepseek.cli.main import main
-from trl_deepseek.rewards.history import History
-from trl_deepseek.rewards.statistics import correlation, group_advantages, histogram, quantile
+from trl_deepseek.rollouts.history import History
+from trl_deepseek.rollouts.statistics import correlation, group_advantages, histogram, quantile
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "1+1", "completion": "<think>a</think>2", "solution": "2"},

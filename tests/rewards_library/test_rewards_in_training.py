@@ -12,7 +12,7 @@ import pytest
 from trl_deepseek import testing
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.rewards import sandbox
+from trl_deepseek.sandbox import running as sandbox
 
 NAMES = [
     *("math_accuracy", "exact_match", "numeric_match", "think_format", "answer_format"),

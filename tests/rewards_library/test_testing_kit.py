@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from trl_deepseek import testing
-from trl_deepseek_plugins.rewards_format import think_format
-from trl_deepseek_plugins.rewards_match import exact_match
+from trl_deepseek_plugins.rewards.format import think_format
+from trl_deepseek_plugins.rewards.match import exact_match
 
 
 def short(completion: str, limit: int) -> float:

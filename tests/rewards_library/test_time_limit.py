@@ -13,8 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from trl_deepseek import time_limit
-from trl_deepseek.time_limit import Unfinished, call_each
+from trl_deepseek.workers import time_limit
+from trl_deepseek.workers.time_limit import Unfinished, call_each
 
 
 def doing() -> Callable[[str], Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from trl_deepseek.rewards.sandbox import run_python, unavailable
-from trl_deepseek.rewards.supervise import Limits, Outcome
+from trl_deepseek.sandbox.running import run_python, unavailable
+from trl_deepseek.sandbox.supervise import Limits, Outcome
 
 pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason=f"no sandbox here: {unavailable()}"
@@ -351,7 +351,7 @@ assert subprocess.run(["true"]).returncode == 0
 
 
 def test_the_filter_knows_its_machines_and_no_other() -> None:
-    from trl_deepseek.rewards import seccomp
+    from trl_deepseek.sandbox import seccomp
 
     assert seccomp.program("sparc") is None
     for machine in seccomp.MACHINES:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.rewards import sandbox
-from trl_deepseek.rewards.supervise import Limits, supervise
+from trl_deepseek.sandbox import running as sandbox
+from trl_deepseek.sandbox.supervise import Limits, supervise
 
 
 @pytest.fixture

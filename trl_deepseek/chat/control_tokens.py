@@ -15,7 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.arguments import parsed
+from trl_deepseek.chat.tool_arguments import parsed
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:

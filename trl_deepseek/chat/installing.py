@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.arguments import parse_arguments
 from trl_deepseek.chat.recognising import resolve
+from trl_deepseek.chat.tool_arguments import parse_arguments
 from trl_deepseek.errors import TemplateError
-from trl_deepseek.registry import Registry, load_registry
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
 from trl_deepseek.types import ChatTemplate
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.arguments import parsed
+from trl_deepseek.chat.tool_arguments import parsed
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.types import ChatTemplate, Message, Messages
 

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from trl_deepseek.cli.parser import add_plugin_options
-from trl_deepseek.registry import load_registry
+from trl_deepseek.plugin_loading import load_registry
 
 WIDTHS = {"bfloat16": 2, "float16": 2, "float32": 4}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from trl_deepseek.cli.parser import add_plugin_options
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.registry import SINGULAR, Origin, Registry, load_registry
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import SINGULAR, Origin, Registry
 
 COLUMNS = ("kind", "name", "plugin", "distribution", "version", "file")
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(target: str, args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from trl_deepseek import conformance
+    from trl_deepseek.plugin_kit import conformance
 
     values = dict(conformance.COLUMNS)
     if args.data is not None:

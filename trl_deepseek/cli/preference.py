@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def choose_config(args: argparse.Namespace) -> type:
     """The config of the trainer that the loss needs; settles the options that the two share."""
+    from trl_deepseek.losses.plan import is_unpaired
     from trl_deepseek.trainers.base import registry_for
-    from trl_deepseek.trainers.loss_plan import is_unpaired
 
     names = list(args.loss_type)
     unpaired = is_unpaired(names, registry_for(args))

@@ -12,9 +12,11 @@ from trl_deepseek import rewards
 from trl_deepseek.cli import rewards_report
 from trl_deepseek.cli.parser import add_plugin_options
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.registry import Registry, load_registry
-from trl_deepseek.rewards import history, rows, statistics, weights
-from trl_deepseek.rewards.trial import Samples, Trial, score
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import weights
+from trl_deepseek.rollouts import history, rows, statistics
+from trl_deepseek.rollouts.trial import Samples, Trial, score
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

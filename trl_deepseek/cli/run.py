@@ -22,7 +22,8 @@ from typing import Any
 
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
-from trl_deepseek.pipeline import Progress, Recipe, Stage, read
+from trl_deepseek.jobs.progress import Progress
+from trl_deepseek.jobs.recipe import Recipe, Stage, read
 
 PR_SET_PDEATHSIG = 1
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek.cli.parser import Parser
 
 if TYPE_CHECKING:
-    from trl_deepseek.samples import Sample
+    from trl_deepseek.jobs.samples import Sample
 
 TRAINERS = ("sft", "preference", "reward", "grpo")
 SCORED, UNSCORED = "bold green", "bright_black"
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.training import hide_progress_bars, machine_readable
-    from trl_deepseek.samples import samples, stand_in
+    from trl_deepseek.jobs.samples import samples, stand_in
 
     command = importlib.import_module(f"trl_deepseek.cli.{args.trainer}")
     parser = Parser(prog=f"trl-deepseek show-sample {args.trainer}")

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, models, noise
-from trl_deepseek.cli import adapters, dry_run
+from trl_deepseek.cli import dry_run
 from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs import adapters
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 

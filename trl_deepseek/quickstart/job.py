@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.registry import load_registry
+from trl_deepseek.plugin_loading import load_registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -18,8 +18,8 @@ from typing import Any, Literal, Protocol
 
 from trl_deepseek.errors import RewardError
 from trl_deepseek.rewards import failures
-from trl_deepseek.rewards.scores import Call, Failure, Outcome, Result
 from trl_deepseek.rewards.signature import Signature, name_of, signature_of
+from trl_deepseek.workers.calls import Call, Failure, Outcome, Result
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.rewards.scores import Failure, Outcome
+from trl_deepseek.workers.calls import Failure, Outcome
 
 FOLDER = "reward_failures"
 SHOWN = 200  # characters of a prompt or completion in a message

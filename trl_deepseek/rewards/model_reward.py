@@ -178,7 +178,7 @@ def load_reward_model(
     from transformers import AutoModelForSequenceClassification
 
     from trl_deepseek import chat, models
-    from trl_deepseek.registry import load_registry
+    from trl_deepseek.plugin_loading import load_registry
 
     check_reward_model(path)
     registry = registry if registry is not None else load_registry()

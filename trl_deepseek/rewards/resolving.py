@@ -11,9 +11,9 @@ from typing import Any
 
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
-from trl_deepseek.rewards import sandbox
 from trl_deepseek.rewards.model_reward import DeferredReward
 from trl_deepseek.rewards.signature import name_of, signature_of
+from trl_deepseek.sandbox import running as sandbox
 from trl_deepseek.sources import import_function
 from trl_deepseek.types import Reward
 

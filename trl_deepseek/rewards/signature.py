@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_deepseek.completions import texts
+from trl_deepseek.chat.reasoning import texts
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.types import Reward
 

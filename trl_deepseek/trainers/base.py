@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError, TemplateError
-from trl_deepseek.registry import Registry, load_registry
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

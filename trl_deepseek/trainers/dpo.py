@@ -18,9 +18,9 @@ from trl.trainer.utils import FusedCausalLMOutput
 from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
 from trl_deepseek.losses.bound import BoundLoss
+from trl_deepseek.losses.plan import LossPlan, plan_pairs
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import DPOConfig
-from trl_deepseek.trainers.loss_plan import LossPlan, plan_pairs
 from trl_deepseek.trainers.preference_base import (
     PreferenceTrainer,
     Scorer,

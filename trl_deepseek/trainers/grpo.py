@@ -24,10 +24,11 @@ from accelerate.utils import gather_object
 
 from trl_deepseek import chat, lm_head, rewards
 from trl_deepseek.errors import RewardError
-from trl_deepseek.rewards import table, weights
+from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
-from trl_deepseek.rewards.guarding import Guards
-from trl_deepseek.rewards.history import History
+from trl_deepseek.rewards.placing import Guards
+from trl_deepseek.rollouts import table
+from trl_deepseek.rollouts.history import History
 from trl_deepseek.trainers.base import PluginTrainer, registry_for
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.sampling import as_trained

@@ -18,9 +18,9 @@ import trl
 
 from trl_deepseek.data import preferences
 from trl_deepseek.losses.bound import BoundLoss
+from trl_deepseek.losses.plan import plan_singles
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import KTOConfig
-from trl_deepseek.trainers.loss_plan import plan_singles
 from trl_deepseek.trainers.preference_base import (
     PreferenceTrainer,
     Scorer,

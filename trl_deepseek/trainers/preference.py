@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.losses.plan import is_unpaired
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
 from trl_deepseek.trainers.dpo import DPOTrainer
 from trl_deepseek.trainers.kto import KTOTrainer
-from trl_deepseek.trainers.loss_plan import is_unpaired
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -1,0 +1,1 @@
+"""Models, tokenizer and task that need no hub."""

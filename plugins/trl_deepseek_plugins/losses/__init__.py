@@ -1,0 +1,1 @@
+"""Preference and reward-model losses, one module each."""

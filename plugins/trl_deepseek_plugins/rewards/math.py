@@ -1,0 +1,199 @@
+"""Rewards for a right answer to a mathematical question, and for finding it in few tokens.
+
+Right is what math-verify's symbolic comparison calls equal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+from trl_deepseek import hookimpl
+from trl_deepseek.chat.reasoning import Completion, answer, token_counts
+from trl_deepseek.types import Register
+from trl_deepseek.workers.time_limit import Unfinished, call_each
+
+
+@hookimpl
+def register_rewards(register: Register) -> None:
+    register("math_accuracy", math_accuracy, columns=("solution",), samplewise=True)
+    register("cosine_length", cosine_length, columns=("solution",), samplewise=True)
+    register("length_penalty", length_penalty, columns=("solution",))
+
+
+def math_accuracy(
+    completions: Sequence[Completion],
+    solution: Sequence[object],
+    generation_prefix: str | None = None,
+    seconds: float = 5.0,
+    **_: object,
+) -> list[float | None]:
+    r"""1.0 where the answer equals the solution mathematically, else 0.0.
+
+    The answer is what follows the reasoning. Of it counts a ``\boxed{}``, else other LaTeX, else
+    "the answer is 4", else all of it if it is nothing but an expression. An answer that cannot be
+    compared within ``seconds`` scores 0.0. Abstains where the solution is None or holds no
+    expression, or cannot be read within ``seconds``.
+
+    Range: 0.0 or 1.0.
+
+    Source: math-verify, the comparison behind TRL's ``accuracy_reward``.
+
+    Differs: TRL's reads the reasoning too and wants LaTeX; its time limit holds neither outside the
+    main thread nor inside C code.
+    """
+    golds = ["" if gold is None else str(gold) for gold in solution]
+    answers = [answer(completion, generation_prefix) for completion in completions]
+    pairs = list(dict.fromkeys(zip(golds, answers, strict=True)))  # samples often repeat
+    found = dict(zip(pairs, call_each(_checker, pairs, seconds), strict=True))
+    for gold, given in pairs:
+        if isinstance(found[gold, given], Unfinished):
+            # Which of the two took too long? Without an answer only the solution is read.
+            (readable,) = call_each(_checker, [(gold, "")], seconds)
+            found[gold, given] = None if isinstance(readable, Unfinished) else readable
+    verdicts = [found[pair] for pair in zip(golds, answers, strict=True)]
+    return [None if verdict is None else float(verdict) for verdict in verdicts]
+
+
+def cosine_length(
+    completions: Sequence[Completion],
+    solution: Sequence[object],
+    completion_ids: Sequence[Sequence[int]],
+    generation_prefix: str | None = None,
+    max_length: int | None = None,
+    wrong: tuple[float, float] = (-1.0, -0.5),
+    correct: tuple[float, float] = (1.0, 0.5),
+    max_completion_length: int | None = None,
+    **_: object,
+) -> list[float | None]:
+    """Right answers earn more when short, wrong ones lose less when long; half a cosine between.
+
+    At no tokens a completion scores the first of its pair, at ``max_length`` and beyond the
+    second. Right is what :func:`math_accuracy` says; it abstains where that does.
+
+    Formula: end + (start - end) · (1 + cos(π · min(tokens / max_length, 1))) / 2
+
+    Range: -1.0 to 1.0.
+
+    Source: arXiv:2502.03373, appendix C.1, with the bounds of TRL's ``get_cosine_scaled_reward``,
+    whose scores these are.
+
+    Differs: open-r1's ``cosine`` counts characters and rises again past the end.
+
+    Args:
+        completions: TRL's.
+        solution: As in :func:`math_accuracy`.
+        completion_ids: Tokens of each completion.
+        generation_prefix: What the prompt has opened.
+        max_length: Tokens at which the curve ends; when None, the run's
+            ``max_completion_length``.
+        wrong: Scores of a wrong answer at no tokens and at ``max_length``.
+        correct: Scores of a right answer at no tokens and at ``max_length``.
+        max_completion_length: Passed by our trainer.
+
+    Raises:
+        ValueError: ``max_length`` is neither given nor known from the run, or there are no token
+            ids.
+    """
+    limit = max_length if max_length is not None else max_completion_length
+    if not limit:
+        raise ValueError(
+            "cosine_length needs max_length: register functools.partial(cosine_length, "
+            "max_length=...) under a name of your own"
+        )
+    scores: list[float | None] = []
+    lengths = token_counts(completions, completion_ids)
+    right = math_accuracy(completions, solution, generation_prefix)
+    for length, found in zip(lengths, right, strict=True):
+        start, end = correct if found else wrong
+        share = (1 + math.cos(math.pi * min(length / limit, 1.0))) / 2  # 1 when short, 0 when long
+        scores.append(None if found is None else end + (start - end) * share)
+    return scores
+
+
+def length_penalty(
+    completions: Sequence[Completion],
+    solution: Sequence[object],
+    completion_ids: Sequence[Sequence[int]],
+    prompts: Sequence[Any],
+    generation_prefix: str | None = None,
+    **_: object,
+) -> list[float | None]:
+    """0.5 for the shortest completion of a prompt, -0.5 for the longest; nothing above 0 if wrong.
+
+    The least and most are taken among the completions of one prompt, of those that this process
+    scores. All score 0.0 where all are equally long. Right is what :func:`math_accuracy` says; it
+    abstains where that does.
+
+    Formula: λ = 0.5 - (tokens - least) / (most - least); λ if right, else min(0, λ)
+
+    Range: -0.5 to 0.5.
+
+    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+
+    Differs: open-r1's ``length`` compares across the whole batch, counts characters and takes an
+    unreadable solution for a right answer.
+
+    Raises:
+        ValueError: There are no token ids.
+    """
+    lengths = token_counts(completions, completion_ids)
+    right = math_accuracy(completions, solution, generation_prefix)
+    groups = [json.dumps(prompt, sort_keys=True, default=str) for prompt in prompts]
+    within: dict[str, list[int]] = {}
+    for group, length in zip(groups, lengths, strict=True):
+        within.setdefault(group, []).append(length)
+    scores: list[float | None] = []
+    for group, length, found in zip(groups, lengths, right, strict=True):
+        least, most = min(within[group]), max(within[group])
+        share = 0.5 - (length - least) / (most - least) if most > least else 0.0
+        scores.append(None if found is None else share if found else min(0.0, share))
+    return scores
+
+
+def _checker() -> Callable[[tuple[str, str]], bool | None]:
+    """Import math-verify; the result tells whether ``(solution, answer)`` are equal.
+
+    It says None of a solution that holds no expression, and False of an empty answer.
+    """
+    from latex2sympy2_extended import NormalizationConfig
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    latex = LatexExtractionConfig(
+        normalization_config=NormalizationConfig(units=True),
+        boxed_match_priority=0,  # before any other LaTeX
+        try_extract_without_anchor=False,
+    )
+    plain = ExprExtractionConfig(try_extract_without_anchor=False)
+
+    @lru_cache(maxsize=4096)
+    def read_solution(gold: str) -> Any:
+        return parse(gold, parsing_timeout=None)
+
+    def read_answer(given: str) -> Any:
+        whole = given.strip("*` ").removesuffix(".")
+        for text, config in [(given, latex), (given, plain), (f"\\boxed{{{whole}}}", latex)]:
+            found = parse(
+                text,
+                extraction_config=[config],
+                extraction_mode="first_match",
+                parsing_timeout=None,
+            )
+            if found:
+                return found
+        return []
+
+    def check(pair: tuple[str, str]) -> bool | None:
+        gold, given = pair
+        try:
+            expected = read_solution(gold)
+            if not expected:
+                return None
+            return bool(given) and bool(verify(expected, read_answer(given), timeout_seconds=None))
+        except (MemoryError, RecursionError):  # too large to hold
+            return False
+
+    return check

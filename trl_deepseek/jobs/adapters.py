@@ -1,0 +1,88 @@
+"""The flags ``--qlora``, ``--quantization``, ``--use_peft`` and ``--lora_*`` of training."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek import models, quantization
+from trl_deepseek.adapters import lora
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.registry import Registry
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+# TRL's flag -> the keyword of peft.LoraConfig that it sets.
+LORA_FLAGS = {
+    "lora_r": "r",
+    "lora_alpha": "lora_alpha",
+    "lora_dropout": "lora_dropout",
+    "lora_target_modules": "target_modules",
+    "lora_target_parameters": "target_parameters",
+    "lora_modules_to_save": "modules_to_save",
+    "use_rslora": "use_rslora",
+    "use_dora": "use_dora",
+}
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--qlora``."""
+    parser.add_argument(
+        "--qlora", action="store_true", help="Short for --quantization qlora: 4 bits and LoRA."
+    )
+
+
+def apply_flags(args: argparse.Namespace) -> None:
+    """Make the flags agree, before configs are built from them.
+
+    Raises:
+        ConfigError: Two of them name different ways to hold the model.
+    """
+    if args.qlora:
+        if args.quantization not in (None, "qlora"):
+            raise ConfigError(
+                f"--qlora and --quantization {args.quantization} contradict each other: "
+                "leave one out"
+            )
+        args.quantization = "qlora"
+    if args.quantization is None:
+        if args.lora_experts:
+            raise ConfigError("--lora_experts needs --quantization, such as --quantization lora")
+        return
+    for flag in ("load_in_4bit", "load_in_8bit"):
+        if getattr(args, flag):
+            raise ConfigError(
+                f"--{flag} and --quantization {args.quantization} both say how the model is held: "
+                "leave one out"
+            )
+    args.use_peft = True
+    if "dtype" not in args.given:
+        args.dtype = None  # TRL's default, float32, is not meant for a quantized model
+
+
+def adapter(args: argparse.Namespace, config: Any, options: Any, registry: Registry) -> Any:
+    """The LoRA that the flags describe, checked against the model's skeleton; None without one.
+
+    Args:
+        args: The parsed flags.
+        config: The training config built from them.
+        options: TRL's ``ModelConfig`` built from them.
+        registry: Where quantizations and embedded models are looked up.
+
+    Raises:
+        UserError: A name is unknown, or a target does not fit the model.
+    """
+    chosen = quantization.choose(config, registry)
+    if chosen is None and not options.use_peft:
+        return None
+    shape = models.load_config(options.model_name_or_path, registry, options.model_revision)
+    if chosen is None:
+        return lora.lora_config(options, shape)
+    given = {
+        keyword: getattr(options, flag)
+        for flag, keyword in LORA_FLAGS.items()
+        if flag in args.given
+    }
+    result: PeftConfig = lora.adapter(chosen, shape, config.sequence_classification, **given)
+    return result

@@ -1,0 +1,308 @@
+"""``trl-deepseek plugins check``: does a plugin keep the promises that runs rely on?
+
+Every item is tried by itself, without a model. Rewards get the closest look, since they run most
+often, in threads and in worker processes, on whatever a model writes.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trl_deepseek.errors import ConfigError, PluginError, TrlDeepseekError
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import SINGULAR, Entry, Origin
+from trl_deepseek.rewards.signature import signature_of
+from trl_deepseek.rollouts.trial import Samples, score
+from trl_deepseek.types import ChatTemplate, Loss, Reward
+from trl_deepseek.workers.calls import Failure, Outcome, run_to_end
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+NAMES_ALIKE = re.compile(r"[-_.]+")  # as in names of distributions
+PATIENCE = 20.0  # seconds that a reward may take for a completion of a million characters
+SAID = (
+    "4",
+    "",
+    "The answer is 4.",
+    "<think>\nTwo and two.\n</think>\n\n4",
+    "Two and two.\n</think>\n\n4",
+    "\\boxed{4}",
+    "```python\nprint(4)\n```",
+    "答案是 4",
+)
+HUGE = ("word " * 200_000, "a" * 1_000_000, "<think>" * 100_000, "{" * 500_000)
+COLUMNS = {"tests": ["assert True"]}  # a value for a column of this name; "4" for any other
+
+
+@dataclass(frozen=True)
+class Check:
+    """One claim about one item.
+
+    Attributes:
+        item: ``reward 'x'``, or the plugin.
+        claim: What should hold.
+        problem: Why it does not; None where it does.
+    """
+
+    item: str
+    claim: str
+    problem: str | None = None
+
+
+def check(
+    target: str,
+    plugins: Sequence[str] = (),
+    block: Sequence[str] = (),
+    values: Mapping[str, Any] = COLUMNS,
+) -> list[Check]:
+    """Every check of everything that one plugin registers.
+
+    Args:
+        target: Name of an installed plugin or distribution, path of a file, or name of a module.
+        plugins: Further plugins to load beside it.
+        block: Plugins to leave out.
+        values: What to give rewards in a column of that name; ``"4"`` in others.
+
+    Raises:
+        ConfigError: There is no such plugin.
+    """
+    installed = load_registry(plugins, block)
+    broken = [b for b in installed.broken if _is_of(b.origin, target)]
+    if broken:
+        return [Check(f"plugin {target!r}", "loads", broken[0].cause)]
+    entries = [entry for entry in installed.entries() if _is_of(entry.origin, target)]
+    if not entries:
+        try:
+            loaded = load_registry([*plugins, target], block).entries()
+            name = Path(target).stem if target.endswith(".py") else target
+            entries = [entry for entry in loaded if entry.origin.plugin == name]
+        except PluginError as error:
+            if not _exists(target):
+                raise ConfigError(
+                    f"no installed plugin or distribution is called {target!r}, and it is no file "
+                    f"or module: {error}\n  `trl-deepseek plugins` lists the installed ones"
+                ) from error
+            claim = "has names of its own" if "two plugins register" in str(error) else "loads"
+            return [Check(f"plugin {target!r}", claim, str(error))]
+    checks = [
+        Check(f"plugin {target!r}", "loads"),
+        Check(f"plugin {target!r}", "has names of its own"),
+    ]
+    for entry in entries:
+        checks += _item(entry, values)
+    return checks
+
+
+def _is_of(origin: Origin, target: str) -> bool:
+    """Whether an installed plugin is what ``target`` names: acme-rewards is acme_rewards."""
+    if target.endswith(".py"):
+        return origin.file is not None and Path(target).resolve() == Path(origin.file).resolve()
+    names = {NAMES_ALIKE.sub("-", name) for name in (origin.plugin, origin.distribution) if name}
+    return NAMES_ALIKE.sub("-", target) in names
+
+
+def _exists(target: str) -> bool:
+    if target.endswith(".py"):
+        return Path(target).expanduser().is_file()
+    try:
+        import importlib.util
+
+        return importlib.util.find_spec(target) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
+    what = f"{SINGULAR[entry.kind]} {entry.name!r}"
+
+    def claim(text: str, test: Callable[[], str | None]) -> Check:
+        try:
+            return Check(what, text, test())
+        except TrlDeepseekError as error:
+            return Check(what, text, str(error))
+        except Exception as error:  # a plugin may raise anything; here that is a finding
+            return Check(what, text, f"{type(error).__name__}: {error}")
+
+    item = entry.item
+    yield claim("has a name in lower case", lambda: _name(entry.name))
+    function = item.function if isinstance(item, (Reward, Loss)) else item
+    if callable(function):
+        yield claim("is described", lambda: _described(function))
+    if isinstance(item, Reward):
+        yield from (claim(text, test) for text, test in _Tried(item, values).claims())
+    if isinstance(item, Loss):
+        yield claim("gives one finite loss per sequence, with a gradient", lambda: _loss(item))
+    if isinstance(item, ChatTemplate):
+        yield claim("renders a conversation", lambda: _template(item))
+
+
+def _name(name: str) -> str | None:
+    return None if NAME.fullmatch(name) else f"write it like {_slug(name)!r}"
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9_.-]+", "_", name.lower()).strip("_.-") or "my_item"
+
+
+def _described(function: Any) -> str | None:
+    inner = getattr(function, "func", function)
+    return None if inspect.getdoc(inner) else "it has no docstring, which `plugins show` prints"
+
+
+class _Tried:
+    """One reward, and what is claimed of it."""
+
+    def __init__(self, reward: Reward, values: Mapping[str, Any]) -> None:
+        self.reward = reward
+        self.values = values
+
+    def claims(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
+        """Each claim, and a function that tells why it does not hold."""
+        yield "can be called as a reward", self.signature
+        yield "pickles, as worker processes need", self.pickles
+        yield "scores text", lambda: _failure(self.outcomes(SAID), SAID)
+        yield "scores messages as it scores text", self.forms
+        yield "scores the same when asked again", self.deterministic
+        yield "leaves alone what it is given", self.leaves_alone
+        yield "scores an empty batch", self.empty
+        yield "scores huge completions in time", lambda: _failure(self.outcomes(HUGE), HUGE)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns it needs, declared or not."""
+        return list(dict.fromkeys((*self.reward.columns, *signature_of(self.reward).columns)))
+
+    def signature(self) -> str | None:
+        accepts = signature_of(self.reward).accepts
+        unseen = [column for column in self.reward.columns if accepts and column not in accepts]
+        if unseen:
+            return f"it is registered with the column {unseen[0]!r}, which it has no parameter for"
+        return None
+
+    def pickles(self) -> None:
+        pickle.loads(pickle.dumps(self.reward.function))
+
+    def samples(self, said: Sequence[str], messages: bool = False) -> Samples:
+        given = {name: self.values.get(name, "4") for name in self.columns}
+        return Samples(
+            [[{"role": "assistant", "content": text}] if messages else text for text in said],
+            prompts=[[{"role": "user", "content": "2+2?"}] if messages else "2+2?"] * len(said),
+            completion_ids=[list(range(min(len(text), 1000))) for text in said],
+            columns={name: [copy.deepcopy(value) for _ in said] for name, value in given.items()},
+            options={"generation_prefix": "", "max_completion_length": 512},
+        )
+
+    def outcomes(self, said: Sequence[str], messages: bool = False) -> Sequence[Outcome]:
+        return score(self.reward, self.samples(said, messages), PATIENCE).outcomes
+
+    def forms(self) -> str | None:
+        texts, messages = self.outcomes(SAID), self.outcomes(SAID, messages=True)
+        for text, one, other in zip(SAID, texts, messages, strict=True):
+            if isinstance(other, Failure):
+                return f"on messages that say {text!r}: {other.message}"
+            if one != other:
+                return f"{text!r} scores {one} as text and {other} as messages"
+        return None
+
+    def deterministic(self) -> str | None:
+        first, second = self.outcomes(SAID), self.outcomes(SAID)
+        for text, one, other in zip(SAID, first, second, strict=True):
+            if one != other:
+                return f"{text!r} scored {one}, then {other}"
+        return None
+
+    def leaves_alone(self) -> str | None:
+        for messages in (False, True):
+            samples = self.samples(SAID, messages)
+            before = _frozen(samples)
+            score(self.reward, samples, PATIENCE)
+            if _frozen(samples) != before:
+                return "it changed its arguments, which other rewards score too"
+        return None
+
+    def empty(self) -> str | None:
+        signature = signature_of(self.reward)
+        if signature.per_sample:
+            return None  # it is called once per sample, here never
+        nothing: dict[str, Any] = {
+            name: [] for name in ("prompts", "completions", "completion_ids")
+        }
+        nothing |= {"max_completion_length": 512, **{name: [] for name in self.columns}}
+        returned = self.reward.function(**signature.select(nothing))
+        if inspect.isawaitable(returned):
+            returned = run_to_end(returned)
+        return None if list(returned) == [] else f"it returned {returned!r} for no completions"
+
+
+def _failure(outcomes: Sequence[Outcome], said: Sequence[str]) -> str | None:
+    for text, outcome in zip(said, outcomes, strict=True):
+        if isinstance(outcome, Failure):
+            shown = repr(text if len(text) < 60 else text[:20] + "...")
+            return f"on {shown}: {outcome.message}"
+    return None
+
+
+def _frozen(samples: Samples) -> str:
+    seen: Mapping[str, Any] = vars(samples)
+    return json.dumps(seen, sort_keys=True, default=str)
+
+
+def _loss(loss: Loss) -> str | None:
+    import torch
+
+    from trl_deepseek import losses
+    from trl_deepseek.types import PairLogps, UnpairedLogps
+
+    def numbers(*values: float) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
+    lengths = torch.tensor([5, 8])
+    policy = [numbers(-5.0, -9.0).requires_grad_(), numbers(-6.0, -7.0).requires_grad_()]
+    batch: Any
+    if loss.data == "pairs":
+        batch = PairLogps(
+            chosen=policy[0],
+            rejected=policy[1],
+            ref_chosen=numbers(-5.5, -8.0) if loss.reference else None,
+            ref_rejected=numbers(-5.0, -7.5) if loss.reference else None,
+            chosen_length=lengths,
+            rejected_length=lengths,
+            chosen_nll=numbers(1.0, 1.1).requires_grad_() if loss.prompt_nll else None,
+        )
+    elif loss.data == "unpaired":
+        before = numbers(-5.5, -8.0) if loss.reference else None
+        labels = torch.tensor([True, False])
+        batch = UnpairedLogps(
+            policy[0], before, labels, lengths, numbers(0.1)[0] if loss.kl else None
+        )
+    else:
+        return None  # losses on scores of a reward model take them as they come
+    values, _ = losses.per_sequence(loss, batch, {})
+    if not torch.isfinite(values).all():
+        return f"it gave {values.tolist()}"
+    if not values.requires_grad:
+        return "its result has no gradient with respect to the policy's log-probs"
+    (gradient,) = torch.autograd.grad(values.sum(), policy[0])
+    return None if torch.isfinite(gradient).all() else f"its gradient is {gradient.tolist()}"
+
+
+def _template(template: ChatTemplate) -> str | None:
+    from trl_deepseek import chat
+
+    messages = [
+        {"role": "user", "content": "a question"},
+        {"role": "assistant", "content": "an answer"},
+    ]
+    for training in (False, True):
+        text = chat.render(template, messages, training=training)
+        missing = [m["content"] for m in messages if m["content"] not in text]
+        if missing:
+            return f"{missing[0]!r} is missing from what it renders, training={training}"
+    return None

@@ -1,0 +1,160 @@
+"""Choose where each reward runs, and put it under the contract.
+
+- An async reward runs in an event loop of its own.
+- A synchronous one runs in a thread; with ``reward_workers``, in a pool of worker processes that
+  such rewards share.
+- With ``isolate`` (per reward) or ``reward_isolation`` (all), in worker processes of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards.contract import GuardedReward, Runner, Settings
+from trl_deepseek.rewards.resolving import is_function
+from trl_deepseek.rewards.signature import name_of, signature_of
+from trl_deepseek.types import Reward
+from trl_deepseek.workers.calls import Call, Result
+from trl_deepseek.workers.inprocess import LoopRunner, ThreadRunner
+from trl_deepseek.workers.pool import Pool
+from trl_deepseek.workers.shipping import Shipment, ship
+
+logger = logging.getLogger(__name__)
+
+
+class Guards:
+    """The rewards of one run under the contract, and the worker processes they use.
+
+    Args:
+        functions: As ``resolve`` returns them; reward models are left to TRL.
+        registry: Says which plugin a reward comes from.
+        settings: What a failure means, and where rewards run.
+        generation_prefix: See :class:`GuardedReward`.
+        prepare: Called first in each thread that a synchronous reward runs in.
+
+    Attributes:
+        functions: What to give to TRL in their place, in the same order.
+
+    Raises:
+        ConfigError: A reward that has to run in a worker process cannot.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Any],
+        registry: Registry,
+        settings: Settings,
+        generation_prefix: str = "",
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        self._settings = settings
+        self._prepare = prepare
+        self._pools: list[Pool] = []
+        self._runners: list[Runner] = []
+        self._shared: Pool | None = None
+        try:
+            self.functions = [
+                self._guard(function, registry, generation_prefix)
+                if is_function(function)
+                else function
+                for function in functions
+            ]
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the worker processes and event loops."""
+        for runner in self._runners:
+            runner.close()
+        for pool in self._pools:
+            pool.close()
+        self._runners.clear()
+        self._pools.clear()
+
+    def _guard(self, function: Any, registry: Registry, prefix: str) -> GuardedReward:
+        runner, remote = self._runner(function)
+        self._runners.append(runner)
+        return GuardedReward(
+            function,
+            runner,
+            self._settings,
+            origin=origin_of(function, registry),
+            generation_prefix=prefix,
+            remote=remote,
+        )
+
+    def _runner(self, function: Any) -> tuple[Runner, bool]:
+        """Where the reward runs, and whether that is in another process."""
+        settings = self._settings
+        inner = function.function if isinstance(function, Reward) else function
+        limit = getattr(function, "timeout", None)
+        timeout = settings.timeout if limit is None else limit
+        signature = signature_of(function)
+        name = name_of(function)
+        if settings.isolate or getattr(function, "isolate", False):
+            if "environments" in signature.required:
+                raise ConfigError(
+                    f"reward {name!r} takes 'environments', which live in the training process, "
+                    f"so it cannot run isolated"
+                )
+            pool = self._pool(max(1, settings.workers))
+            return _in_pool(pool, name, ship(inner, name), timeout), True
+        if signature.is_async:
+            return LoopRunner(inner, timeout), False
+        if settings.workers and "environments" not in signature.required:
+            try:
+                shipment = ship(inner, name)
+            except ConfigError as error:
+                logger.warning("%s\n  it runs in the training process", error)
+            else:
+                self._shared = self._shared or self._pool(settings.workers)
+                return _in_pool(self._shared, name, shipment, timeout), True
+        return ThreadRunner(inner, timeout, self._prepare), False
+
+    def _pool(self, workers: int) -> Pool:
+        pool = Pool(workers, self._settings.memory)
+        self._pools.append(pool)
+        return pool
+
+
+class _PoolRunner:
+    def __init__(self, pool: Pool, key: str, timeout: float | None) -> None:
+        self._pool = pool
+        self._key = key
+        self._timeout = timeout
+
+    def run(self, calls: Sequence[Call], stop_early: bool = False) -> list[Result]:
+        return self._pool.run(self._key, calls, self._timeout, stop_early)
+
+    def close(self) -> None:
+        """The pool is closed by itself, others may use it."""
+
+
+def _in_pool(pool: Pool, name: str, shipment: Shipment, timeout: float | None) -> _PoolRunner:
+    pool.add(name, shipment)
+    pool.check(name)
+    return _PoolRunner(pool, name, timeout)
+
+
+def origin_of(function: Any, registry: Registry) -> str:
+    """Where a reward comes from: its plugin, else the file or class that defines it."""
+    for entry in registry.entries("rewards"):
+        if entry.item is function:
+            return f"plugin {entry.origin.plugin!r}"
+    code = inspect.unwrap(getattr(function, "func", function))
+    try:
+        file = inspect.getsourcefile(code if inspect.isroutine(code) else type(code))
+    except TypeError:  # built in
+        file = None
+    if not file:
+        return f"a {type(function).__name__}"
+    inside = Path(file).is_relative_to(Path.cwd())
+    return os.path.relpath(file) if inside else file

@@ -1,0 +1,1 @@
+"""Generated code in a sandbox: bubblewrap, seccomp and limits."""
