@@ -39,7 +39,7 @@ from trl_deepseek import (
     models,
     preference_trainer,
 )
-from trl_deepseek.cli.training import hide_progress_bars
+from trl_deepseek.cli.output import hide_progress_bars
 from trl_deepseek.evaluation import evaluate
 from trl_deepseek.lm_head import token_logps
 

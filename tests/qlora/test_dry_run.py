@@ -8,12 +8,12 @@ import torch
 
 from trl_deepseek import load_registry, models, quantization
 from trl_deepseek.adapters import lora
-from trl_deepseek.cli.dry_run import parse_size
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError, ModelError
 from trl_deepseek.memory.estimate import base_bytes, estimate, largest_batch, state_bytes
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.memory.rehearsal import Step, assemble, rehearse
+from trl_deepseek.memory.report import parse_size
 from trl_deepseek.models import published, skeleton
 from trl_deepseek.types import Quantization
 

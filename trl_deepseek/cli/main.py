@@ -16,6 +16,7 @@ from importlib.metadata import version
 
 from trl_deepseek.cli.parser import Parser, did_you_mean
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError
+from trl_deepseek.jobs import TRAINING
 
 COMMANDS = {
     "quickstart": "Train the embedded tiny model: SFT, then GRPO, with tables and a picture.",
@@ -73,14 +74,14 @@ def _run(command: str, argv: list[str]) -> int:
             f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
             f"  commands: {', '.join(COMMANDS)}"
         )
-    module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")
     parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[command])
-    module.add_arguments(parser)
+    if command in TRAINING:
+        module = importlib.import_module("trl_deepseek.cli.training")
+        module.add_arguments(parser, command)
+    else:
+        module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")
+        module.add_arguments(parser)
     args = parser.parse_args(argv)
-    if getattr(args, "dry_run", False):
-        from trl_deepseek.cli import dry_run
-
-        return int(module.dry_run(args) if command == "run" else dry_run.run(args, module))
     with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
 

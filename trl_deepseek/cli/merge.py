@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trl_deepseek.adapters import merging
-    from trl_deepseek.cli.training import machine_readable
+    from trl_deepseek.cli.output import machine_readable
 
     registry = load_registry(args.plugins, args.block)
     output = Path(args.output_dir).expanduser()

@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from trl_deepseek.cli.training import hide_progress_bars, machine_readable
+    from trl_deepseek.cli.output import hide_progress_bars, machine_readable
     from trl_deepseek.quickstart.report import table
 
     with progress_bar() as progress, machine_readable(args.json):

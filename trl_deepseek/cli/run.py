@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ctypes
-import importlib
 import json
 import shutil
 import signal
@@ -20,6 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek import jobs
+from trl_deepseek.cli import merge, training
+from trl_deepseek.cli.output import machine_readable
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs.progress import Progress
@@ -45,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from trl_deepseek.cli.training import machine_readable
-
+    if args.dry_run:
+        return dry_run(args)
     recipe = read(args.recipe)
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
@@ -73,31 +75,37 @@ def run(args: argparse.Namespace) -> int:
 
 def dry_run(args: argparse.Namespace) -> int:
     """Estimate the memory of every stage that trains, from the config of its first model."""
-    from trl_deepseek.cli import dry_run as memory
-    from trl_deepseek.cli.training import machine_readable
+    from trl_deepseek.cli.dry_run import show
+    from trl_deepseek.memory import report
 
     recipe = read(args.recipe)
-    budget = memory.parse_size(args.gpu_memory) if args.gpu_memory else None
+    budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
         for stage in recipe.stages:
             options = _parse(stage, recipe)
-            if stage.command == "merge":
+            if stage.command not in jobs.TRAINING:
                 continue
-            options.model_name_or_path = stage.base
             with _naming(stage, recipe):
-                answers[stage.name] = memory.answer_for(options, _module(stage), budget)
+                job = jobs.kind(stage.command).settle(_from_base(stage, options, dry_run=True))
+                answers[stage.name] = report.answer_for(job, budget)
     if args.json:
         print(json.dumps(answers))
     else:
         for name, answer in answers.items():
             print(f"stage {name}")
-            memory.show(answer)
+            show(answer)
     return 0
 
 
-def _module(stage: Stage) -> Any:
-    return importlib.import_module(f"trl_deepseek.cli.{stage.command}")
+def _parser(stage: Stage) -> Parser:
+    """The parser of the stage's command."""
+    parser = Parser(prog=f"trl-deepseek {stage.command}")
+    if stage.command in jobs.TRAINING:
+        training.add_arguments(parser, stage.command)
+    else:
+        merge.add_arguments(parser)
+    return parser
 
 
 def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
@@ -106,8 +114,7 @@ def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
     Raises:
         ConfigError: The command has no such option, or it has another type.
     """
-    parser = Parser(prog=f"trl-deepseek {stage.command}")
-    _module(stage).add_arguments(parser)
+    parser = _parser(stage)
     with _naming(stage, recipe):
         return parser.parse_args(_words(stage, parser))
 
@@ -119,28 +126,24 @@ def _words(stage: Stage, parser: Parser) -> list[str]:
     return [*adapter, *parser.as_flags(options)]
 
 
+def _from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argparse.Namespace:
+    """The options, with the model whose shape is known before the earlier stages have run."""
+    return argparse.Namespace(**{**vars(options), "model_name_or_path": stage.base, **more})
+
+
 def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
-    """All that the command checks before it loads a model, where models are still to be trained.
+    """All that the stage's command checks before it loads a model; says what is left for later.
 
     Raises:
         UserError: Names the stage.
     """
-    if stage.command == "merge":
+    if stage.command not in jobs.TRAINING:
         return
-    options.model_name_or_path = stage.base
-    if stage.command == "grpo" and options.reward_funcs:
-        there = [name for name in options.reward_funcs if not _is_to_come(name, stage)]
-        if not there:
-            return  # what is left to check is there once the reward model is
-        if there != options.reward_funcs:
-            options.reward_weights = None  # by names that are not all known yet
-        options.reward_funcs = there
+    to_come = {"to_come": stage.folders} if stage.command == "grpo" else {}
     with _naming(stage, recipe):
-        _module(stage).prepare(options)
-
-
-def _is_to_come(reward: str, stage: Stage) -> bool:
-    return any(reward.startswith(f"model:{folder}") for folder in stage.folders)
+        job = jobs.kind(stage.command).check(_from_base(stage, options), **to_come)
+    for sentence in job.later:
+        print(f"stage {stage.name!r}: {sentence}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -190,9 +193,7 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     if stage.command == "merge":
         if output.exists():  # written whole or not at all, but not noted before a kill
             shutil.rmtree(output)
-        parser = Parser()
-        _module(stage).add_arguments(parser)
-        return ["merge", *_words(stage, parser), "--json"]
+        return ["merge", *_words(stage, _parser(stage)), "--json"]
     import yaml
 
     file = Path(recipe.output_dir, f"{stage.name}.yaml")

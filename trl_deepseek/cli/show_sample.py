@@ -6,57 +6,39 @@ It takes the options of the training command it is about, and loads no model wei
 from __future__ import annotations
 
 import argparse
-import copy
-import importlib
 import json
-import tempfile
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import jobs
+from trl_deepseek.cli import training
 from trl_deepseek.cli.parser import Parser
 
 if TYPE_CHECKING:
     from trl_deepseek.jobs.samples import Sample
 
-TRAINERS = ("sft", "preference", "reward", "grpo")
 SCORED, UNSCORED = "bold green", "bright_black"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trainer", choices=TRAINERS, help="The training command it is about.")
+    parser.add_argument("trainer", choices=jobs.TRAINING, help="The training command it is about.")
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="Options of that command, and --rows N."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    from trl_deepseek.cli.training import hide_progress_bars, machine_readable
-    from trl_deepseek.jobs.samples import samples, stand_in
+    from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+    from trl_deepseek.jobs.samples import samples
 
-    command = importlib.import_module(f"trl_deepseek.cli.{args.trainer}")
     parser = Parser(prog=f"trl-deepseek show-sample {args.trainer}")
-    command.add_arguments(parser)
+    training.add_arguments(parser, args.trainer)
     parser.add_argument("--rows", type=int, default=3, help="How many rows to show.")
     options = parser.parse_args(args.options)
-    with machine_readable(True), tempfile.TemporaryDirectory() as scratch:
+    with machine_readable(True):
         hide_progress_bars()
-        job, build = command.prepare(options)
-        tokenizer = job.load_tokenizer()
-        job.model = stand_in(tokenizer, sequence_classification=job.config.sequence_classification)
-        job.trainer_options = {"processing_class": tokenizer}
-        job.train_dataset = job.train_dataset.take(max(options.rows, 1))
-        job.eval_dataset = None
-        kept = copy.copy(job.config)
-        job.config.output_dir = scratch
-        job.config.report_to = []
-        job.config.eval_strategy = "no"
-        job.config.quantization = None
-
-        def trainer(max_length: int | None) -> Any:
-            if hasattr(job.config, "max_length"):
-                job.config.max_length = max_length
-            return build()
-
-        shown = sorted(samples(trainer, kept, options.rows), key=lambda sample: sample.row)
+        job = jobs.kind(args.trainer).check(options)
+        tokenizer = job.inputs.tokenizer
+        shown = sorted(samples(job, options.rows), key=lambda sample: sample.row)
     if options.json:
         print(json.dumps([_as_json(sample, tokenizer) for sample in shown], ensure_ascii=False))
     else:

@@ -1,234 +1,47 @@
-"""What the training commands share: options, the checks before a model is loaded, the run."""
+"""The training commands, one for each module of ``trl_deepseek.jobs`` that trains."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import trl
-
-from trl_deepseek import chat, data, models, noise
+from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
-from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
-from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import adapters
-from trl_deepseek.registry import Registry
-from trl_deepseek.types import DatasetKind
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from trl_deepseek.cli.output import hide_progress_bars, machine_readable
 
 
-@dataclass
-class DataArguments:
-    """Where the data comes from; the names are TRL's."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id."},
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a hub dataset."}
-    )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(
-        default="test", metadata={"help": "Split to evaluate on, with --eval_strategy."}
-    )
-    dataset_streaming: bool = field(
-        default=False, metadata={"help": "Read rows as they are needed; --max_steps is needed."}
-    )
-
-
-@dataclass
-class ModelArguments(trl.ModelConfig):
-    """TRL's model options; ``--use_peft`` means LoRA with rank 64 and alpha 128."""
-
-    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=128, metadata={"help": "LoRA alpha."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # TRL turns a list of one into its string, for "all-linear"; peft would take the name of a
-        # layer for a pattern that the layer's whole path must match.
-        only: list[str] | str | None = vars(self)["lora_target_modules"]
-        if isinstance(only, str) and only.isidentifier():
-            self.lora_target_modules = [only]
-
-
-def add_training_arguments(
-    parser: argparse.ArgumentParser, config_class: type, *more: type
-) -> None:
+def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     """The options of one training command."""
-    add_dataclasses(parser, [DataArguments, *more, config_class, ModelArguments])
-    adapters.add_flags(parser)
+    from trl_deepseek.jobs.options import DataArguments, ModelArguments, add_dataclasses
+
+    options = jobs.kind(command).OPTIONS
+    add_dataclasses(parser, [DataArguments, *options, ModelArguments])
+    parser.add_argument(
+        "--qlora", action="store_true", help="Short for --quantization qlora: 4 bits and LoRA."
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     dry_run.add_flags(parser)
-    parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), config_class=config_class, tells=True)
+    parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), command=command, tells=True)
 
 
-@dataclass
-class Job:
-    """One checked training job: everything named in the options, found."""
-
-    registry: Registry
-    config: Any
-    model: Any  # its name
-    train_dataset: Any  # Dataset or IterableDataset
-    eval_dataset: Any
-    trainer_options: dict[str, Any]
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The model's tokenizer, without the model.
-
-        Raises:
-            ModelError: There is none.
-        """
-        if self.model in self.registry.models:  # small enough to be built for it
-            return self.registry.models[self.model]()[1]
-        return models.load_tokenizer(self.model, self.config)
-
-
-def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> Job:
-    """Check the options and load the data, before a model is loaded.
-
-    Raises:
-        UserError: Something the options name does not exist or does not fit.
-    """
-    from trl_deepseek.trainers.base import registry_for
+def run(args: argparse.Namespace) -> int:
+    """Check, train, save, and say where; progress goes to stderr with ``--json``."""
+    from trl_deepseek.jobs import running
 
     if not sys.stderr.isatty():
         hide_progress_bars()
-    for option in ("model_name_or_path", "dataset_name"):
-        if getattr(args, option) is None:
-            raise ConfigError(f"--{option} is required")
-    adapters.apply_flags(args)
-    _apply_lora_defaults(args)
-    args.resume_from_checkpoint = checkpoint_to_resume(args)
-    config, source, model = build_dataclasses(args, [config_class, DataArguments, ModelArguments])
-    registry = registry_for(config)
-    if config.chat_template is not None:
-        chat.resolve(config.chat_template, registry)
-    noise.choose(config, registry)
-    name = model.model_name_or_path
-    models.check(name, registry)
-
-    def split(which: str) -> Any:
-        return data.load(
-            source.dataset_name,
-            registry,
-            kind=kind,
-            split=which,
-            subset=source.dataset_config,
-            seed=config.seed,
-            streaming=source.dataset_streaming,
-        )
-
-    evaluates = config.eval_strategy != "no"
-    options = {
-        "peft_config": adapters.adapter(args, config, model, registry),
-        "quantization_config": None if config.quantization else trl.get_quantization_config(model),
-    }
-    if name not in registry.models:
-        config.model_init_kwargs = {
-            "revision": model.model_revision,
-            "attn_implementation": model.attn_implementation,
-            "dtype": model.dtype,
-            **(config.model_init_kwargs or {}),
-        }
-    return Job(
-        registry,
-        config,
-        name,
-        split(source.dataset_train_split),
-        split(source.dataset_test_split) if evaluates else None,
-        options,
-    )
-
-
-def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:
-    """Build the trainer, train, save, and say where; progress goes to stderr with ``--json``."""
+    if args.dry_run:
+        return dry_run.run(args)
     with machine_readable(args.json):
-        try:
-            trainer = build()
-        except ValueError as error:  # how TRL refuses options that do not go together
-            raise ConfigError(str(error)) from error
-        output = trainer.args.output_dir
-        try:
-            result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(saved_checkpoint(output)) from None
-        trainer.save_model(output)
-        if trainer.args.push_to_hub:
-            trainer.push_to_hub()
+        trainer = jobs.kind(args.command).check(args).build()
+        result = running.train(trainer)
     if not trainer.is_world_process_zero():
         return 0
+    output = str(trainer.args.output_dir)
     if args.json:
-        print(json.dumps({"output_dir": str(output), "metrics": result.metrics}))
+        print(json.dumps({"output_dir": output, "metrics": result.metrics}))
     else:
         print(f"model and tokenizer saved in {output}")
     return 0
-
-
-def hide_progress_bars() -> None:
-    """Switch off the bars of datasets and transformers, whose redraws would fill a log file."""
-    import datasets
-    from transformers.utils import logging
-
-    datasets.disable_progress_bars()
-    logging.disable_progress_bar()
-
-
-@contextlib.contextmanager
-def machine_readable(wanted: bool) -> Iterator[None]:
-    """Keep stdout for the one JSON object: everything printed inside goes to stderr."""
-    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
-        yield
-
-
-def saved_checkpoint(output_dir: str) -> str:
-    """One clause about what an interrupted run leaves behind."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
-    if last is None:
-        return "no checkpoint had been saved yet"
-    return f"the last checkpoint is {last}; go on with --resume_from_checkpoint {last}"
-
-
-def checkpoint_to_resume(args: argparse.Namespace) -> str | None:
-    """The folder that ``--resume_from_checkpoint`` means; ``true`` is the last one of the run.
-
-    Raises:
-        ConfigError: There is no such checkpoint.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    wanted = args.resume_from_checkpoint
-    if wanted is None or wanted.lower() == "false":
-        return None
-    if wanted.lower() != "true":
-        if not Path(wanted, "trainer_state.json").is_file():
-            raise ConfigError(f"--resume_from_checkpoint: {wanted!r} is no checkpoint folder")
-        return str(wanted)
-    output = args.output_dir or "trainer_output"
-    last: str | None = get_last_checkpoint(output) if Path(output).is_dir() else None
-    if last is None:
-        raise ConfigError(
-            f"--resume_from_checkpoint true: no checkpoint in the output folder {output!r}"
-        )
-    return last
-
-
-def _apply_lora_defaults(args: argparse.Namespace) -> None:
-    """``--use_peft`` also means weight decay 0.01 and 3 % warm-up, unless they are given."""
-    if args.use_peft:
-        for option, value in (("weight_decay", 0.01), ("warmup_steps", 0.03)):
-            if option not in args.given:
-                setattr(args, option, value)

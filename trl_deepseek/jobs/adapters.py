@@ -9,6 +9,7 @@ from trl_deepseek import models, quantization
 from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
+from trl_deepseek.types import Quantization
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -26,39 +27,53 @@ LORA_FLAGS = {
 }
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``--qlora``."""
-    parser.add_argument(
-        "--qlora", action="store_true", help="Short for --quantization qlora: 4 bits and LoRA."
-    )
+def settled(options: argparse.Namespace) -> argparse.Namespace:
+    """A copy of the options in which these flags agree, before configs are built from them.
 
-
-def apply_flags(args: argparse.Namespace) -> None:
-    """Make the flags agree, before configs are built from them.
+    ``--use_peft`` also means weight decay 0.01 and 3 % warm-up, unless they are given.
 
     Raises:
         ConfigError: Two of them name different ways to hold the model.
     """
-    if args.qlora:
-        if args.quantization not in (None, "qlora"):
+    options = argparse.Namespace(**vars(options))
+    if options.qlora:
+        if options.quantization not in (None, "qlora"):
             raise ConfigError(
-                f"--qlora and --quantization {args.quantization} contradict each other: "
+                f"--qlora and --quantization {options.quantization} contradict each other: "
                 "leave one out"
             )
-        args.quantization = "qlora"
-    if args.quantization is None:
-        if args.lora_experts:
-            raise ConfigError("--lora_experts needs --quantization, such as --quantization lora")
-        return
-    for flag in ("load_in_4bit", "load_in_8bit"):
-        if getattr(args, flag):
-            raise ConfigError(
-                f"--{flag} and --quantization {args.quantization} both say how the model is held: "
-                "leave one out"
-            )
-    args.use_peft = True
-    if "dtype" not in args.given:
-        args.dtype = None  # TRL's default, float32, is not meant for a quantized model
+        options.quantization = "qlora"
+    if options.quantization is not None:
+        for flag in ("load_in_4bit", "load_in_8bit"):
+            if getattr(options, flag):
+                raise ConfigError(
+                    f"--{flag} and --quantization {options.quantization} both say how the model "
+                    "is held: leave one out"
+                )
+        options.use_peft = True
+        if "dtype" not in options.given:
+            options.dtype = None  # TRL's default, float32, is not meant for a quantized model
+    elif options.lora_experts:
+        raise ConfigError("--lora_experts needs --quantization, such as --quantization lora")
+    if options.use_peft:
+        for option, value in (("weight_decay", 0.01), ("warmup_steps", 0.03)):
+            if option not in options.given:
+                setattr(options, option, value)
+    return options
+
+
+def stock_quantization(options: Any) -> Quantization | None:
+    """TRL's own quantization flags in our terms; None without them."""
+    if options.load_in_8bit:
+        return Quantization(bits=8)
+    if options.load_in_4bit:
+        return Quantization(
+            bits=4,
+            quant_type=options.bnb_4bit_quant_type,
+            double_quant=options.use_bnb_nested_quant,
+            quantize_experts=False,
+        )
+    return None
 
 
 def adapter(args: argparse.Namespace, config: Any, options: Any, registry: Registry) -> Any:

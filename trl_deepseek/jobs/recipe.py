@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs import TRAINING
 from trl_deepseek.yaml_files import read_mapping
 
-TRAINING = ("sft", "preference", "reward", "grpo")
 COMMANDS = (*TRAINING, "merge")
 OWN_KEYS = ("output_dir", "model_name_or_path", "launcher", "stages")
 # A stage's own are settled by the recipe, or are flags of one run and no settings.

@@ -6,13 +6,17 @@ real one, whose vocabulary is all that matters here. So what is shown is what is
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.jobs.job import Job
 
 
 @dataclass(frozen=True)
@@ -59,26 +63,47 @@ def stand_in(tokenizer: PreTrainedTokenizerBase, *, sequence_classification: boo
     return model
 
 
-def samples(build: Callable[[int | None], Any], config: Any, rows: int) -> Iterator[Sample]:
-    """The first sequences of a job.
+def samples(job: Job, rows: int) -> Iterator[Sample]:
+    """The first sequences of a checked job.
 
     Args:
-        build: Builds the job's trainer with the ``max_length`` it is given.
-        config: The job's config.
+        job: Its own trainer prepares the data.
         rows: How many rows of the prepared dataset to show.
     """
-    limit = getattr(config, "max_length", None)
-    trainer = build(limit)
-    shown = _sequences(trainer, rows)
-    packed = bool(getattr(config, "packing", False))
-    whole: list[Sample] = []
-    if limit is not None and not packed:
-        whole = list(_sequences(build(None), rows))
+    limit = getattr(job.config, "max_length", None)
+    packed = bool(getattr(job.config, "packing", False))
+    with tempfile.TemporaryDirectory() as scratch:
+        shown = list(_sequences(_trainer(job, limit, rows, scratch), rows))
+        whole: list[Sample] = []
+        if limit is not None and not packed:
+            whole = list(_sequences(_trainer(job, None, rows, scratch), rows))
     lengths = {(sample.row, sample.part): len(sample.input_ids) for sample in whole}
     for sample in shown:
         full = lengths.get((sample.row, sample.part), len(sample.input_ids))
         truncated = None if packed else full - len(sample.input_ids)
         yield Sample(sample.row, sample.part, sample.input_ids, sample.scored, truncated)
+
+
+def _trainer(job: Job, max_length: int | None, rows: int, scratch: str) -> Any:
+    """The job's trainer on its first rows, with a model of a few thousand weights."""
+    inputs = job.inputs
+    assert inputs is not None  # a checked job has them
+    args = copy.copy(inputs.args)
+    args.output_dir, args.report_to, args.eval_strategy = scratch, [], "no"
+    args.quantization = args.model_init_kwargs = None
+    if hasattr(args, "max_length"):
+        args.max_length = max_length
+    model = stand_in(inputs.tokenizer, sequence_classification=args.sequence_classification)
+    small = replace(
+        inputs,
+        args=args,
+        model=model,
+        embedded=None,
+        train_dataset=inputs.train_dataset.take(max(rows, 1)),
+        eval_dataset=None,
+        options={},
+    )
+    return job.trainer(small)
 
 
 def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:

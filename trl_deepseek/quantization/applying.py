@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import ConfigError
@@ -17,6 +18,38 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 DEFAULT_OPTIMIZERS = ("adamw_torch", "adamw_torch_fused")
+
+
+def check(
+    model: str | PreTrainedModel, args: Any, options: Mapping[str, Any], registry: Registry
+) -> None:
+    """Refuse what :func:`apply` would, before a model is loaded.
+
+    Args:
+        model: What the trainer was given.
+        args: The config.
+        options: The trainer's other keyword arguments, ``peft_config`` among them.
+        registry: Where the name is looked up.
+
+    Raises:
+        UserError: The name is unknown, it is given beside a ``quantization_config``, or LoRA does
+            not fit the model.
+    """
+    from trl_deepseek import models
+    from trl_deepseek.adapters import lora
+
+    chosen = choose(args, registry)
+    if chosen is None:
+        return
+    if options.get("quantization_config") is not None:
+        raise ConfigError(
+            "both quantization and quantization_config are given\n"
+            "  leave one out; a plugin can register your BitsAndBytesConfig as a Quantization"
+        )
+    if options.get("peft_config") is None and isinstance(model, str):
+        revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
+        shape = models.load_config(model, registry, revision)
+        lora.adapter(chosen, shape, bool(getattr(args, "sequence_classification", False)))
 
 
 def apply(
@@ -49,11 +82,6 @@ def apply(
     chosen = choose(args, registry)
     if args is None or chosen is None:
         return model, options
-    if options.get("quantization_config") is not None:
-        raise ConfigError(
-            "both quantization and quantization_config are given\n"
-            "  leave one out; a plugin can register your BitsAndBytesConfig as a Quantization"
-        )
     scores = bool(getattr(args, "sequence_classification", False))
     loading = dict(args.model_init_kwargs or {})
     dtype = _dtype(loading.pop("dtype", None)) or compute_dtype(chosen, args)

@@ -19,8 +19,9 @@ from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
 from trl_deepseek.losses.bound import BoundLoss
 from trl_deepseek.losses.plan import LossPlan, plan_pairs
-from trl_deepseek.trainers.base import registry_for
+from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import DPOConfig
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 from trl_deepseek.trainers.preference_base import (
     PreferenceTrainer,
     Scorer,
@@ -57,7 +58,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | Inputs,
         ref_model: PreTrainedModel | None = None,
         args: trl.DPOConfig | None = None,
         data_collator: Any = None,
@@ -66,28 +67,38 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(model, Inputs):
+            model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
+            kwargs = {}
+        self.plan: LossPlan = model.parts
+        ref_model = reference_for(model, ref_model, needed=self.plan.needs_reference)
+        super().__init__(model, ref_model=ref_model, data_collator=data_collator, **kwargs)
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: trl.DPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
+        that the config asks for.
+        """
         args = copy.copy(args) if args is not None else DPOConfig()
-        self.plan: LossPlan = plan_pairs(args, registry_for(args))
-        train_dataset = preferences.pairs(train_dataset, args, self.plan.names)
-        eval_dataset = preferences.pairs(eval_dataset, args, self.plan.names)
-        model, tokenizer = self._resolve_model(model, args, processing_class)
-        ref_model = reference_for(
-            model,
-            ref_model,
-            args,
-            needed=self.plan.needs_reference,
-            peft_config=kwargs.get("peft_config"),
-        )
-        super().__init__(
-            model,
-            ref_model=ref_model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            **kwargs,
-        )
+        registry = registry or registry_for(args)
+        plan = plan_pairs(args, registry)
+        train_dataset = preferences.pairs(train_dataset, args, plan.names)
+        eval_dataset = preferences.pairs(eval_dataset, args, plan.names)
+        inputs = find(model, args, processing_class, registry, options)
+        inputs.parts = plan
+        return read_conversations(inputs, train_dataset, eval_dataset)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch ``[chosen; rejected]`` of B pairs."""
@@ -125,12 +136,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         """The reference's log-probs of chosen and rejected, each (B,), by ``token_logps``."""
         return super().compute_ref_log_probs(Scorer(self, model), inputs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preferences.pairs(eval_dataset, self.args, self.plan.names)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _read_rows(self, dataset: Any) -> Any:
+        return preferences.pairs(dataset, self.args, self.plan.names)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}

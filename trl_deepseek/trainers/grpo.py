@@ -22,15 +22,17 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, lm_head, rewards
+from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.errors import RewardError
+from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
-from trl_deepseek.trainers.base import PluginTrainer, registry_for
+from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
@@ -51,6 +53,16 @@ class _Scored:
     scores: torch.Tensor  # (B over all processes, rewards)
 
 
+@dataclass(frozen=True)
+class _Rewards:
+    """The rewards of a run, and what was found out about them."""
+
+    functions: list[Any]
+    weights: weights.Weights | None
+    settings: Settings
+    code_runs: str | None  # how generated code is run; None where none is
+
+
 class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
@@ -68,7 +80,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | Inputs,
         reward_funcs: Any = None,
         args: trl.GRPOConfig | None = None,
         train_dataset: Any = None,
@@ -76,42 +88,75 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(model, Inputs):
+            model = self.check(
+                model,
+                args,
+                train_dataset,
+                eval_dataset,
+                processing_class,
+                reward_funcs=reward_funcs,
+                **kwargs,
+            )
+            kwargs = {}
+        inputs, chosen, args = model, model.parts, model.args
+        self._weights = chosen.weights
+        self._saves_completions = getattr(args, "save_completions", True)
+        self._history: History | None = None
+        self._next_table = 0
+        self._scored: _Scored | None = None
+        self._prefix = chat.generation_prefix(inputs.tokenizer)
+        guards = Guards(
+            chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
+        )
+        weakref.finalize(self, guards.close)
+        with _first_weights(args, self._weights):
+            super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
+        chat.set_stop_tokens(self.model, inputs.tokenizer)
+        if chosen.code_runs is not None and self.accelerator.is_main_process:
+            record = Path(args.output_dir, "generated_code.json")
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.write_text(json.dumps({"runs": chosen.code_runs}) + "\n")
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: trl.GRPOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        reward_funcs: Any = None,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
+        that the config asks for.
+        """
         args = args if args is not None else GRPOConfig()
-        registry = registry_for(args)
+        registry = registry or registry_for(args)
         functions = rewards.resolve(reward_funcs, registry)
         for dataset in (train_dataset, eval_dataset):
             columns = getattr(dataset, "column_names", None)  # a stream may not know them
             if isinstance(columns, list):
+                data.require_columns(dataset, ["prompt"], data.source_of(dataset, "data"), "GRPO")
                 rewards.check_columns(functions, columns)
         allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
         code_runs = rewards.check_sandbox(functions, allowed)
         names = [rewards.name_of(function) for function in functions]
-        self._weights = weights.weigh(args.reward_weights, names)
-        plugin_config = isinstance(args, GRPOConfig)
-        settings = args.reward_settings() if plugin_config else Settings(output_dir=args.output_dir)
-        self._saves_completions = not plugin_config or args.save_completions
-        self._history: History | None = None
-        self._next_table = 0
-        self._scored: _Scored | None = None
-        model, tokenizer = self._resolve_model(model, args, processing_class)
-        self._prefix = chat.generation_prefix(tokenizer)
-        guards = Guards(functions, registry, settings, self._prefix, _use_gpu())
-        weakref.finalize(self, guards.close)
-        with _first_weights(args, self._weights):
-            super().__init__(
-                model,
-                reward_funcs=guards.functions,
-                args=args,
-                train_dataset=train_dataset,
-                eval_dataset=eval_dataset,
-                processing_class=tokenizer,
-                **kwargs,
-            )
-        chat.set_stop_tokens(self.model, tokenizer)
-        if code_runs is not None and self.accelerator.is_main_process:
-            record = Path(args.output_dir, "generated_code.json")
-            record.parent.mkdir(parents=True, exist_ok=True)
-            record.write_text(json.dumps({"runs": code_runs}) + "\n")
+        settings = (
+            args.reward_settings()
+            if isinstance(args, GRPOConfig)
+            else Settings(output_dir=args.output_dir)
+        )
+        inputs = find(model, args, processing_class, registry, options)
+        inputs.parts = _Rewards(
+            functions, weights.weigh(args.reward_weights, names), settings, code_runs
+        )
+        return read_conversations(inputs, train_dataset, eval_dataset)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; all completions are on disk when it returns or is interrupted."""

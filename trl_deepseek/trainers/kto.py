@@ -19,8 +19,9 @@ import trl
 from trl_deepseek.data import preferences
 from trl_deepseek.losses.bound import BoundLoss
 from trl_deepseek.losses.plan import plan_singles
-from trl_deepseek.trainers.base import registry_for
+from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import KTOConfig
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 from trl_deepseek.trainers.preference_base import (
     PreferenceTrainer,
     Scorer,
@@ -59,7 +60,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | Inputs,
         ref_model: PreTrainedModel | None = None,
         args: trl.KTOConfig | None = None,
         data_collator: Any = None,
@@ -68,33 +69,44 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(model, Inputs):
+            model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
+            kwargs = {}
+        self.loss: BoundLoss = model.parts
+        ref_model = reference_for(model, ref_model, needed=self.loss.needs_reference)
+        # TRL decides by the name whether its batches carry completions of other rows.
+        args = model.args
+        name, args.loss_type = args.loss_type, "kto" if self.loss.loss.kl else "apo_zero_unpaired"
+        super().__init__(model, ref_model=ref_model, data_collator=data_collator, **kwargs)
+        self.args.loss_type = self.loss_type = name
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: trl.KTOConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
+        that the config asks for.
+        """
         args = copy.copy(args) if args is not None else KTOConfig()
+        registry = registry or registry_for(args)
         given = {name: getattr(args, name, None) for name in WEIGHTS}
-        loss = plan_singles(args, registry_for(args))
+        loss = plan_singles(args, registry)
         train_dataset = preferences.singles(train_dataset, args)
         eval_dataset = preferences.singles(eval_dataset, args)
-        self.loss: BoundLoss = _weighted(loss, args, given, train_dataset)
-        model, tokenizer = self._resolve_model(model, args, processing_class)
-        ref_model = reference_for(
-            model,
-            ref_model,
-            args,
-            needed=self.loss.needs_reference,
-            peft_config=kwargs.get("peft_config"),
-        )
-        # TRL decides by the name whether its batches carry completions of other rows.
-        name, args.loss_type = args.loss_type, "kto" if loss.loss.kl else "apo_zero_unpaired"
-        super().__init__(
-            model,
-            ref_model=ref_model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            **kwargs,
-        )
-        self.args.loss_type = self.loss_type = name
+        loss = _weighted(loss, args, given, train_dataset)
+        inputs = find(model, args, processing_class, registry, options)
+        inputs.parts = loss
+        return read_conversations(inputs, train_dataset, eval_dataset)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch of B labelled examples."""
@@ -130,12 +142,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
         return super().compute_ref_log_probs(Scorer(self, model), inputs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preferences.singles(eval_dataset, self.args)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _read_rows(self, dataset: Any) -> Any:
+        return preferences.singles(dataset, self.args)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: inputs[name] for name in FOR_THE_MODEL if name in inputs}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import trl
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import is_unpaired
-from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
 from trl_deepseek.trainers.dpo import DPOTrainer
+from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.trainers.kto import KTOTrainer
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ def preference_trainer(
     loss_type: str | list[str],
     train_dataset: Any,
     args: trl.DPOConfig | trl.KTOConfig | None = None,
+    eval_dataset: Any = None,
+    processing_class: Any = None,
     **kwargs: Any,
 ) -> DPOTrainer | KTOTrainer:
     """The trainer for a loss, on whatever preference data there is.
@@ -33,6 +36,8 @@ def preference_trainer(
         loss_type: Registered losses, or TRL's own.
         train_dataset: Pairs or labelled singles.
         args: Config of the trainer that the loss needs; its ``loss_type`` is overruled.
+        eval_dataset: As the trainers take it; so is ``processing_class``.
+        processing_class: The tokenizer; None for the model's own.
         **kwargs: Passed to the trainer.
 
     Raises:
@@ -40,10 +45,9 @@ def preference_trainer(
         ConfigError: The config is that of the other trainer, or an option does not fit.
         DataError: The loss needs pairs and there are only singles, or there is neither.
     """
-    import copy
-
+    registry = registry_for(args)
     names = [loss_type] if isinstance(loss_type, str) else list(loss_type)
-    unpaired = is_unpaired(names, registry_for(args))
+    unpaired = is_unpaired(names, registry)
     config_class: Any = KTOConfig if unpaired else DPOConfig
     trainer_class: Any = KTOTrainer if unpaired else DPOTrainer
     args = config_class() if args is None else copy.copy(args)
@@ -52,9 +56,11 @@ def preference_trainer(
             f"loss {names[0]!r} needs a {config_class.__name__}, not a {type(args).__name__}"
         )
     args.loss_type = names[0] if unpaired else names
-    trainer: DPOTrainer | KTOTrainer = trainer_class(
-        model, args=args, train_dataset=train_dataset, **kwargs
+    outside = {name: kwargs.pop(name) for name in ("ref_model", "data_collator") if name in kwargs}
+    inputs = trainer_class.check(
+        model, args, train_dataset, eval_dataset, processing_class, registry=registry, **kwargs
     )
+    trainer: DPOTrainer | KTOTrainer = trainer_class(inputs, **outside)
     return trainer
 
 

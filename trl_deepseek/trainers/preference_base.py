@@ -18,6 +18,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 from trl_deepseek import lm_head, models
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
+from trl_deepseek.trainers.inputs import Inputs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,25 +125,26 @@ def attributes(target: Any, **values: Any) -> Iterator[None]:
             setattr(target, name, value)
 
 
-def reference_for(
-    model: Any, ref_model: Any, args: Any, *, needed: bool, peft_config: Any = None
-) -> Any:
+def reference_for(inputs: Inputs, ref_model: Any, *, needed: bool) -> Any:
     """What to hand to TRL as the reference model.
 
     A model in memory is copied: TRL would load it anew from where it once came from, which fails
     where it came from nowhere and is wrong where it has been trained since.
 
     Args:
-        model: The policy, or its name.
+        inputs: The trainer's; ``precompute_ref_log_probs`` of its config is switched off where
+            nothing is needed.
         ref_model: What the caller gave.
-        args: The config; its ``precompute_ref_log_probs`` is switched off where nothing is needed.
         needed: Whether any loss of the run needs a reference.
-        peft_config: The adapter that TRL will put on the policy, if any.
     """
+    model, args = inputs.model, inputs.args
     if not needed:
         args.precompute_ref_log_probs = False
         return NoReference()
-    has_adapter = peft_config is not None or getattr(args, "quantization", None) is not None
+    has_adapter = (
+        inputs.options.get("peft_config") is not None
+        or getattr(args, "quantization", None) is not None
+    )
     if ref_model is not None or isinstance(model, str) or has_adapter or _is_peft(model):
         return ref_model
     if args.precompute_ref_log_probs or _is_sharded(model):

@@ -18,8 +18,9 @@ from trl_deepseek import losses, models
 from trl_deepseek.data import preferences
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.base import PluginTrainer, registry_for
+from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 from trl_deepseek.types import Loss, PairRewards
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | Inputs,
         args: trl.RewardConfig | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
@@ -60,21 +61,25 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         peft_config: Any = None,
         **kwargs: Any,
     ) -> None:
-        args = args if args is not None else RewardConfig()
-        self.loss, self.loss_options = find_loss(args, registry_for(args))
-        train_dataset = self._pairs(train_dataset, args)
-        eval_dataset = self._pairs(eval_dataset, args)
+        if not isinstance(model, Inputs):
+            model = self.check(
+                model,
+                args,
+                train_dataset,
+                eval_dataset,
+                processing_class,
+                peft_config=peft_config,
+                **kwargs,
+            )
+            kwargs = {}
+        self.loss, self.loss_options = model.parts
         self.dropped: dict[str, tuple[int, int]] = {}
-        model, tokenizer = self._resolve_model(model, args, processing_class)
-        if self.embedded is not None:
-            model = models.as_reward_model(model, args.seed)
+        if model.embedded is not None:
+            model.model = models.as_reward_model(model.model, model.args.seed)
+        peft_config = kwargs.pop("peft_config", model.options.get("peft_config"))
         super().__init__(
             model,
-            args=args,
             data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
             peft_config=None if peft_config is None else with_score_head(peft_config),
             **kwargs,
         )
@@ -83,6 +88,32 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
             # a head that is trained whole are lost, and which does not run without autocast
             if ".modules_to_save." in name:
                 parameter.data = parameter.data.float()
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: trl.RewardConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
+        that the config asks for.
+        """
+        args = copy.copy(args) if args is not None else RewardConfig()
+        registry = registry or registry_for(args)
+        loss = find_loss(args, registry)
+        train_dataset = _pairs(train_dataset, args, loss[0].name)
+        eval_dataset = _pairs(eval_dataset, args, loss[0].name)
+        inputs = find(model, args, processing_class, registry, options)
+        inputs.parts = loss
+        return read_conversations(inputs, train_dataset, eval_dataset)
 
     def compute_loss(
         self,
@@ -106,17 +137,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         self._log_scores(mode, rewards, metrics)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """As TRL's; a dataset given here may come in any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = self._pairs(eval_dataset, self.args)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        return metrics
+    def _read_rows(self, dataset: Any) -> Any:
+        return _pairs(dataset, self.args, self.loss.name)
 
     def score_pairs(self, model: Any, inputs: dict[str, Any]) -> tuple[PairRewards, Any]:
         """The one pass over a batch: scores of its pairs, and the model's outputs.
@@ -153,14 +175,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         for name, value in found.items():
             self._metrics[mode][name].append(value.item())
 
-    def _pairs(self, dataset: Any, args: Any) -> Any:
-        """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
-        parts = dataset.values() if isinstance(dataset, dict) else [dataset]
-        columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
-        if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
-            return dataset
-        return preferences.pairs(dataset, args, [self.loss.name])
-
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
     ) -> Any:
@@ -180,6 +194,15 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
                 raise DataError(f"{message}, so that none is left\n  raise max_length")
             logger.warning("%s and are left out; raise max_length to keep them", message)
         return prepared
+
+
+def _pairs(dataset: Any, args: Any, loss: str) -> Any:
+    """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
+    parts = dataset.values() if isinstance(dataset, dict) else [dataset]
+    columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
+    if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
+        return dataset
+    return preferences.pairs(dataset, args, [loss])
 
 
 def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:

@@ -12,8 +12,10 @@ import trl
 
 from trl_deepseek import chat, data, lm_head
 from trl_deepseek.data import demonstrations
+from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,7 +49,7 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: str | PreTrainedModel | Inputs,
         args: trl.SFTConfig | None = None,
         data_collator: Any = None,
         train_dataset: Any = None,
@@ -55,73 +57,88 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         **kwargs: Any,
     ) -> None:
-        args = _own_config(args)
-        model, tokenizer = self._resolve_model(model, args, processing_class)
-        self._reads_rows = not (
-            kwargs.get("formatting_func") or (args.dataset_kwargs or {}).get("skip_prepare_dataset")
-        )
-        train_dataset, kind = self._read(train_dataset, args, tokenizer, "train_dataset")
-        eval_dataset, _ = self._read(eval_dataset, args, tokenizer, "eval_dataset")
-        if args.assistant_only_loss is None:
-            args.assistant_only_loss = kind == "conversations" and self._template_marks(tokenizer)
-        super().__init__(
-            model,
-            args=args,
-            data_collator=data_collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizer,
-            **kwargs,
-        )
-        chat.set_stop_tokens(self.model, tokenizer)
+        if not isinstance(model, Inputs):
+            model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
+            kwargs = {}
+        super().__init__(model, data_collator=data_collator, **kwargs)
+        chat.set_stop_tokens(self.model, model.tokenizer)
         parts = {
-            "what the assistant generates": args.assistant_only_loss,
+            "what the assistant generates": self.args.assistant_only_loss,
             "the completions": self.completion_only_loss,
         }
         which = next((part for part, chosen in parts.items() if chosen), "every token")
         logger.info("the loss is on %s", which)
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: trl.SFTConfig | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        Args:
+            model: As the constructor's; so are those that follow.
+            args: The config.
+            train_dataset: Demonstrations in any layout.
+            eval_dataset: Likewise.
+            processing_class: The tokenizer; None for the model's own.
+            registry: Of the run; None loads the one that the config asks for.
+            **options: Other keyword arguments of the constructor.
+        """
+        args = _own_config(args)
+        inputs = find(model, args, processing_class, registry or registry_for(args), options)
+        train_dataset, kind = _read(train_dataset, inputs, "train_dataset")
+        eval_dataset, _ = _read(eval_dataset, inputs, "eval_dataset")
+        if args.assistant_only_loss is None:
+            args.assistant_only_loss = kind == "conversations" and _template_marks(inputs)
+        return read_conversations(inputs, train_dataset, eval_dataset)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
         with lm_head.balanced_by_trl(lm_head.unwrap(model)):
             return super().compute_loss(model, *args, **kwargs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset, _ = self._read(eval_dataset, self.args, self.processing_class, "eval")
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _read_rows(self, dataset: Any) -> Any:
+        return _read(dataset, self.inputs, "eval_dataset")[0]
 
-    def _read(self, dataset: Any, args: Any, tokenizer: Any, name: str) -> tuple[Any, str | None]:
-        """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
-        if dataset is None or not self._reads_rows:
-            return dataset, None
-        if isinstance(dataset, Mapping):
-            read = {key: self._read(part, args, tokenizer, key) for key, part in dataset.items()}
-            kind = next((kind for _, kind in read.values()), None)
-            return {key: part for key, (part, _) in read.items()}, kind
-        name = data.source_of(dataset, name)
-        dataset, layout = demonstrations.prepare(
-            dataset,
-            text_field=args.dataset_text_field,
-            has_template=self.template_name is not None,
-            name=name,
+
+def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
+    """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
+    prepares = not (inputs.args.dataset_kwargs or {}).get("skip_prepare_dataset")
+    if dataset is None or not prepares or inputs.options.get("formatting_func"):
+        return dataset, None
+    if isinstance(dataset, Mapping):
+        read = {key: _read(part, inputs, key) for key, part in dataset.items()}
+        kind = next((kind for _, kind in read.values()), None)
+        return {key: part for key, (part, _) in read.items()}, kind
+    dataset, layout = demonstrations.prepare(
+        dataset,
+        text_field=inputs.args.dataset_text_field,
+        has_template=inputs.template_name is not None,
+        name=data.source_of(dataset, name),
+    )
+    return dataset, layout.kind
+
+
+def _template_marks(inputs: Inputs) -> bool:
+    """Whether a template of ours says what the assistant generates."""
+    if inputs.template_name is None:
+        return False
+    marks = GENERATION.search(inputs.tokenizer.chat_template) is not None
+    if not marks:
+        logger.warning(
+            "chat template %s has no {%% generation %%}: the loss is not on the assistant's "
+            "tokens only",
+            inputs.template_name,
         )
-        return dataset, layout.kind
-
-    def _template_marks(self, tokenizer: Any) -> bool:
-        """Whether a template of ours says what the assistant generates."""
-        if self.template_name is None:
-            return False
-        marks = GENERATION.search(tokenizer.chat_template) is not None
-        if not marks:
-            logger.warning(
-                "chat template %s has no {%% generation %%}: the loss is not on the assistant's "
-                "tokens only",
-                self.template_name,
-            )
-        return marks
+    return marks
 
 
 __all__ = ["SFTConfig", "SFTTrainer"]

@@ -1,0 +1,23 @@
+"""What a command shows, and where: progress bars for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+
+def hide_progress_bars() -> None:
+    """Switch off the bars of datasets and transformers, whose redraws would fill a log file."""
+    import datasets
+    from transformers.utils import logging
+
+    datasets.disable_progress_bars()
+    logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def machine_readable(wanted: bool) -> Iterator[None]:
+    """Keep stdout for the one JSON object: everything printed inside goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield

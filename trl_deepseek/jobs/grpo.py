@@ -1,0 +1,53 @@
+"""Group relative policy optimisation as a job."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Collection
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs import job
+from trl_deepseek.jobs.job import Job
+from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
+from trl_deepseek.rewards.resolving import MODEL_PREFIX
+from trl_deepseek.trainers.configs import GRPOConfig
+
+OPTIONS = (RewardArguments, GRPOConfig)
+
+
+def settle(options: argparse.Namespace) -> Job:
+    """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
+    return job.settle(options, GRPOConfig, job.registry_for(options))
+
+
+def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
+    """The checked job; see :meth:`trl_deepseek.jobs.job.Job.check`.
+
+    Args:
+        options: As parsed.
+        to_come: Folders of reward models that are still to be trained; what is said of them is
+            checked once they are there, and noted in ``later``.
+    """
+    from trl_deepseek.trainers.grpo import GRPOTrainer
+
+    (chosen,) = build_dataclasses(options, [RewardArguments])
+    if not chosen.reward_funcs:
+        raise ConfigError(
+            "--reward_funcs is required: one or more registered names (see `trl-deepseek plugins`) "
+            "or file.py:function"
+        )
+    settled = settle(options)
+    absent = tuple(MODEL_PREFIX + folder for folder in to_come)
+    there = (
+        [name for name in chosen.reward_funcs if not name.startswith(absent)]
+        if absent
+        else (chosen.reward_funcs)
+    )
+    settled.later += [
+        f"reward {name!r} and its weight are checked once that model is trained"
+        for name in chosen.reward_funcs
+        if name not in there
+    ]
+    if settled.later:
+        settled.config.reward_weights = None  # by names that are not all known yet
+    return settled.check(GRPOTrainer, "prompts", reward_funcs=there)

@@ -1,0 +1,134 @@
+"""A job: what the options of one training command mean, checked before a model is loaded.
+
+Two steps. :func:`settle` finds every name that needs no data (``--dry_run`` stops there);
+the kind's ``check`` goes on to read the rows and to make every check of its trainer's constructor,
+by calling that trainer's own ``check``. The registry is loaded once and goes all the way into the
+trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import trl
+
+from trl_deepseek import data, models, quantization
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs import adapters, running
+from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
+from trl_deepseek.registry import Registry
+from trl_deepseek.trainers.inputs import Inputs, registry_for
+from trl_deepseek.types import DatasetKind, Quantization
+
+
+@dataclass
+class Job:
+    """One training job.
+
+    Attributes:
+        options: As parsed; ``options.given`` are those that the user gave.
+        registry: The registry of the run.
+        config: The trainer's, built from the options.
+        model_options: TRL's ``ModelConfig``, built from the options.
+        adapter: The LoRA that the options describe; None without.
+        quantization: How the base is held, also by TRL's own flags; None as it is.
+        trainer: The trainer's class; None until the job is checked.
+        inputs: Of the trainer; None until the job is checked.
+        more: What the trainer's constructor takes besides.
+        later: What could not be checked yet, each in a sentence.
+    """
+
+    options: argparse.Namespace
+    registry: Registry
+    config: Any
+    model_options: Any
+    adapter: Any
+    quantization: Quantization | None
+    trainer: Any = None
+    inputs: Inputs | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    later: list[str] = field(default_factory=list)
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        return str(self.model_options.model_name_or_path)
+
+    def check(self, trainer: Any, kind: DatasetKind, **options: Any) -> Job:
+        """Read the rows and make every check of ``trainer``'s constructor.
+
+        Args:
+            trainer: The class.
+            kind: The kind of rows that it learns from.
+            **options: What its ``check`` takes besides.
+
+        Raises:
+            UserError: Something does not exist or does not fit.
+        """
+        if self.options.dataset_name is None:
+            raise ConfigError("--dataset_name is required")
+        self.config.resume_from_checkpoint = running.checkpoint_to_resume(self.config)
+        (source,) = build_dataclasses(self.options, [DataArguments])
+        split = partial(
+            data.load,
+            source.dataset_name,
+            self.registry,
+            kind=kind,
+            subset=source.dataset_config,
+            seed=self.config.seed,
+            streaming=source.dataset_streaming,
+        )
+        evaluates = self.config.eval_strategy != "no"
+        stock = trl.get_quantization_config(self.model_options)
+        self.trainer = trainer
+        try:
+            self.inputs = trainer.check(
+                self.model,
+                self.config,
+                split(split=source.dataset_train_split),
+                split(split=source.dataset_test_split) if evaluates else None,
+                registry=self.registry,
+                peft_config=self.adapter,
+                quantization_config=None if self.config.quantization else stock,
+                **options,
+            )
+        except ValueError as error:  # how TRL and peft refuse options that do not go together
+            raise ConfigError(str(error)) from error
+        return self
+
+    def build(self) -> Any:
+        """The trainer of a checked job, with its model loaded."""
+        try:
+            return self.trainer(self.inputs, **self.more)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+
+
+def settle(options: argparse.Namespace, config_class: type, registry: Registry) -> Job:
+    """The job that the options describe, as far as that needs no data and no weights.
+
+    Raises:
+        UserError: An option contradicts another, or a model, quantization or adapter target does
+            not exist.
+    """
+    if options.model_name_or_path is None:
+        raise ConfigError("--model_name_or_path is required")
+    options = adapters.settled(options)
+    config, model = build_dataclasses(options, [config_class, ModelArguments])
+    models.check(model.model_name_or_path, registry, weights=not getattr(options, "dry_run", False))
+    adapter = adapters.adapter(options, config, model, registry)
+    chosen = quantization.choose(config, registry) or adapters.stock_quantization(model)
+    if model.model_name_or_path not in registry.models:
+        config.model_init_kwargs = {
+            "revision": model.model_revision,
+            "attn_implementation": model.attn_implementation,
+            "dtype": model.dtype,
+            **(config.model_init_kwargs or {}),
+        }
+    return Job(options, registry, config, model, adapter, chosen)
+
+
+__all__ = ["Job", "registry_for", "settle"]

@@ -1,0 +1,147 @@
+"""What a trainer's constructor is given, found and checked before a model is loaded.
+
+Each trainer has a class method ``check``, which makes every check that comes before the model: it
+is what the constructor calls first, and what a job of the command line calls beforehand. So the two
+cannot differ. The checks themselves live with their subjects; here is their order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek import chat, data, models, noise, quantization
+from trl_deepseek.errors import TemplateError
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Inputs:
+    """The checked inputs of one trainer, which its constructor takes in the place of a model.
+
+    Attributes:
+        registry: The one registry of the run.
+        args: The config, a copy that may be settled further.
+        model: A model in memory, or a name that TRL loads.
+        tokenizer: With the training template installed.
+        template_name: Of the template; None where the tokenizer's own is kept.
+        embedded: The name of the embedded model that is trained; None for any other.
+        train_dataset: Rows as TRL reads them; so is ``eval_dataset``.
+        options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
+        parts: What this kind of training has besides: the losses, or the rewards.
+    """
+
+    registry: Registry
+    args: Any
+    model: Any
+    tokenizer: Any
+    template_name: str | None
+    embedded: str | None
+    train_dataset: Any = None
+    eval_dataset: Any = None
+    options: dict[str, Any] = field(default_factory=dict)
+    parts: Any = None
+
+
+def registry_for(args: Any) -> Registry:
+    """The registry that a config asks for; a plain TRL config asks for the installed plugins."""
+    return load_registry(getattr(args, "plugins", None) or (), getattr(args, "block", None) or ())
+
+
+def find(
+    model: str | PreTrainedModel,
+    args: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    registry: Registry,
+    options: Mapping[str, Any],
+) -> Inputs:
+    """Find everything that has a name, and install the chat template on the tokenizer.
+
+    Args:
+        model: A model, or the name of one.
+        args: The config.
+        tokenizer: What the caller gave; None for the model's own.
+        registry: Where names are looked up.
+        options: The other keyword arguments of the constructor.
+
+    Raises:
+        ModelError: There is no such model or tokenizer.
+        UnknownName: A template, noise or quantization is not registered.
+        ConfigError: Options do not fit together.
+        TemplateError: The template does not fit the tokenizer.
+    """
+    noise.choose(args, registry)
+    quantization.check(model, args, options, registry)
+    name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+    embedded = model if isinstance(model, str) and model in registry.models else None
+    model, built = models.resolve(model, registry, args)
+    tokenizer = tokenizer or built or models.load_tokenizer(name, args)
+    template = install_template(tokenizer, name, args, registry)
+    return Inputs(registry, args, model, tokenizer, template, embedded, options=dict(options))
+
+
+def install_template(
+    tokenizer: PreTrainedTokenizerBase, model_name: str, args: Any, registry: Registry
+) -> str | None:
+    """Install the named or recognised chat template; return its name, None where there is none."""
+    named: str | None = getattr(args, "chat_template", None)
+    name = named or chat.recognise(tokenizer, model_name, registry)
+    if name is None:
+        if tokenizer.chat_template is not None:
+            logger.info("chat template: the tokenizer's own, which renders as no registered one")
+        return None
+    chat.install(tokenizer, chat.resolve(name, registry))
+    logger.info("chat template: %s (%s)", name, "named" if named else "recognised")
+    return name
+
+
+def read_conversations(inputs: Inputs, train_dataset: Any, eval_dataset: Any) -> Inputs:
+    """The inputs with these datasets, their conversations checked and ready to be rendered.
+
+    Raises:
+        DataError: A conversation would not be trained on as it reads.
+        TemplateError: There are conversations and no template to render them.
+    """
+    if getattr(inputs.args, "control_tokens", "error") == "escape":
+        chat.escape(inputs.tokenizer)
+    inputs.train_dataset = read_split(inputs, train_dataset, "train_dataset")
+    inputs.eval_dataset = read_split(inputs, eval_dataset, "eval_dataset")
+    return inputs
+
+
+def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
+    """One dataset of :func:`read_conversations`, or each of a mapping; None stays None."""
+    if isinstance(dataset, dict):
+        return {name: read_split(inputs, part, split) for name, part in dataset.items()}
+    if dataset is None or not hasattr(dataset, "column_names"):
+        if dataset is not None:
+            logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
+        return dataset
+    args, tokenizer = inputs.args, inputs.tokenizer
+    source = data.source_of(dataset, split)
+    has_template = tokenizer.chat_template or getattr(args, "chat_template_path", None)
+    if chat.holds_conversations(dataset) and not has_template:
+        raise TemplateError(
+            f"{source} holds conversations, and the tokenizer has no chat template\n"
+            "  name one with chat_template; registered: "
+            f"{', '.join(inputs.registry.chat_templates)}"
+        )
+    if inputs.template_name is not None:
+        dataset = chat.with_thinking(dataset, tokenizer)
+    return chat.check_conversations(
+        dataset,
+        tokenizer,
+        source,
+        # A template that we do not know may be meant to be filled with tokens.
+        control_tokens=inputs.template_name is not None
+        and getattr(args, "control_tokens", "error") == "error",
+        show_progress=not args.disable_tqdm,
+    )
