@@ -152,10 +152,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             if isinstance(args, GRPOConfig)
             else Settings(output_dir=args.output_dir)
         )
+        weighed = weights.weigh(args.reward_weights, names)
         inputs = find(model, args, processing_class, registry, options)
-        inputs.parts = _Rewards(
-            functions, weights.weigh(args.reward_weights, names), settings, code_runs
-        )
+        inputs.parts = _Rewards(functions, weighed, settings, code_runs)
         return read_conversations(inputs, train_dataset, eval_dataset)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
