@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +16,11 @@ import torch
 import trl
 
 from trl_deepseek.data import preferences
-from trl_deepseek.losses.bound import BoundLoss
-from trl_deepseek.losses.plan import plan_singles
+from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.trainers.base import registry_for
 from trl_deepseek.trainers.configs import KTOConfig
-from trl_deepseek.trainers.preference_base import (
-    PreferenceTrainer,
-    Scorer,
-    reference_for,
-    refuse_infinite,
-)
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import UnpairedLogps
 
 if TYPE_CHECKING:
@@ -37,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOR_THE_MODEL = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+NOT_FOR_THE_MODEL = ("completion_mask", "label", "ref_logps", "ref_KL_logps")
+MOVED = "KL_"  # how the names of completions begin that were moved on by a row
 WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
@@ -69,11 +64,13 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         **kwargs: Any,
     ) -> None:
         args = copy.copy(args) if args is not None else KTOConfig()
-        given = {name: getattr(args, name, None) for name in WEIGHTS}
-        loss = plan_singles(args, registry_for(args))
+        found = plan(args, registry_for(args))
         train_dataset = preferences.singles(train_dataset, args)
         eval_dataset = preferences.singles(eval_dataset, args)
-        self.loss: BoundLoss = _weighted(loss, args, given, train_dataset)
+        self.loss: BoundLoss = _weighted(found.losses[0], args, train_dataset)
+        found.settle(args)
+        for option in set(WEIGHTS) & set(self.loss.options):
+            setattr(args, option, self.loss.options[option])
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
             model,
@@ -83,7 +80,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
             peft_config=kwargs.get("peft_config"),
         )
         # TRL decides by the name whether its batches carry completions of other rows.
-        name, args.loss_type = args.loss_type, "kto" if loss.loss.kl else "apo_zero_unpaired"
+        name, args.loss_type = args.loss_type, "kto" if self.loss.loss.kl else "apo_zero_unpaired"
         super().__init__(
             model,
             ref_model=ref_model,
@@ -100,9 +97,12 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """The mean loss of a batch of B labelled examples."""
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"][:, 1:]  # (B, T-1)
-        moved = self._compute_kl_logps(Scorer(self, model), inputs)
+        moved = self._moved_logps(model, inputs)
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        scored = self.token_logps(model, labels=labels, **self._model_inputs(inputs))
+        passed = self._model_inputs(inputs)
+        if self.aux_loss_enabled:
+            passed["output_router_logits"] = True
+        scored = self.token_logps(model, labels=labels, **passed)
         reference, ref_moved = self._reference_logps(inputs)
         kl = None
         if moved is not None and ref_moved is not None:
@@ -117,18 +117,25 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         )
         values, metrics = self.loss(logps)
         loss = self._with_aux_loss(mode, values.mean(), scored)
-        refuse_infinite(loss.detach(), [self.loss.name])
+        require_finite(loss.detach(), [self.loss.name])
         self._record_singles(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_desirable_accuracy(mode, scored, logps.label, mask)
         if not return_outputs:
             return loss
         with torch.no_grad():
-            return loss, model(**self._model_inputs(inputs), use_cache=False)
+            return loss, model(**passed, use_cache=False)
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
-        return super().compute_ref_log_probs(Scorer(self, model), inputs)
+
+        def score(*, input_ids: Tensor, **given: Any) -> Any:
+            # TRL hands on the tokens alone, without images
+            moved = input_ids is inputs.get(f"{MOVED}input_ids")
+            rest = self._moved_inputs(inputs) if moved else self._model_inputs(inputs)
+            return Scorer(self, model)(**{**rest, **given, "input_ids": input_ids})
+
+        return super().compute_ref_log_probs(score, inputs)
 
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here may have any layout that the constructor takes."""
@@ -138,10 +145,30 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         return metrics
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: inputs[name] for name in FOR_THE_MODEL if name in inputs}
-        if self.aux_loss_enabled:
-            kept["output_router_logits"] = True
-        return kept
+        return {
+            name: value
+            for name, value in inputs.items()
+            if name not in NOT_FOR_THE_MODEL and not name.startswith(MOVED)
+        }
+
+    def _moved_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What the model is given of completions moved on by a row: their tokens, the rest as is."""
+        moved = {
+            name.removeprefix(MOVED): value
+            for name, value in inputs.items()
+            if name.startswith(MOVED) and name != f"{MOVED}completion_mask"
+        }
+        return {**self._model_inputs(inputs), **moved}
+
+    def _moved_logps(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """The policy's log-probs of completions moved on by a row, (B,); None without a KL."""
+        if not self.loss.loss.kl:
+            return None
+        mask = inputs[f"{MOVED}completion_mask"]
+        labels = inputs[f"{MOVED}input_ids"].masked_fill(mask == 0, -100)
+        with torch.no_grad():
+            scored = self.token_logps(model, labels=labels, **self._moved_inputs(inputs))
+        return scored.logps.sum(dim=1)
 
     def _reference_logps(self, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         if not self.loss.needs_reference:
@@ -181,27 +208,22 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         self._record_token_accuracy(mode, scored.correct, mask * label[:, None])
 
 
-def _weighted(
-    loss: BoundLoss, args: Any, fields: Mapping[str, float | None], dataset: Any
-) -> BoundLoss:
+def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
     """The loss with class weights from the counts, where it has them and they are not given.
 
     Args:
-        loss: Its weights have been filled in with defaults.
-        args: The config; TRL reads the weights there.
-        fields: The config's weights as the user wrote them.
+        loss: Bound to the config's options.
+        args: The config as the user wrote it.
         dataset: Labelled singles.
     """
     if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
         return loss
     kwargs = getattr(args, "loss_kwargs", None) or {}
     kwargs = kwargs.get(loss.name, kwargs)
-    given = [kwargs.get(name, fields[name]) for name in WEIGHTS]
+    given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
     desirable = sum(map(bool, dataset["label"]))
     undesirable = len(dataset) - desirable
     weights = preferences.class_weights(desirable, undesirable, (given[0], given[1]))
-    for name, weight in zip(WEIGHTS, weights, strict=True):
-        setattr(args, name, weight)
     if desirable != undesirable:
         logger.warning(
             "%d desirable and %d undesirable examples: weights %.4g and %.4g",
