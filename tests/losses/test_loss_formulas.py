@@ -143,6 +143,24 @@ PAIRED: dict[str, tuple[str, dict[str, float | bool], Formula]] = {
         {"beta": BETA},
         lambda c, r, a, b, m, n, nll: (a - 1 / (2 * BETA)) ** 2 + (b + 1 / (2 * BETA)) ** 2,
     ),
+    "sigmoid_norm": (
+        "sigmoid_norm",
+        {"beta": BETA},
+        lambda c, r, a, b, m, n, nll: -log_sigma(BETA * (a / m - b / n)),
+    ),
+    "bco_pair": (
+        "bco_pair",
+        {"beta": BETA},
+        lambda c, r, a, b, m, n, nll: -log_sigma(BETA * a) - log_sigma(-BETA * b),
+    ),
+    "discopop": (
+        "discopop",
+        {"beta": BETA, "discopop_tau": 0.5},
+        lambda c, r, a, b, m, n, nll: (
+            -(1 - sigma(BETA * (a - b) / 0.5)) * log_sigma(BETA * (a - b))
+            + sigma(BETA * (a - b) / 0.5) * math.exp(-BETA * (a - b))
+        ),
+    ),
     "nca": (
         "nca",
         {"beta": BETA},
@@ -225,9 +243,47 @@ def test_apo_zero_unpaired_is_its_formula_with_both_weights(losses: dict[str, Lo
     assert per_sequence(output) == pytest.approx(expected, rel=1e-12)
 
 
+def test_aot_compares_sorted_margins_of_policy_and_reference(losses: dict[str, Loss]) -> None:
+    policy = sorted(c - r for c, r in zip(CHOSEN, REJECTED, strict=True))
+    reference = sorted(c - r for c, r in zip(REF_CHOSEN, REF_REJECTED, strict=True))
+    options = {"beta": BETA, "label_smoothing": EPSILON}
+    assert per_sequence(losses["aot"](pairs(), **options)) == pytest.approx(
+        [smoothed(p - q) for p, q in zip(policy, reference, strict=True)], rel=1e-12
+    )
+
+
+def test_aot_unpaired_compares_sorted_rewards_of_chosen_and_rejected(
+    losses: dict[str, Loss],
+) -> None:
+    chosen = sorted(c - r for c, r in zip(CHOSEN, REF_CHOSEN, strict=True))
+    rejected = sorted(c - r for c, r in zip(REJECTED, REF_REJECTED, strict=True))
+    options = {"beta": BETA, "label_smoothing": EPSILON}
+    assert per_sequence(losses["aot_unpaired"](pairs(), **options)) == pytest.approx(
+        [smoothed(c - r) for c, r in zip(chosen, rejected, strict=True)], rel=1e-12
+    )
+
+
+def smoothed(delta: float) -> float:
+    return -(1 - EPSILON) * log_sigma(BETA * delta) - EPSILON * log_sigma(-BETA * delta)
+
+
+def test_sft_is_the_mean_over_all_chosen_tokens_of_the_batch(losses: dict[str, Loss]) -> None:
+    expected = -sum(CHOSEN) / sum(CHOSEN_LENGTH)
+    assert per_sequence(losses["sft"](pairs())) == pytest.approx([expected] * 3, rel=1e-12)
+
+
+ALIASES = {"exo_pair": "exo", "nca_pair": "nca", "sppo_hard": "sppo"}
+
+
+@pytest.mark.parametrize("name", ALIASES)
+def test_trls_name_for_a_loss_is_the_same_loss(name: str, losses: dict[str, Loss]) -> None:
+    assert losses[name].function is losses[ALIASES[name]].function
+
+
 def test_every_registered_preference_loss_has_a_formula_here(losses: dict[str, Loss]) -> None:
     preference = {name for name, loss in losses.items() if loss.data != "rewards"}
-    assert preference == {name for name, _, _ in PAIRED.values()} | {"kto", "apo_zero_unpaired"}
+    by_hand = {"kto", "apo_zero_unpaired", "aot", "aot_unpaired", "sft"}
+    assert preference == {name for name, _, _ in PAIRED.values()} | by_hand | set(ALIASES)
 
 
 # The value where the policy is the reference: every log-ratio is zero.

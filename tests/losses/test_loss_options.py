@@ -10,8 +10,7 @@ import torch
 
 from trl_deepseek import PairLogps, load_registry
 from trl_deepseek.errors import ConfigError, RunError
-from trl_deepseek.losses import require_range
-from trl_deepseek.losses.bound import BoundLoss, bind
+from trl_deepseek.losses import BoundLoss, bind, require_range
 from trl_deepseek.types import Loss
 
 LOSSES = load_registry().losses
@@ -69,7 +68,7 @@ def test_an_option_of_another_loss_is_refused_in_the_losss_own_mapping() -> None
 BAD: list[tuple[str, dict[str, Any], str]] = [
     (name, {"beta": value}, "beta")
     for name in LOSSES
-    if LOSSES[name].data != "rewards"
+    if "beta" in LOSSES[name].options
     for value in (0, -0.1)
 ]
 BAD += [(name, {"beta": value}, "beta") for name in ("dpo", "kto") for value in ("0.1", math.nan)]
@@ -79,6 +78,8 @@ BAD += [
     ("robust", {"label_smoothing": 0.5}, "label_smoothing"),
     ("cpo", {"label_smoothing": 0.7}, "label_smoothing"),
     ("exo", {"label_smoothing": 0.0}, "label_smoothing"),
+    ("aot", {"label_smoothing": 0.5}, "label_smoothing"),
+    ("discopop", {"discopop_tau": 0.0}, "discopop_tau"),
     ("cpo", {"alpha": -1}, "alpha"),
     ("simpo", {"gamma": -1}, "gamma"),
     ("kto", {"desirable_weight": -1}, "desirable_weight"),

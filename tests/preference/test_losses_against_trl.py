@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,8 @@ import torch
 import trl
 from datasets import Dataset
 
-from trl_deepseek import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl_deepseek import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, load_registry
+from trl_deepseek.losses import plan
 
 Build = Callable[..., Any]
 
@@ -27,6 +30,15 @@ PAIRED = [
     ("sppo", "sppo_hard", {"beta": 0.02}),
     ("nca", "nca_pair", {}),
     ("exo", "exo_pair", {"label_smoothing": 0.01}),
+    ("exo_pair", "exo_pair", {"label_smoothing": 0.1}),
+    ("nca_pair", "nca_pair", {}),
+    ("sppo_hard", "sppo_hard", {}),
+    ("bco_pair", "bco_pair", {"beta": 0.3}),
+    ("aot", "aot", {"label_smoothing": 0.1}),
+    ("aot_unpaired", "aot_unpaired", {"beta": 0.3}),
+    ("discopop", "discopop", {"discopop_tau": 0.3}),
+    ("sft", "sft", {}),
+    ("sigmoid_norm", "sigmoid_norm", {"beta": 5.0}),
     ("dpo", "sigmoid", {"ld_alpha": 0.5}),
 ]
 
@@ -77,7 +89,7 @@ def test_a_paired_loss_equals_trls(
         )
 
     ours = trainer(DPOTrainer, DPOConfig, name)
-    assert ours.plan.registered  # a plugin, not TRL's own formula
+    assert ours.plan.losses  # of a plugin, not TRL's own formula
     assert_same(ours, trainer(trl.DPOTrainer, trl.DPOConfig, trl_name))
 
 
@@ -103,21 +115,6 @@ def test_an_unpaired_loss_equals_trls(
         )
 
     assert_same(trainer(KTOTrainer, KTOConfig), trainer(trl.KTOTrainer, trl.KTOConfig))
-
-
-@pytest.mark.parametrize("name", ["bco_pair", "aot", "discopop", "sft", "sigmoid_norm"])
-def test_a_name_that_only_trl_knows_is_trls(
-    name: str, tiny: Build, sums: Dataset, config: Build
-) -> None:
-    def trainer(kind: Any, config_kind: type) -> Any:
-        model, tokenizer = tiny(seed=0)
-        reference, _ = tiny(seed=1)
-        args = config(config_kind, loss_type=name)
-        return kind(
-            model, ref_model=reference, args=args, train_dataset=sums, processing_class=tokenizer
-        )
-
-    assert_same(trainer(DPOTrainer, DPOConfig), trainer(trl.DPOTrainer, trl.DPOConfig))
 
 
 @pytest.mark.parametrize(
@@ -219,13 +216,27 @@ def test_a_reference_free_loss_equals_trls_experimental_trainer(
     assert_gradients_agree(gradients, {n: p.grad for n, p in twin.named_parameters()})
 
 
-def test_trl_has_the_names_that_are_left_to_it() -> None:
-    import inspect
-    import re
+def test_every_name_of_trls_on_preferences_is_registered() -> None:
+    losses = load_registry().losses
+    assert all(losses[name].data == "pairs" for name in plan.TRL_PAIRED)
 
-    from trl_deepseek.losses.plan import TRL_PAIRED, TRL_UNPAIRED
 
-    source = inspect.getsource(trl.DPOTrainer._compute_loss)
-    assert set(re.findall(r'loss_type == "(\w+)"', source)) == set(TRL_PAIRED)
-    source = inspect.getsource(trl.KTOTrainer._compute_loss)
-    assert set(re.findall(r'self.loss_type == "(\w+)"', source)) == set(TRL_UNPAIRED)
+def names_in(method: Any, pattern: str) -> set[str]:
+    found = re.findall(pattern, inspect.getsource(method))
+    return set(re.findall(r"\w+", " ".join(found)))
+
+
+def test_trl_knows_the_names_that_the_plan_says_it_knows() -> None:
+    one = r'loss_type == "(\w+)"'
+    assert names_in(trl.DPOTrainer._compute_loss, one) == set(plan.TRL_PAIRED)
+    assert names_in(trl.KTOTrainer._compute_loss, f"self.{one}") == {"kto", "apo_zero_unpaired"}
+    some = r"self.loss_type in \[(.*?)\]:"
+    grpo = trl.GRPOTrainer._compute_loss
+    assert names_in(grpo, f"self.{one}") | names_in(grpo, some) == set(plan.TRL_GRPO)
+    setup = trl.SFTTrainer.__init__
+    assert names_in(setup, r"loss_type not in \((.*?)\)") == set(plan.TRL_SFT)
+    setup = trl.DPOTrainer.__init__
+    diverging = names_in(setup, r"f_divergence_loss_types = \{(.*?)\}")
+    assert diverging == set(plan.TRL_PAIRED) - set(plan.TRL_UNDIVERGED)
+    weighed = r"use_weighting and any\(loss_type in \{(.*?)\}"
+    assert names_in(setup, weighed) == set(plan.TRL_UNWEIGHTED)

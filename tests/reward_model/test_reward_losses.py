@@ -54,7 +54,7 @@ def test_each_loss_is_its_papers_formula(case: str, with_margin: bool) -> None:
     loss = load_registry().losses[case.split()[0]]
     margins = MARGINS if with_margin else [default] * len(CHOSEN)
     expected = [formula(c - r - m) for c, r, m in zip(CHOSEN, REJECTED, margins, strict=True)]
-    found, _ = losses.per_sequence(loss, rewards(with_margin), options)
+    found, _ = losses.BoundLoss(loss, options)(rewards(with_margin))
     assert found.tolist() == pytest.approx(expected, rel=1e-12)
 
 
@@ -93,14 +93,8 @@ def test_every_reward_loss_of_the_plugin_has_a_formula_above() -> None:
 def test_wrong_options_are_refused_by_name(
     name: str, options: dict[str, Any], words: list[str]
 ) -> None:
-    loss = load_registry().losses[name]
-
-    def check() -> None:
-        losses.check_options(loss, options)
-        losses.rehearse(loss, rewards(False), options)
-
     with pytest.raises(ConfigError) as caught:
-        check()
+        losses.bind([load_registry().losses[name]], {}, options)
     for word in words:
         assert word in str(caught.value)
 
@@ -131,7 +125,7 @@ def test_a_plugins_loss_may_return_metrics() -> None:
         return rewards.rejected - rewards.chosen, {"lead": rewards.chosen.mean()}
 
     loss = losses.find("mine", plugin(mine, data="rewards"), "rewards")
-    values, metrics = losses.per_sequence(loss, rewards(False), {})
+    values, metrics = losses.BoundLoss(loss, {})(rewards(False))
     assert values.shape == (5,)
     assert metrics["lead"].item() == pytest.approx(sum(CHOSEN) / 5)
 
@@ -140,9 +134,9 @@ def test_a_plugins_loss_may_return_metrics() -> None:
 def test_a_loss_that_takes_the_mean_itself_is_refused(result: Callable[..., Any]) -> None:
     loss = plugin(result, data="rewards").losses["mine"]
     with pytest.raises(RunError, match="leave the mean to the trainer"):
-        losses.per_sequence(loss, rewards(False), {})
+        losses.BoundLoss(loss, {})(rewards(False))
     with pytest.raises(ConfigError, match="'mine' does not run with its defaults"):
-        losses.rehearse(loss, rewards(False), {})
+        losses.bind([loss], {}, None)
 
 
 def test_a_required_option_must_be_given() -> None:

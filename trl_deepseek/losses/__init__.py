@@ -1,12 +1,18 @@
-"""Registered losses: found by name, their options checked, called on log-probs."""
+"""Registered losses: found by name, bound to the options of a run, called on what they see.
 
-from trl_deepseek.losses.checking import (
-    SHAPES,
-    check_options,
-    find,
-    per_sequence,
-    rehearse,
-    require_range,
-)
+:func:`trl_deepseek.losses.plan.plan` makes every check of them that needs no data and no model.
+"""
 
-__all__ = ["SHAPES", "check_options", "find", "per_sequence", "rehearse", "require_range"]
+from trl_deepseek.losses.bound import BoundLoss, bind, invented, require_finite
+from trl_deepseek.losses.checking import SHAPES, check_options, find, require_range
+
+__all__ = [
+    "SHAPES",
+    "BoundLoss",
+    "bind",
+    "check_options",
+    "find",
+    "invented",
+    "require_finite",
+    "require_range",
+]

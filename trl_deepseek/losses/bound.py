@@ -1,4 +1,4 @@
-"""The losses of one run: each with its options, tried out once before a model is loaded.
+"""A registered loss with the options of one run: the one way in which any loss is called.
 
 A loss states its options as keyword parameters and refuses bad values with a ``ValueError``. It is
 called once on two invented sequences, so that a wrong value, a wrong shape or a plain bug ends the
@@ -10,20 +10,18 @@ is loaded and none is run.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import ConfigError, RunError
-from trl_deepseek.losses import check_options, per_sequence, rehearse
-from trl_deepseek.types import Loss, PairLogps, UnpairedLogps
+from trl_deepseek.losses.checking import DataShape, check_options, has_option
+from trl_deepseek.types import Loss, PairLogps, PairRewards, UnpairedLogps
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Fields of a config that mean a loss's option of the same name; None leaves the loss's default.
-SHARED_OPTIONS = ("beta", "label_smoothing", "desirable_weight", "undesirable_weight")
+Batch = PairLogps | UnpairedLogps | PairRewards
 
 
 @dataclass(frozen=True)
@@ -46,36 +44,64 @@ class BoundLoss:
     @property
     def needs_reference(self) -> bool:
         """Whether the reference model must be run."""
-        return self.loss.reference and not self.options.get("reference_free", False)
+        on_scores = self.loss.data == "rewards"
+        free = bool(self.options.get("reference_free", False))
+        return self.loss.reference and not on_scores and not free
 
-    def __call__(self, logps: PairLogps | UnpairedLogps) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss per sequence, (B,), and metrics.
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss per sequence or pair, (B,), and metrics.
+
+        It is shown only what it was registered for, so that losses may be mixed.
 
         Raises:
-            RunError: The loss has another shape, or is NaN or infinite: a logger would show the
+            RunError: It returned something else, or it is NaN or infinite: a logger would show the
                 NaN as 0.0 while the weights are being lost.
         """
         import torch
 
-        loss, metrics = per_sequence(self.loss, logps, self.options)
-        if not bool(torch.isfinite(loss).all()):
+        returned = self.loss(self._shown(batch), **self.options)
+        values, metrics = returned if isinstance(returned, tuple) else (returned, {})
+        size = getattr(batch, fields(batch)[0].name).shape
+        if not isinstance(values, torch.Tensor) or values.shape != size:
+            is_tensor = isinstance(values, torch.Tensor)
+            found = tuple(values.shape) if is_tensor else type(values).__name__
+            raise RunError(
+                f"loss {self.name!r} returned {found}, not one loss per sequence, {tuple(size)}\n"
+                "  leave the mean to the trainer"
+            )
+        if not bool(torch.isfinite(values).all()):
             options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
             raise RunError(
-                f"loss {self.name!r} is not finite: {loss.detach().tolist()}\n"
+                f"loss {self.name!r} is not finite: {values.detach().tolist()}\n"
                 f"  its options: {options or '(none)'}\n"
                 "  lower the learning rate or beta, or look for NaN in the model's weights"
             )
-        return loss, metrics
+        return values, metrics
+
+    def _shown(self, batch: Batch) -> Batch:
+        asked = {
+            "ref_chosen": self.needs_reference,
+            "ref_rejected": self.needs_reference,
+            "ref_completion": self.needs_reference,
+            "chosen_nll": self.loss.prompt_nll,
+            "kl": self.loss.kl,
+        }
+        hidden: dict[str, Any] = {
+            field.name: None for field in fields(batch) if not asked.get(field.name, True)
+        }
+        return replace(batch, **hidden)
 
 
 def bind(
-    losses: Sequence[Loss], shared: Mapping[str, Any], loss_kwargs: Mapping[str, Any] | None
+    losses: Sequence[Loss],
+    shared: Mapping[str, Any],
+    loss_kwargs: Mapping[str, Any] | str | None,
 ) -> list[BoundLoss]:
     """Give each loss the options that it has, and try each out.
 
     Args:
         losses: The losses of one run.
-        shared: Values of the config's own fields (``SHARED_OPTIONS``); None means not given. Each
+        shared: Values of the config's own fields of an option's name; None means not given. Each
             reaches the losses that have such an option.
         loss_kwargs: Option to value, for every loss that has the option; or the name of a loss to
             a mapping of its own options. They win over ``shared``.
@@ -83,6 +109,11 @@ def bind(
     Raises:
         ConfigError: An option that no loss has, or a value that a loss refuses.
     """
+    if isinstance(loss_kwargs, str):  # transformers leaves alone what is no JSON object
+        raise ConfigError(
+            f"loss_kwargs is {loss_kwargs!r}; it must be JSON that maps options to values, "
+            "such as '{\"beta\": 0.1}'"
+        )
     given = dict(loss_kwargs or {})
     own = {
         loss.name: dict(given.pop(loss.name))
@@ -90,22 +121,17 @@ def bind(
         if isinstance(given.get(loss.name), Mapping)
     }
     for option in given:
-        if not any(_has(loss, option) for loss in losses):
+        if not any(has_option(loss, option) for loss in losses):
             raise _nobody_has(option, losses)
-    common = {option: value for option, value in shared.items() if value is not None}
+    common = {option: value for option, value in shared.items() if value is not None} | given
     bound = []
     for loss in losses:
-        options = {name: v for name, v in {**common, **given}.items() if _has(loss, name)}
+        options = {name: value for name, value in common.items() if has_option(loss, name)}
         options |= own.get(loss.name, {})
         check_options(loss, options)
         bound.append(BoundLoss(loss, {**loss.options, **options}))
-        rehearse(loss, _invented(bound[-1]), options)
+        _try_out(bound[-1], options)
     return bound
-
-
-def _has(loss: Loss, option: str) -> bool:
-    parameters = list(inspect.signature(loss.function).parameters.values())[1:]
-    return any(p.name == option or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def _nobody_has(option: str, losses: Sequence[Loss]) -> ConfigError:
@@ -119,28 +145,49 @@ def _nobody_has(option: str, losses: Sequence[Loss]) -> ConfigError:
     return ConfigError(f"loss_kwargs: neither {names} has an option {option!r}\n{options}")
 
 
-def _invented(bound: BoundLoss) -> PairLogps | UnpairedLogps:
-    """What the loss would see of a policy that has not moved from its reference yet."""
+def _try_out(bound: BoundLoss, given: Mapping[str, Any]) -> None:
+    try:
+        bound(invented(bound.loss.data))
+    except Exception as error:  # a plugin's function may raise anything
+        options = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        raise ConfigError(
+            f"loss {bound.name!r} does not run with {options or 'its defaults'}: {error}"
+        ) from error
+
+
+def invented(data: DataShape) -> Batch:
+    """Two sequences or pairs of a policy that has moved a little from its reference."""
     import torch
 
     first = torch.tensor([-4.0, -7.0], requires_grad=True)
     second = torch.tensor([-5.0, -3.0], requires_grad=True)
-    reference = bound.needs_reference
     length = torch.tensor([3, 5])
-    if bound.loss.data == "unpaired":
-        return UnpairedLogps(
-            completion=first,
-            ref_completion=first.detach() if reference else None,
-            label=torch.tensor([True, False]),
-            length=length,
-            kl=torch.tensor(0.0) if bound.loss.kl else None,
-        )
+    if data == "rewards":
+        return PairRewards(chosen=first, rejected=second)
+    if data == "unpaired":
+        label, moved = torch.tensor([True, False]), torch.tensor([-4.5, -6.0])
+        return UnpairedLogps(first, moved, label, length, kl=torch.tensor(0.1))
     return PairLogps(
         chosen=first,
         rejected=second,
-        ref_chosen=first.detach() if reference else None,
-        ref_rejected=second.detach() if reference else None,
+        ref_chosen=torch.tensor([-4.5, -6.0]),
+        ref_rejected=torch.tensor([-4.0, -3.5]),
         chosen_length=length,
         rejected_length=length.flip(0),
-        chosen_nll=-first / length if bound.loss.prompt_nll else None,
+        chosen_nll=-first / length,
     )
+
+
+def require_finite(loss: Tensor, names: Sequence[str]) -> None:
+    """Stop where the sum of a run's losses is NaN or infinite.
+
+    Raises:
+        RunError: It is; a logger would show the NaN as 0.0 while the weights are being lost.
+    """
+    import torch
+
+    if not bool(torch.isfinite(loss).all()):
+        raise RunError(
+            f"loss {' + '.join(names)} is {loss.item()}\n"
+            "  lower the learning rate or beta, or look for NaN in the model's weights"
+        )

@@ -1,4 +1,4 @@
-"""From a loss's name and options to one that is known to run, before a model is loaded.
+"""A loss's name and options, checked against what was registered.
 
 Knows no loss by name: what a loss is defined on and which options it has is read from how it was
 registered.
@@ -9,15 +9,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-from trl_deepseek.errors import ConfigError, RunError, UserError
+from trl_deepseek.errors import ConfigError, UnknownName
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Loss
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DataShape = Literal["pairs", "unpaired", "rewards"]
 
@@ -36,10 +32,19 @@ def find(name: str, registry: Registry, *shapes: DataShape) -> Loss:
         UnknownName: No plugin registers it.
         ConfigError: It is defined on something else.
     """
+    fitting = [other for other, item in registry.losses.items() if item.data in shapes]
+    if name not in registry.losses:
+        close = difflib.get_close_matches(name, fitting, n=1)
+        hint = f"\n  did you mean {close[0]!r}?" if close else ""
+        raise UnknownName(
+            "losses",
+            name,
+            f"loss_type: no plugin registers a loss named {name!r}{hint}\n"
+            f"  registered: {', '.join(fitting) or '(none)'}",
+        )
     loss = registry.losses[name]
     if loss.data not in shapes:
         sees, command = SHAPES[loss.data]
-        fitting = [other for other, item in registry.losses.items() if item.data in shapes]
         raise ConfigError(
             f"loss_type {name!r} is defined on {sees}, not on {SHAPES[shapes[0]][0]}\n"
             f"  losses that fit: {', '.join(fitting) or '(none)'}; "
@@ -48,19 +53,24 @@ def find(name: str, registry: Registry, *shapes: DataShape) -> Loss:
     return loss
 
 
+def has_option(loss: Loss, option: str) -> bool:
+    """Whether the loss takes an option of that name."""
+    return any(
+        parameter.name == option or parameter.kind is parameter.VAR_KEYWORD
+        for parameter in _parameters(loss)
+    )
+
+
 def check_options(loss: Loss, options: Mapping[str, Any]) -> None:
     """Refuse options that the loss does not have, or required ones that are not given.
 
     Raises:
         ConfigError: Names the option, the nearest that exists, and all with their defaults.
     """
-    parameters = list(inspect.signature(loss.function).parameters.values())[1:]
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = {parameter.name: parameter for parameter in parameters}
-    listed = ", ".join(map(_described, parameters)) or "(none)"
+    known = {each.name: each for each in _parameters(loss) if each.kind is not each.VAR_KEYWORD}
+    listed = ", ".join(map(_described, known.values())) or "(none)"
     for option in options:
-        if option not in known:
+        if not has_option(loss, option):
             close = difflib.get_close_matches(option, known, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ConfigError(
@@ -73,50 +83,6 @@ def check_options(loss: Loss, options: Mapping[str, Any]) -> None:
             f"loss {loss.name!r} needs the option {missing[0]!r}: "
             f'loss_kwargs={{"{missing[0]}": ...}}\n  its options: {listed}'
         )
-
-
-def rehearse(loss: Loss, batch: Any, options: Mapping[str, Any]) -> None:
-    """Call the loss once on a made-up batch, so that bad values are refused before the run.
-
-    Raises:
-        ConfigError: The loss raises on it, or returns something that is no loss per sequence.
-    """
-    try:
-        per_sequence(loss, batch, options)
-    except UserError:
-        raise
-    except Exception as error:  # a plugin's function may raise anything
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise ConfigError(
-            f"loss {loss.name!r} does not run with {given or 'its defaults'}: {error}"
-        ) from error
-
-
-def per_sequence(
-    loss: Loss, batch: Any, options: Mapping[str, Any]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of each sequence or pair, (B,), and the metrics the loss returns.
-
-    Args:
-        loss: A registered loss.
-        batch: What losses on its kind of data see; its first field is a tensor (B,).
-        options: Passed to the loss as keyword arguments.
-
-    Raises:
-        RunError: It returned something else.
-    """
-    import torch
-
-    returned = loss(batch, **options)
-    values, metrics = returned if isinstance(returned, tuple) else (returned, {})
-    size = getattr(batch, fields(batch)[0].name).shape
-    if not isinstance(values, torch.Tensor) or values.shape != size:
-        found = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
-        raise RunError(
-            f"loss {loss.name!r} returned {found}, not one loss per sequence, {tuple(size)}\n"
-            "  leave the mean to the trainer"
-        )
-    return values, metrics
 
 
 def require_range(
@@ -153,6 +119,11 @@ def require_range(
         or (at_most is not None and value > at_most)
     ):
         raise ValueError(f"{name} = {value!r}: it must be a number {' and '.join(bounds)}")
+
+
+def _parameters(loss: Loss) -> list[inspect.Parameter]:
+    """Parameters of the registered function after the first, which is what it sees."""
+    return list(inspect.signature(loss.function).parameters.values())[1:]
 
 
 def _described(parameter: inspect.Parameter) -> str:

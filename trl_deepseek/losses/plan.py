@@ -1,27 +1,39 @@
-"""Which losses a run adds up: those of plugins, bound to their options, and TRL's own.
+"""Which losses a run adds up, checked from its config alone: ``plan(config, registry)``.
 
-A registered name wins over TRL's of the same name. Two settings of TRL's, ``f_divergence_type`` and
-``use_weighting``, are written into its formulas; with one of them, all names must be TRL's and are
-left to it.
+Two settings of TRL's, ``f_divergence_type`` and ``use_weighting``, are written into its formulas;
+with one of them, all names must be TRL's and its own method computes them. So it does the losses of
+demonstrations and of GRPO.
 """
 
 from __future__ import annotations
 
 import difflib
-import logging
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import losses
 from trl_deepseek.errors import ConfigError, UnknownName
-from trl_deepseek.losses.bound import SHARED_OPTIONS, BoundLoss, bind
+from trl_deepseek.losses.bound import Batch, BoundLoss, bind
+from trl_deepseek.losses.checking import SHAPES, DataShape, find
 from trl_deepseek.registry import Registry
+from trl_deepseek.types import Loss
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from torch import Tensor
 
-# The names in TRL's if-chain, which has no list of its own; a test holds them to TRL's message.
+# Fields of a config that mean a loss's option of the same name; None leaves the loss's default.
+SHARED_OPTIONS = (
+    "beta",
+    "label_smoothing",
+    "discopop_tau",
+    "desirable_weight",
+    "undesirable_weight",
+)
+
+# The names in TRL's if-chains, which have no list of their own; a test holds them to its source.
 TRL_PAIRED = (
     "sigmoid",
     "hinge",
@@ -39,9 +51,19 @@ TRL_PAIRED = (
     "sft",
     "sigmoid_norm",
 )
-TRL_UNPAIRED = ("kto", "apo_zero_unpaired")
-TRL_REFERENCE_FREE = ("sft",)
 TRL_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
+TRL_UNDIVERGED = (
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+)
+TRL_UNWEIGHTED = ("aot", "aot_unpaired")
+TRL_SFT = ("nll", "dft")
+TRL_GRPO = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo", "vespo")
 
 
 @dataclass(frozen=True)
@@ -49,97 +71,132 @@ class LossPlan:
     """The losses of one run; the loss trained on is their weighted sum.
 
     Attributes:
-        registered: Losses of plugins with their weights.
-        trl: Names that TRL computes, with their weights.
-        trl_alone: Whether TRL's own method does everything, passes included.
+        names: All names.
+        losses: The registered ones, in the order of ``names``; none where TRL's own method does
+            everything, passes included.
+        weights: One per loss.
+        defaults: Fields of the config that it leaves to the losses, with the values that TRL's
+            code is to read there; see :meth:`settle`.
     """
 
-    registered: list[tuple[BoundLoss, float]] = field(default_factory=list)
-    trl: list[tuple[str, float]] = field(default_factory=list)
-    trl_alone: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """All names."""
-        return [bound.name for bound, _ in self.registered] + [name for name, _ in self.trl]
+    names: Sequence[str]
+    losses: Sequence[BoundLoss] = ()
+    weights: Sequence[float] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any of the losses needs a reference model."""
-        return (
-            self.trl_alone
-            or any(bound.needs_reference for bound, _ in self.registered)
-            or any(name not in TRL_REFERENCE_FREE for name, _ in self.trl)
-        )
+        """Whether any of the losses on preferences needs a reference model."""
+        return not self.losses or any(bound.needs_reference for bound in self.losses)
 
     @property
     def prompt_nll(self) -> bool:
         """Whether any of the losses needs the likelihood of the prompt."""
-        return any(bound.loss.prompt_nll for bound, _ in self.registered)
+        return any(bound.loss.prompt_nll for bound in self.losses)
+
+    def settle(self, args: Any) -> None:
+        """Write ``defaults`` into a config that is the trainer's own."""
+        for name, value in self.defaults.items():
+            setattr(args, name, value)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the mean losses, scalar, and what the losses report.
+
+        Raises:
+            RunError: A loss is NaN or infinite, or is not one per sequence.
+        """
+        total: Any = 0.0
+        metrics: dict[str, Tensor] = {}
+        for bound, weight in zip(self.losses, self.weights, strict=True):
+            values, reported = bound(batch)
+            total = total + weight * values.mean()
+            metrics |= reported
+            if len(self.losses) > 1:
+                metrics[f"loss/{bound.name}"] = values
+        return total, metrics
 
 
-def plan_pairs(args: Any, registry: Registry) -> LossPlan:
-    """The losses on pairs that a config names; fills in what the config leaves to the losses.
+def plan(args: Any, registry: Registry) -> LossPlan:
+    """The losses that a config of any kind of training names, with their options tried out.
+
+    Args:
+        args: A config of TRL's or ours; it is not changed.
+        registry: Where losses are looked up.
 
     Raises:
-        UnknownName: Neither a plugin nor TRL knows a name.
-        ConfigError: A loss is not one on pairs, or an option does not fit.
+        UnknownName: There is no such loss.
+        ConfigError: A loss is defined on other data, or an option or setting does not fit.
     """
-    names = [args.loss_type] if isinstance(args.loss_type, str) else list(args.loss_type)
-    weights = args.loss_weights or [1.0] * len(names)
-    settings = _trl_settings(args)
-    registered, left = [], []
-    for name, weight in zip(names, weights, strict=True):
-        if settings and name in TRL_PAIRED:
-            left.append((name, weight))
-        elif settings:
-            raise ConfigError(
-                f"{settings[0]} is written into TRL's own losses and does not apply to {name!r}\n"
-                f"  leave it out, or use one of {', '.join(TRL_PAIRED)}"
-            )
-        elif name in registry.losses:
-            registered.append((losses.find(name, registry, "pairs"), weight))
-        elif name in TRL_PAIRED:
-            left.append((name, weight))
-        else:
-            raise unknown(name, registry, ("pairs",), TRL_PAIRED)
-    _check_trl(args, [name for name, _ in left])
-    shared = {option: getattr(args, option, None) for option in SHARED_OPTIONS}
-    if args.label_smoothing and not any(
-        "label_smoothing" in loss.options for loss, _ in registered
-    ):
-        _refuse_smoothing(names, [name for name, _ in left])
-    if not registered and getattr(args, "loss_kwargs", None):
+    if isinstance(args, trl.DPOConfig):
+        return _plan_pairs(args, registry)
+    if isinstance(args, trl.KTOConfig):
+        return _plan_singles(args, registry)
+    if isinstance(args, trl.RewardConfig):
+        return _plan_rewards(args, registry)
+    for config, known in ((trl.SFTConfig, TRL_SFT), (trl.GRPOConfig, TRL_GRPO)):
+        if isinstance(args, config) and args.loss_type not in known:
+            close = difflib.get_close_matches(args.loss_type, known, n=1)
+            hint = f"\n  did you mean {close[0]!r}?" if close else ""
+            message = f"loss_type: {args.loss_type!r} is none of TRL's: {', '.join(known)}{hint}"
+            raise UnknownName("losses", args.loss_type, message)
+    return LossPlan([args.loss_type])
+
+
+def is_unpaired(names: Sequence[str], registry: Registry) -> bool:
+    """Whether the named losses on preferences are defined on labelled singles.
+
+    Raises:
+        UnknownName: No plugin knows a name.
+        ConfigError: Several losses of which one is on singles, or a loss of a reward model.
+    """
+    losses = [find(name, registry, "pairs", "unpaired") for name in names]
+    unpaired = [loss.name for loss in losses if loss.data == "unpaired"]
+    if unpaired and len(names) > 1:
         raise ConfigError(
-            f"loss_kwargs: {', '.join(names)} is TRL's own; its options are fields of the config"
+            f"loss {unpaired[0]!r} is defined on labelled singles and cannot be mixed with others: "
+            f"{', '.join(names)}"
         )
-    bound = bind([loss for loss, _ in registered], shared, getattr(args, "loss_kwargs", None))
-    with_beta = [item.options["beta"] for item in bound if "beta" in item.options]
-    _fill_in(args, "beta", with_beta[0] if with_beta else None)
-    _fill_in(args, "label_smoothing", None)
-    plan = LossPlan(
-        registered=[(item, weight) for item, (_, weight) in zip(bound, registered, strict=True)],
-        trl=left,
-        trl_alone=bool(settings),
-    )
-    _check_sync(args, plan.needs_reference)
-    return plan
+    return bool(unpaired)
 
 
-def plan_singles(args: Any, registry: Registry) -> BoundLoss:
-    """The loss on labelled singles that a config names, with its options.
-
-    Raises:
-        UnknownName: No plugin registers it.
-        ConfigError: It is not one on singles, an option does not fit, or it estimates a KL from
-            batches that cannot give one.
-    """
-    name = args.loss_type
-    if name not in registry.losses:
-        raise unknown(name, registry, ("unpaired",), ())
-    loss = losses.find(name, registry, "unpaired")
+def _bind(losses: Sequence[Loss], args: Any) -> list[BoundLoss]:
     shared = {option: getattr(args, option, None) for option in SHARED_OPTIONS}
-    (bound,) = bind([loss], shared, getattr(args, "loss_kwargs", None))
+    return bind(losses, shared, getattr(args, "loss_kwargs", None))
+
+
+def _plan_pairs(args: Any, registry: Registry) -> LossPlan:
+    names = [args.loss_type] if isinstance(args.loss_type, str) else list(args.loss_type)
+    weights = _weights(args.loss_weights, names)
+    settings = _trl_settings(args)
+    if settings:
+        for name in names:
+            if name not in TRL_PAIRED:
+                find(name, registry, "pairs")
+                raise ConfigError(
+                    f"{settings[0]} is written into TRL's own losses and does not apply to "
+                    f"{name!r}\n  leave it out, or use one of {', '.join(TRL_PAIRED)}"
+                )
+        _check_trl(args, names)
+        return LossPlan(names, defaults=_left_open(args, {}))
+    losses = [find(name, registry, "pairs") for name in names]
+    if args.label_smoothing and not any("label_smoothing" in loss.options for loss in losses):
+        raise _no_smoothing(names)
+    without = [loss.name for loss in losses if not loss.reference]
+    if args.ld_alpha is not None and without:
+        raise ConfigError(
+            f"ld_alpha discounts log-ratios to a reference, which loss {without[0]!r} does not use"
+            "\n  leave it out"
+        )
+    bound = _bind(losses, args)
+    found = LossPlan(names, bound, weights, _left_open(args, *(item.options for item in bound)))
+    _check_sync(args, found.needs_reference)
+    return found
+
+
+def _plan_singles(args: Any, registry: Registry) -> LossPlan:
+    name = args.loss_type
+    loss = find(name, registry, "unpaired")
+    (bound,) = _bind([loss], args)
     if loss.kl and args.per_device_train_batch_size < 2:
         raise ConfigError(
             f"loss {name!r} estimates the KL divergence from completions exchanged within a batch, "
@@ -153,56 +210,39 @@ def plan_singles(args: Any, registry: Registry) -> BoundLoss:
             "  leave it at 'sequential'; shuffle the dataset itself beforehand"
         )
     _check_sync(args, bound.needs_reference)
-    for option in ("beta", "desirable_weight", "undesirable_weight"):
-        _fill_in(args, option, bound.options.get(option))
-    return bound
+    return LossPlan([name], [bound], [1.0], _left_open(args, bound.options))
 
 
-def is_unpaired(names: list[str], registry: Registry) -> bool:
-    """Whether the named losses are defined on labelled singles.
-
-    Raises:
-        UnknownName: Neither a plugin nor TRL knows a name.
-        ConfigError: Several losses of which one is on singles, or a loss of a reward model.
-    """
-    shapes = {}
-    for name in names:
-        if name not in registry.losses:
-            if name not in TRL_PAIRED:
-                raise unknown(name, registry, ("pairs", "unpaired"), TRL_PAIRED)
-            shapes[name] = "pairs"
-            continue
-        loss = registry.losses[name]
-        shapes[name] = loss.data
-        if loss.data == "rewards":
-            raise ConfigError(
-                f"loss_type {name!r} is defined on {losses.SHAPES['rewards'][0]}\n"
-                "  train one with RewardTrainer or `trl-deepseek reward`"
-            )
-    unpaired = [name for name, shape in shapes.items() if shape == "unpaired"]
-    if unpaired and len(names) > 1:
+def _plan_rewards(args: Any, registry: Registry) -> LossPlan:
+    loss = find(getattr(args, "loss_type", "bradley_terry"), registry, "rewards")
+    (bound,) = _bind([loss], args)
+    centre = args.center_rewards_coefficient
+    if centre is not None and not 0 <= centre < math.inf:
         raise ConfigError(
-            f"loss {unpaired[0]!r} is defined on labelled singles and cannot be mixed with others: "
+            f"center_rewards_coefficient is {centre}; it must not be negative (0.01 is usual)"
+        )
+    return LossPlan([loss.name], [bound], [1.0])
+
+
+def _weights(given: Sequence[float] | None, names: Sequence[str]) -> Sequence[float]:
+    weights = [1.0] * len(names) if given is None else list(given)
+    if len(weights) != len(names) or not all(map(math.isfinite, weights)):
+        raise ConfigError(
+            f"loss_weights is {weights}: it must hold one finite number for each of "
             f"{', '.join(names)}"
         )
-    return bool(unpaired)
+    return weights
 
 
-def unknown(
-    name: str, registry: Registry, shapes: tuple[str, ...], trl_names: tuple[str, ...]
-) -> UnknownName:
-    """The error for a loss that neither a plugin nor TRL knows."""
-    fitting = [other for other, loss in registry.losses.items() if loss.data in shapes]
-    close = difflib.get_close_matches(name, [*fitting, *trl_names], n=1)
-    hint = f"\n  did you mean {close[0]!r}?" if close else ""
-    own = [other for other in trl_names if other not in fitting]
-    trl_line = f"\n  TRL's own: {', '.join(own)}" if own else ""
-    return UnknownName(
-        "losses",
-        name,
-        f"loss_type: no plugin registers a loss named {name!r}{hint}\n"
-        f"  registered: {', '.join(fitting) or '(none)'}{trl_line}",
-    )
+def _left_open(args: Any, *options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields that are None, each with the first loss's value for it, or else TRL's default."""
+    config = trl.KTOConfig if isinstance(args, trl.KTOConfig) else trl.DPOConfig
+    trls = {each.name: each.default for each in fields(config)}
+    return {
+        name: next((each[name] for each in options if name in each), trls[name])
+        for name in SHARED_OPTIONS
+        if name in trls and getattr(args, name) is None
+    }
 
 
 def _trl_settings(args: Any) -> list[str]:
@@ -215,11 +255,21 @@ def _trl_settings(args: Any) -> list[str]:
     return found
 
 
-def _check_trl(args: Any, names: list[str]) -> None:
+def _check_trl(args: Any, names: Sequence[str]) -> None:
     """What TRL checks late or not at all for its own losses."""
-    if names and args.beta is not None and args.beta <= 0:
-        raise ConfigError(f"loss {names[0]!r}: beta = {args.beta!r}: it must be above 0")
     smoothing = args.label_smoothing
+    diverges = args.f_divergence_type != "reverse_kl"
+    for name in names:
+        if (diverges and name in TRL_UNDIVERGED) or (args.use_weighting and name in TRL_UNWEIGHTED):
+            setting = "f_divergence_type" if diverges else "use_weighting"
+            raise ConfigError(f"{setting} does not apply to {name!r} in TRL\n  leave it out")
+    if getattr(args, "loss_kwargs", None):
+        raise ConfigError(
+            f"loss_kwargs: with {' and '.join(_trl_settings(args))}, {', '.join(names)} is TRL's "
+            "own; its options are fields of the config"
+        )
+    if args.beta is not None and not 0 < args.beta < math.inf:
+        raise ConfigError(f"loss {names[0]!r}: beta = {args.beta!r}: it must be above 0")
     if smoothing is not None and not 0 <= smoothing < 0.5:
         raise ConfigError(
             f"label_smoothing = {smoothing!r}: it must be at least 0 and below 0.5, where the "
@@ -229,6 +279,15 @@ def _check_trl(args: Any, names: list[str]) -> None:
         raise ConfigError(
             "loss 'exo_pair' needs label_smoothing above 0; its paper uses 0.001, as 'exo' does"
         )
+    if smoothing and not any(name in TRL_SMOOTHED for name in names):
+        raise _no_smoothing(names)
+
+
+def _no_smoothing(names: Sequence[str]) -> ConfigError:
+    return ConfigError(
+        f"label_smoothing has no meaning for loss {', '.join(map(repr, names))}\n"
+        "  leave it out, or use a loss that has the option (`trl-deepseek plugins show dpo`)"
+    )
 
 
 def _check_sync(args: Any, needs_reference: bool) -> None:
@@ -238,18 +297,4 @@ def _check_sync(args: Any, needs_reference: bool) -> None:
         )
 
 
-def _refuse_smoothing(names: list[str], left: list[str]) -> None:
-    if any(name in TRL_SMOOTHED for name in left):
-        return
-    raise ConfigError(
-        f"label_smoothing has no meaning for loss {', '.join(map(repr, names))}\n"
-        "  leave it out, or use a loss that has the option (`trl-deepseek plugins show dpo`)"
-    )
-
-
-def _fill_in(args: Any, option: str, value: Any) -> None:
-    """Give a field that was left to the loss the value that TRL's code will read."""
-    if getattr(args, option) is None:
-        config = trl.KTOConfig if isinstance(args, trl.KTOConfig) else trl.DPOConfig
-        default = {f.name: f.default for f in fields(config)}[option]
-        setattr(args, option, value if value is not None else default)
+__all__ = ["SHAPES", "SHARED_OPTIONS", "DataShape", "LossPlan", "is_unpaired", "plan"]

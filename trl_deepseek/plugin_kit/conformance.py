@@ -12,7 +12,7 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -257,39 +257,17 @@ def _frozen(samples: Samples) -> str:
 def _loss(loss: Loss) -> str | None:
     import torch
 
-    from trl_deepseek import losses
-    from trl_deepseek.types import PairLogps, UnpairedLogps
+    from trl_deepseek.losses import bind, invented
 
-    def numbers(*values: float) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64)
-
-    lengths = torch.tensor([5, 8])
-    policy = [numbers(-5.0, -9.0).requires_grad_(), numbers(-6.0, -7.0).requires_grad_()]
-    batch: Any
-    if loss.data == "pairs":
-        batch = PairLogps(
-            chosen=policy[0],
-            rejected=policy[1],
-            ref_chosen=numbers(-5.5, -8.0) if loss.reference else None,
-            ref_rejected=numbers(-5.0, -7.5) if loss.reference else None,
-            chosen_length=lengths,
-            rejected_length=lengths,
-            chosen_nll=numbers(1.0, 1.1).requires_grad_() if loss.prompt_nll else None,
-        )
-    elif loss.data == "unpaired":
-        before = numbers(-5.5, -8.0) if loss.reference else None
-        labels = torch.tensor([True, False])
-        batch = UnpairedLogps(
-            policy[0], before, labels, lengths, numbers(0.1)[0] if loss.kl else None
-        )
-    else:
-        return None  # losses on scores of a reward model take them as they come
-    values, _ = losses.per_sequence(loss, batch, {})
-    if not torch.isfinite(values).all():
-        return f"it gave {values.tolist()}"
+    (bound,) = bind([loss], {}, None)
+    batch: Any = invented(loss.data)
+    values, _ = bound(batch)
     if not values.requires_grad:
-        return "its result has no gradient with respect to the policy's log-probs"
-    (gradient,) = torch.autograd.grad(values.sum(), policy[0])
+        return "its result has no gradient with respect to what it is given"
+    learned = getattr(batch, fields(batch)[0].name)
+    (gradient,) = torch.autograd.grad(values.sum(), learned, allow_unused=True)
+    if gradient is None:
+        return f"its result does not depend on {fields(batch)[0].name!r}"
     return None if torch.isfinite(gradient).all() else f"its gradient is {gradient.tolist()}"
 
 

@@ -1,34 +1,26 @@
 """Preference pairs: TRL's DPO trainer with the losses taken out of it.
 
 TRL's ``_compute_loss`` is a forward, a reference forward and a chain of formulas. Here it is the
-two passes, then whatever ``loss_type`` names: a registered loss sees log-probs, a name that only
-TRL knows is computed by TRL's own method from the same log-probs.
+two passes, then whatever ``loss_type`` names. With a setting that is written into TRL's formulas,
+TRL's method does it all; see :mod:`trl_deepseek.losses.plan`.
 """
 
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
-from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
-from trl_deepseek.losses.bound import BoundLoss
-from trl_deepseek.losses.plan import LossPlan, plan_pairs
+from trl_deepseek.losses import require_finite
+from trl_deepseek.losses.plan import LossPlan, plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import DPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
-from trl_deepseek.trainers.preference_base import (
-    PreferenceTrainer,
-    Scorer,
-    attributes,
-    reference_for,
-    refuse_infinite,
-)
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import PairLogps
 
 if TYPE_CHECKING:
@@ -93,37 +85,29 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         """
         args = copy.copy(args) if args is not None else DPOConfig()
         registry = registry or registry_for(args)
-        plan = plan_pairs(args, registry)
-        train_dataset = preferences.pairs(train_dataset, args, plan.names)
-        eval_dataset = preferences.pairs(eval_dataset, args, plan.names)
+        losses = plan(args, registry)
+        losses.settle(args)
+        train_dataset = preferences.pairs(train_dataset, args, losses.names)
+        eval_dataset = preferences.pairs(eval_dataset, args, losses.names)
         inputs = find(model, args, processing_class, registry, options)
-        inputs.parts = plan
+        inputs.parts = losses
         return read_conversations(inputs, train_dataset, eval_dataset)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch ``[chosen; rejected]`` of B pairs."""
-        if self.plan.trl_alone:
+        if not self.plan.losses:
             models = [each for each in (self.model, self.ref_model) if each is not None]
             with lm_head.balanced_by_trl(*map(lm_head.unwrap, models)):
                 loss = super()._compute_loss(model, inputs, return_outputs)
-            refuse_infinite(loss[0] if return_outputs else loss, self.plan.names)
+            require_finite(loss[0] if return_outputs else loss, self.plan.names)
             return loss
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"][:, 1:]  # (2B, T-1)
         scored = self.token_logps(model, labels=self._labels(inputs), **self._model_inputs(inputs))
         logps = self._pair_logps(scored, inputs)
-        loss = torch.zeros((), device=logps.chosen.device)
-        metrics: dict[str, Tensor] = {}
-        for bound, weight in self.plan.registered:
-            values, reported = bound(self._shown_to(bound, logps))
-            loss = loss + weight * values.mean()
-            metrics |= reported
-            if len(self.plan.names) > 1:
-                metrics[f"loss/{bound.name}"] = values
-        if self.plan.trl:
-            loss = loss + self._trl_loss(scored, logps, inputs)
+        loss, metrics = self.plan(logps)
         loss = self._with_aux_loss(mode, loss, scored)
-        refuse_infinite(loss.detach(), self.plan.names)
+        require_finite(loss.detach(), self.plan.names)
         self._record_pairs(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_token_accuracy(mode, scored.correct.chunk(2)[0], mask.chunk(2)[0])
@@ -178,45 +162,6 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         shorter = torch.minimum(*lengths.chunk(2)).repeat(2)[:, None]
         weight = torch.where(mask.cumsum(dim=1) <= shorter, 1.0, self.ld_alpha)
         return (logps * mask * weight).sum(dim=1)
-
-    @staticmethod
-    def _shown_to(bound: BoundLoss, logps: PairLogps) -> PairLogps:
-        """Only what the loss was registered for, so that mixing losses changes none of them."""
-        from dataclasses import replace
-
-        if not bound.needs_reference:
-            logps = replace(logps, ref_chosen=None, ref_rejected=None)
-        return logps if bound.loss.prompt_nll else replace(logps, chosen_nll=None)
-
-    def _trl_loss(self, scored: HeadOutput, logps: PairLogps, inputs: dict[str, Any]) -> Tensor:
-        """The losses that only TRL knows, from log-probs that are there already."""
-        mask = inputs["completion_mask"][:, 1:]
-        nothing = torch.zeros_like(scored.logps)
-        output = FusedCausalLMOutput(
-            log_probs=scored.logps * mask,
-            entropy=nothing,
-            mean_logits=nothing,
-            is_top1=scored.correct,
-        )
-        # TRL reads a reference even for a loss that does not use one
-        none = torch.zeros_like(logps.chosen)
-        reference = {
-            "ref_chosen_logps": none if logps.ref_chosen is None else logps.ref_chosen,
-            "ref_rejected_logps": none if logps.ref_rejected is None else logps.ref_rejected,
-        }
-        with attributes(
-            self,
-            loss_types=[name for name, _ in self.plan.trl],
-            loss_weights=[weight for _, weight in self.plan.trl],
-            precompute_ref_logps=True,
-            aux_loss_enabled=False,
-            _metrics={"train": defaultdict(list), "eval": defaultdict(list)},
-            _total_train_tokens=self._total_train_tokens,
-        ):
-            loss: Tensor = super()._compute_loss(
-                lambda **_: output, {**inputs, **reference}, return_outputs=False
-            )
-        return loss
 
     def _record_pairs(self, mode: str, logps: PairLogps, reported: dict[str, Tensor]) -> None:
         """Metrics by TRL's names, then those that the losses returned."""

@@ -24,6 +24,7 @@ from accelerate.utils import gather_object
 
 from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.errors import RewardError
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
@@ -138,6 +139,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         """
         args = args if args is not None else GRPOConfig()
         registry = registry or registry_for(args)
+        plan(args, registry)
         functions = rewards.resolve(reward_funcs, registry)
         for dataset in (train_dataset, eval_dataset):
             columns = getattr(dataset, "column_names", None)  # a stream may not know them

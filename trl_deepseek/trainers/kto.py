@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,17 +16,12 @@ import torch
 import trl
 
 from trl_deepseek.data import preferences
-from trl_deepseek.losses.bound import BoundLoss
-from trl_deepseek.losses.plan import plan_singles
+from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import KTOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
-from trl_deepseek.trainers.preference_base import (
-    PreferenceTrainer,
-    Scorer,
-    reference_for,
-    refuse_infinite,
-)
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import UnpairedLogps
 
 if TYPE_CHECKING:
@@ -38,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOR_THE_MODEL = ("input_ids", "attention_mask", "token_type_ids", "position_ids")
+NOT_FOR_THE_MODEL = ("completion_mask", "label", "ref_logps", "ref_KL_logps")
+MOVED = "KL_"  # how the names of completions begin that were moved on by a row
 WEIGHTS = ("desirable_weight", "undesirable_weight")
 
 
@@ -99,11 +94,13 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """
         args = copy.copy(args) if args is not None else KTOConfig()
         registry = registry or registry_for(args)
-        given = {name: getattr(args, name, None) for name in WEIGHTS}
-        loss = plan_singles(args, registry)
+        found = plan(args, registry)
         train_dataset = preferences.singles(train_dataset, args)
         eval_dataset = preferences.singles(eval_dataset, args)
-        loss = _weighted(loss, args, given, train_dataset)
+        loss = _weighted(found.losses[0], args, train_dataset)
+        found.settle(args)
+        for option in set(WEIGHTS) & set(loss.options):
+            setattr(args, option, loss.options[option])
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = loss
         return read_conversations(inputs, train_dataset, eval_dataset)
@@ -112,9 +109,12 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """The mean loss of a batch of B labelled examples."""
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"][:, 1:]  # (B, T-1)
-        moved = self._compute_kl_logps(Scorer(self, model), inputs)
+        moved = self._moved_logps(model, inputs)
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
-        scored = self.token_logps(model, labels=labels, **self._model_inputs(inputs))
+        passed = self._model_inputs(inputs)
+        if self.aux_loss_enabled:
+            passed["output_router_logits"] = True
+        scored = self.token_logps(model, labels=labels, **passed)
         reference, ref_moved = self._reference_logps(inputs)
         kl = None
         if moved is not None and ref_moved is not None:
@@ -129,27 +129,54 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         )
         values, metrics = self.loss(logps)
         loss = self._with_aux_loss(mode, values.mean(), scored)
-        refuse_infinite(loss.detach(), [self.loss.name])
+        require_finite(loss.detach(), [self.loss.name])
         self._record_singles(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_desirable_accuracy(mode, scored, logps.label, mask)
         if not return_outputs:
             return loss
         with torch.no_grad():
-            return loss, model(**self._model_inputs(inputs), use_cache=False)
+            return loss, model(**passed, use_cache=False)
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
-        return super().compute_ref_log_probs(Scorer(self, model), inputs)
+
+        def score(*, input_ids: Tensor, **given: Any) -> Any:
+            # TRL hands on the tokens alone, without images
+            moved = input_ids is inputs.get(f"{MOVED}input_ids")
+            rest = self._moved_inputs(inputs) if moved else self._model_inputs(inputs)
+            return Scorer(self, model)(**{**rest, **given, "input_ids": input_ids})
+
+        return super().compute_ref_log_probs(score, inputs)
 
     def _read_rows(self, dataset: Any) -> Any:
         return preferences.singles(dataset, self.args)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        kept = {name: inputs[name] for name in FOR_THE_MODEL if name in inputs}
-        if self.aux_loss_enabled:
-            kept["output_router_logits"] = True
-        return kept
+        return {
+            name: value
+            for name, value in inputs.items()
+            if name not in NOT_FOR_THE_MODEL and not name.startswith(MOVED)
+        }
+
+    def _moved_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs for completions moved on by a row: their tokens, the rest as it is."""
+        moved = {
+            name.removeprefix(MOVED): value
+            for name, value in inputs.items()
+            if name.startswith(MOVED) and name != f"{MOVED}completion_mask"
+        }
+        return {**self._model_inputs(inputs), **moved}
+
+    def _moved_logps(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
+        """The policy's log-probs of completions moved on by a row, (B,); None without a KL."""
+        if not self.loss.loss.kl:
+            return None
+        mask = inputs[f"{MOVED}completion_mask"]
+        labels = inputs[f"{MOVED}input_ids"].masked_fill(mask == 0, -100)
+        with torch.no_grad():
+            scored = self.token_logps(model, labels=labels, **self._moved_inputs(inputs))
+        return scored.logps.sum(dim=1)
 
     def _reference_logps(self, inputs: dict[str, Any]) -> tuple[Tensor | None, Tensor | None]:
         if not self.loss.needs_reference:
@@ -189,27 +216,22 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         self._record_token_accuracy(mode, scored.correct, mask * label[:, None])
 
 
-def _weighted(
-    loss: BoundLoss, args: Any, fields: Mapping[str, float | None], dataset: Any
-) -> BoundLoss:
+def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
     """The loss with class weights from the counts, where it has them and they are not given.
 
     Args:
-        loss: Its weights have been filled in with defaults.
-        args: The config; TRL reads the weights there.
-        fields: The config's weights as the user wrote them.
+        loss: Bound to the config's options.
+        args: The config as the user wrote it.
         dataset: Labelled singles.
     """
     if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
         return loss
     kwargs = getattr(args, "loss_kwargs", None) or {}
     kwargs = kwargs.get(loss.name, kwargs)
-    given = [kwargs.get(name, fields[name]) for name in WEIGHTS]
+    given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
     desirable = sum(map(bool, dataset["label"]))
     undesirable = len(dataset) - desirable
     weights = preferences.class_weights(desirable, undesirable, (given[0], given[1]))
-    for name, weight in zip(WEIGHTS, weights, strict=True):
-        setattr(args, name, weight)
     if desirable != undesirable:
         logger.warning(
             "%d desirable and %d undesirable examples: weights %.4g and %.4g",

@@ -7,12 +7,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head, models
@@ -112,19 +109,6 @@ class PreferenceTrainer(PluginTrainer):
         return loss + self.router_aux_loss_coef * scored.aux_loss  # type: ignore[attr-defined]
 
 
-@contextlib.contextmanager
-def attributes(target: Any, **values: Any) -> Iterator[None]:
-    """While open, ``target`` has these attributes instead of its own."""
-    kept = {name: getattr(target, name) for name in values}
-    for name, value in values.items():
-        setattr(target, name, value)
-    try:
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(target, name, value)
-
-
 def reference_for(inputs: Inputs, ref_model: Any, *, needed: bool) -> Any:
     """What to hand to TRL as the reference model.
 
@@ -158,19 +142,6 @@ def frozen_copy(model: Any) -> Any:
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied.eval()
-
-
-def refuse_infinite(loss: Tensor, names: list[str]) -> None:
-    """Stop where the sum of the losses is NaN or infinite.
-
-    Raises:
-        RunError: It is; a logger would show the NaN as 0.0 while the weights are being lost.
-    """
-    if not bool(torch.isfinite(loss).all()):
-        raise RunError(
-            f"loss {' + '.join(names)} is {loss.item()}\n"
-            "  lower the learning rate or beta, or look for NaN in the model's weights"
-        )
 
 
 def _is_peft(model: Any) -> bool:

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import losses, models
+from trl_deepseek import models
 from trl_deepseek.data import preferences
-from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.errors import DataError
+from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
-from trl_deepseek.types import Loss, PairRewards
+from trl_deepseek.types import PairRewards
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,7 +43,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
 
     Attributes:
-        loss: The loss that ``args.loss_type`` names.
+        loss: The loss that ``args.loss_type`` names, with its options.
         dropped: For each dataset, how many rows were too long, and of how many.
 
     Raises:
@@ -72,7 +74,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
                 **kwargs,
             )
             kwargs = {}
-        self.loss, self.loss_options = model.parts
+        self.loss: BoundLoss = model.parts
         self.dropped: dict[str, tuple[int, int]] = {}
         if model.embedded is not None:
             model.model = models.as_reward_model(model.model, model.args.seed)
@@ -108,9 +110,9 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         """
         args = copy.copy(args) if args is not None else RewardConfig()
         registry = registry or registry_for(args)
-        loss = find_loss(args, registry)
-        train_dataset = _pairs(train_dataset, args, loss[0].name)
-        eval_dataset = _pairs(eval_dataset, args, loss[0].name)
+        loss = plan(args, registry).losses[0]
+        train_dataset = _pairs(train_dataset, args, loss.name)
+        eval_dataset = _pairs(eval_dataset, args, loss.name)
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = loss
         return read_conversations(inputs, train_dataset, eval_dataset)
@@ -125,11 +127,12 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         """The mean loss of a batch of pairs; TRL's method with the loss taken out of it."""
         mode = "train" if self.model.training else "eval"
         rewards, outputs = self.score_pairs(model, inputs)
-        values, metrics = losses.per_sequence(self.loss, rewards, self.loss_options)
+        values, metrics = self.loss(rewards)
         loss = values.mean()
         if self.args.center_rewards_coefficient is not None:
             centre = (rewards.chosen + rewards.rejected).square().mean()
             loss = loss + self.args.center_rewards_coefficient * centre
+        require_finite(loss.detach(), [self.loss.name])
         if mode == "train":
             tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum()
             self._total_train_tokens += int(tokens) // self._tp_size
@@ -203,25 +206,6 @@ def _pairs(dataset: Any, args: Any, loss: str) -> Any:
     if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
         return dataset
     return preferences.pairs(dataset, args, [loss])
-
-
-def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:
-    """The loss that a config names, with its options, tried out on two made-up pairs.
-
-    Raises:
-        UnknownName: No plugin registers it.
-        ConfigError: It is not a loss on scores, or its options do not fit.
-    """
-    loss = losses.find(getattr(args, "loss_type", "bradley_terry"), registry, "rewards")
-    options = dict(getattr(args, "loss_kwargs", None) or {})
-    losses.check_options(loss, options)
-    losses.rehearse(loss, PairRewards(torch.tensor([0.5, 0.0]), torch.tensor([0.0, 0.5])), options)
-    centre = args.center_rewards_coefficient
-    if centre is not None and centre < 0:
-        raise ConfigError(
-            f"center_rewards_coefficient is {centre}; it must not be negative (0.01 is usual)"
-        )
-    return loss, options
 
 
 def with_score_head(peft_config: Any) -> Any:

@@ -12,6 +12,7 @@ import trl
 
 from trl_deepseek import chat, data, lm_head
 from trl_deepseek.data import demonstrations
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
@@ -93,7 +94,9 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             **options: Other keyword arguments of the constructor.
         """
         args = _own_config(args)
-        inputs = find(model, args, processing_class, registry or registry_for(args), options)
+        registry = registry or registry_for(args)
+        plan(args, registry)
+        inputs = find(model, args, processing_class, registry, options)
         train_dataset, kind = _read(train_dataset, inputs, "train_dataset")
         eval_dataset, _ = _read(eval_dataset, inputs, "eval_dataset")
         if args.assistant_only_loss is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 def register_losses(register: Register) -> None:
     register("dpo", dpo)
     register("sigmoid", dpo)  # TRL's name for it
+    register("sigmoid_norm", sigmoid_norm)
 
 
 def dpo(
@@ -54,3 +55,27 @@ def dpo(
     if label_smoothing == 0:
         return right
     return (1 - label_smoothing) * right - label_smoothing * F.logsigmoid(-beta * delta)
+
+
+def sigmoid_norm(logps: PairLogps, beta: float = 0.1) -> Tensor:
+    """Logistic loss on the difference of the two log-ratios per token, (B,).
+
+    Formula: -log σ(βΔ),  Δ = log π(y⁺)/π_ref(y⁺) / |y⁺| - log π(y⁻)/π_ref(y⁻) / |y⁻|
+
+    Source: arXiv:2411.15124 (Tülu 3), length-normalised DPO, section 5.1.
+
+    Differs: not at all from TRL's ``sigmoid_norm``; Tülu 3 has a beta of 5.
+
+    Args:
+        logps: Of B pairs.
+        beta: Strength of the pull towards the reference, above 0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+    import torch.nn.functional as F
+
+    require_range("beta", beta, above=0)
+    chosen = logps.chosen_ratio / logps.chosen_length.clamp(min=1)
+    rejected = logps.rejected_ratio / logps.rejected_length.clamp(min=1)
+    return -F.logsigmoid(beta * (chosen - rejected))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_losses(register: Register) -> None:
     register("exo", exo)
+    register("exo_pair", exo)  # TRL's name for it
 
 
 def exo(logps: PairLogps, beta: float = 0.1, label_smoothing: float = 1e-3) -> Tensor:

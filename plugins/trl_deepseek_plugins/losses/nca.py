@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_losses(register: Register) -> None:
     register("nca", nca)
+    register("nca_pair", nca)  # TRL's name for it
 
 
 def nca(logps: PairLogps, beta: float = 0.1) -> Tensor:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_losses(register: Register) -> None:
     register("sppo", sppo)
+    register("sppo_hard", sppo)  # TRL's name for it
 
 
 def sppo(logps: PairLogps, beta: float = 0.1) -> Tensor:
