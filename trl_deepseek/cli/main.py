@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from trl_deepseek.cli.parser import Parser, did_you_mean
-from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError
+from trl_deepseek.cli.parser import Parser
+from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 
 COMMANDS = {
     "quickstart": "Train the embedded tiny model: SFT, then GRPO, with tables and a picture.",
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, argv: list[str]) -> int:
     if command not in COMMANDS:
         raise ConfigError(
-            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
+            f"unknown command {command!r}{did_you_mean(command, COMMANDS, inline=True)}\n"
             f"  commands: {', '.join(COMMANDS)}"
         )
     module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")

@@ -6,13 +6,12 @@ registered.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
-from trl_deepseek.errors import ConfigError, RunError, UserError
+from trl_deepseek.errors import ConfigError, RunError, boundary, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Loss
 
@@ -61,8 +60,7 @@ def check_options(loss: Loss, options: Mapping[str, Any]) -> None:
     listed = ", ".join(map(_described, parameters)) or "(none)"
     for option in options:
         if option not in known:
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(option, known, inline=True)
             raise ConfigError(
                 f"loss_kwargs: loss {loss.name!r} has no option {option!r}{hint}\n"
                 f"  its options: {listed}"
@@ -81,15 +79,9 @@ def rehearse(loss: Loss, batch: Any, options: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: The loss raises on it, or returns something that is no loss per sequence.
     """
-    try:
+    given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    with boundary(ConfigError, f"loss {loss.name!r} does not run with {given or 'its defaults'}"):
         per_sequence(loss, batch, options)
-    except UserError:
-        raise
-    except Exception as error:  # a plugin's function may raise anything
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise ConfigError(
-            f"loss {loss.name!r} does not run with {given or 'its defaults'}: {error}"
-        ) from error
 
 
 def per_sequence(

@@ -7,7 +7,6 @@ left to it.
 
 from __future__ import annotations
 
-import difflib
 import logging
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import trl
 
 from trl_deepseek import losses
-from trl_deepseek.errors import ConfigError, UnknownName
+from trl_deepseek.errors import ConfigError, UnknownName, did_you_mean
 from trl_deepseek.losses.bound import SHARED_OPTIONS, BoundLoss, bind
 from trl_deepseek.registry import Registry
 
@@ -193,8 +192,7 @@ def unknown(
 ) -> UnknownName:
     """The error for a loss that neither a plugin nor TRL knows."""
     fitting = [other for other, loss in registry.losses.items() if loss.data in shapes]
-    close = difflib.get_close_matches(name, [*fitting, *trl_names], n=1)
-    hint = f"\n  did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, [*fitting, *trl_names])
     own = [other for other in trl_names if other not in fitting]
     trl_line = f"\n  TRL's own: {', '.join(own)}" if own else ""
     return UnknownName(
