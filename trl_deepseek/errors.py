@@ -16,6 +16,10 @@ None of them is a KeyError: its message would be printed with the newlines escap
 
 from __future__ import annotations
 
+import contextlib
+import difflib
+from collections.abc import Callable, Iterable, Iterator
+
 
 class TrlDeepseekError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -64,3 +68,54 @@ class RunError(TrlDeepseekError):
 
 class RewardError(RunError):
     """A reward function raised, ran out of time or returned something that is not a score."""
+
+
+def describe(error: BaseException) -> str:
+    """``Type: message`` on one line, also for an exception whose own ``str`` raises.
+
+    Our own errors are messages for people already, and stay as they are.
+    """
+    if isinstance(error, TrlDeepseekError):
+        return str(error)
+    try:
+        message = " ".join(str(error).split())
+    except BaseException as second:  # a stranger's __str__ may raise anything too
+        message = f"(its message cannot be shown: {type(second).__name__})"
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+@contextlib.contextmanager
+def boundary(raises: Callable[[str], TrlDeepseekError], what: str = "") -> Iterator[None]:
+    """Around a call of a stranger's code: whatever it raises comes out as one of our errors.
+
+    Only :class:`UserError` and Ctrl-C pass as they are. ``SystemExit`` does not: code that is
+    called may not end the process that called it.
+
+        with boundary(RunError, f"noise {name!r} failed"):
+            noised = function(embeddings, lengths)
+
+    Args:
+        raises: The error's class, or a function from its message to the error.
+        what: The message, before ``: Type: message`` of what was raised; that alone when empty.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise raises(f"{what}: {describe(error)}" if what else describe(error)) from error
+
+
+def did_you_mean(name: object, known: Iterable[str], *, inline: bool = False) -> str:
+    """The known name next to a mistyped one, as a line of a message; nothing where none is close.
+
+    Args:
+        name: What was written.
+        known: What could have been meant.
+        inline: Whether to put it in parentheses instead, for the end of a sentence.
+    """
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    if not close:
+        return ""
+    hint = f"did you mean {close[0]!r}?"
+    return f" ({hint})" if inline else f"\n  {hint}"

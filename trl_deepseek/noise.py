@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.errors import ConfigError, RunError, boundary
 from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:
@@ -43,10 +43,8 @@ class NamedNoise:
         Raises:
             RunError: The noise raised, or returned something else than embeddings.
         """
-        try:
+        with boundary(RunError, f"noise {self.name!r} failed"):
             noised = self.function(embeddings, lengths, **self.options)
-        except Exception as error:  # a plugin's own mistake, whichever it is
-            raise RunError(f"noise {self.name!r} raised {type(error).__name__}: {error}") from error
         shape, dtype = getattr(noised, "shape", None), getattr(noised, "dtype", None)
         if shape != embeddings.shape or dtype != embeddings.dtype:
             found = type(noised).__name__ if shape is None else f"{tuple(shape)}, {dtype}"

@@ -11,7 +11,7 @@ one name in silence, stops at the first broken distribution, and keeps the file 
 
 from __future__ import annotations
 
-import difflib
+import functools
 import importlib
 import importlib.metadata
 import inspect
@@ -25,7 +25,7 @@ from typing import Any
 import pluggy
 
 from trl_deepseek import hookspecs
-from trl_deepseek.errors import PluginError
+from trl_deepseek.errors import PluginError, boundary, did_you_mean
 from trl_deepseek.registry import (
     HOOKS,
     KINDS,
@@ -86,12 +86,11 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
             blocked.append(origin)
             continue
         try:
-            offered = _offers(point.load(), origin)
+            with boundary(functools.partial(PluginError, origin.plugin)):
+                plugin = point.load()
+            offered = _offers(plugin, origin)
         except PluginError as error:
             broken.append(BrokenPlugin(origin, str(error).splitlines()[0]))
-            continue
-        except Exception as error:  # whatever a stranger's module raises must not stop the others
-            broken.append(BrokenPlugin(origin, f"{type(error).__name__}: {error}"))
             continue
         _add(entries, offered)
 
@@ -163,15 +162,11 @@ def _offers(plugin: Any, origin: Origin) -> list[Entry]:
         def register(name: str, item: Any, *, _kind: str = kind, **options: Any) -> None:
             _add(entries, [Entry(_kind, name, _item(_kind, name, item, options, origin), origin)])
 
-        try:
+        with boundary(
+            functools.partial(PluginError, origin.plugin),
+            f"plugin {origin.plugin!r}: {hook} failed",
+        ):
             getattr(manager.hook, hook)(register=register)
-        except PluginError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                origin.plugin,
-                f"plugin {origin.plugin!r}: {hook} raised {type(error).__name__}: {error}",
-            ) from error
     return list(entries.values())
 
 
@@ -184,8 +179,7 @@ def _check_hooks(plugin: Any, origin: Origin, manager: pluggy.PluginManager) -> 
             continue
         implemented += 1
         if name not in HOOKS:
-            close = difflib.get_close_matches(name, HOOKS, n=1)
-            hint = f"\n  did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(name, HOOKS)
             raise PluginError(
                 origin.plugin,
                 f"{where}: unknown hook {name!r}{hint}\n  known hooks: {', '.join(HOOKS)}",

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from trl_deepseek import hookspecs
-from trl_deepseek.errors import UnknownName
+from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.types import (
     ChatTemplate,
     DatasetBuilder,
@@ -90,10 +89,8 @@ class Catalog(Mapping[str, T], Generic[T]):
         return self[name] if name in self else default  # noqa: SIM401
 
     def _explain(self, name: str) -> str:
-        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}"]
-        close = difflib.get_close_matches(name, list(self), n=1, cutoff=0.5)
-        if close:
-            lines.append(f"  did you mean {close[0]!r}?")
+        hint = did_you_mean(name, self)
+        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}{hint}"]
         lines.append(f"  registered: {', '.join(self) or '(none)'}")
         lines += [
             f"  plugin {broken.origin.plugin!r} might, but does not load: {broken.cause}"

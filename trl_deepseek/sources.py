@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trl_deepseek.errors import PluginError
+from trl_deepseek.errors import PluginError, boundary, describe
 
 FILE_MODULE_PREFIX = "trl_deepseek_file_"  # of the names under which plain files are imported
 
@@ -40,7 +41,9 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; all of it is reported alike
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in boundary, with the line of the file
         del sys.modules[name]
         raise PluginError(str(path), _cause(str(path), file, error)) from error
     return module
@@ -57,11 +60,8 @@ def import_module(name: str) -> ModuleType:
     if added:
         sys.path.insert(0, here)
     try:
-        return importlib.import_module(name)
-    except Exception as error:  # as in import_file
-        raise PluginError(
-            name, f"plugin {name!r} does not load: {type(error).__name__}: {error}"
-        ) from error
+        with boundary(functools.partial(PluginError, name), f"plugin {name!r} does not load"):
+            return importlib.import_module(name)
     finally:
         if added:
             sys.path.remove(here)
@@ -86,12 +86,30 @@ def import_function(target: str) -> Any:
     return getattr(module, function)
 
 
-def _cause(shown: str, file: Path, error: Exception) -> str:
+def _cause(shown: str, file: Path, error: BaseException) -> str:
     """One message with the line of the user's file at which the error arose."""
+    text = describe(error)
     if isinstance(error, SyntaxError):
-        line, text = error.lineno, f"{error.msg}: {(error.text or '').strip()}"
+        line = error.lineno
+        text = f"{type(error).__name__}: {error.msg}: {(error.text or '').strip()}"
     else:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
-        line, text = (frames[-1].lineno if frames else None), str(error)
+        line = frames[-1].lineno if frames else None
     where = f"{shown}:{line}" if line else shown
-    return f"plugin file {where} does not load: {type(error).__name__}: {text}"
+    if isinstance(error, SystemExit):
+        text += "\n  a plugin may not end the process"
+    if isinstance(error, ModuleNotFoundError) and _beside(file, error.name):
+        text += (
+            f"\n  {error.name} lies beside the file, which is imported by itself: name both as "
+            f"modules of that folder on PYTHONPATH\n  "
+            f"PYTHONPATH={file.parent} and {file.stem} in place of {shown}"
+        )
+    return f"plugin file {where} does not load: {text}"
+
+
+def _beside(file: Path, module: str | None) -> bool:
+    """Whether the module that is missing is a neighbour of the file."""
+    neighbour = file.parent / (module or "").partition(".")[0]
+    return neighbour != file.parent and (
+        neighbour.with_suffix(".py").is_file() or neighbour.is_dir()
+    )

@@ -133,7 +133,7 @@ def test_a_plugin_that_breaks_halfway_registers_nothing(
     registry = load_registry()
     assert list(registry.rewards) == []
     assert registry.broken[0].cause == (
-        "plugin 'half': register_rewards raised RuntimeError: no licence"
+        "plugin 'half': register_rewards failed: RuntimeError: no licence"
     )
 
 

@@ -109,7 +109,7 @@ def test_a_noise_that_raises_is_named() -> None:
 
     with pytest.raises(RunError) as error:
         NamedNoise("mine", broken, {})(torch.zeros(1, 2, 3), torch.ones(1, 2))
-    assert str(error.value) == "noise 'mine' raised ZeroDivisionError: oh"
+    assert str(error.value) == "noise 'mine' failed: ZeroDivisionError: oh"
 
 
 @pytest.mark.parametrize(

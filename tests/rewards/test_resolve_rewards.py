@@ -98,7 +98,7 @@ def test_a_missing_column_is_named_with_the_reward_and_what_was_found(registry: 
         check_columns(resolve("exact_match", registry), ["prompt", "solutions"])
     assert str(caught.value) == (
         "reward 'exact_match' needs the column 'solution', which the dataset does not have\n"
-        "  did you name it 'solutions'?\n"
+        "  did you mean 'solutions'?\n"
         "  columns found: prompt, solutions"
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, literal, pattern_of
-from trl_deepseek.errors import DataError, TemplateError
+from trl_deepseek.errors import DataError, TemplateError, boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -159,17 +159,13 @@ def _is_rendered(
     if tokenizer.chat_template is None or not (reasoning or any(map(_may_fail, conversation))):
         return True
     tools = row.get("tools")
-    try:
+    with boundary(TemplateError, "the chat template cannot render this conversation"):
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in conversation],
             tools=(json.loads(tools) if isinstance(tools, str) and tools else tools) or None,
             tokenize=False,
             **(row.get("chat_template_kwargs") or {}),
         )
-    except Exception as error:  # a template may raise anything; all of it is about this row
-        raise TemplateError(
-            f"the chat template cannot render this conversation: {error}"
-        ) from error
     return reasoning in text
 
 

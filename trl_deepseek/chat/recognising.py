@@ -6,12 +6,11 @@ tokenizer's template is recognised by rendering the same few conversations as a 
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.rendering import render
-from trl_deepseek.errors import TemplateError, UnknownName
+from trl_deepseek.errors import TemplateError, UnknownName, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import ChatTemplate, Messages
 
@@ -124,10 +123,9 @@ def _from_file(path: Path) -> ChatTemplate:
 
 def _explain(name: str, registry: Registry) -> str:
     names = list(registry.chat_templates)
-    models = {m: n for n in names for m in registry.chat_templates[n].models}
-    lines = [f"no plugin registers a chat template named {name!r}"]
-    close = difflib.get_close_matches(name.rsplit("/", 1)[-1].lower(), [*names, *models], n=1)
-    if close:
-        lines.append(f"  did you mean {models.get(close[0], close[0])!r}?")
+    lines = [
+        f"no plugin registers a chat template named {name!r}"
+        f"{did_you_mean(name.rsplit('/', 1)[-1].lower(), names)}"
+    ]
     lines.append(f"  registered: {', '.join(names)}; or the path of a .jinja file")
     return "\n".join(lines)

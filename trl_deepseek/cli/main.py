@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from trl_deepseek.cli.parser import Parser, did_you_mean
-from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError
+from trl_deepseek.cli.parser import Parser
+from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import TRAINING
 
 COMMANDS = {
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(command: str, argv: list[str]) -> int:
     if command not in COMMANDS:
         raise ConfigError(
-            f"unknown command {command!r}{did_you_mean(command, COMMANDS)}\n"
+            f"unknown command {command!r}{did_you_mean(command, COMMANDS, inline=True)}\n"
             f"  commands: {', '.join(COMMANDS)}"
         )
     parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[command])

@@ -7,20 +7,13 @@ over YAML and both go through the same checks.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, did_you_mean
 from trl_deepseek.yaml_files import read_mapping
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing where no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 class Parser(argparse.ArgumentParser):
@@ -48,7 +41,9 @@ class Parser(argparse.ArgumentParser):
             if not flag.startswith("-"):
                 raise ConfigError(f"unexpected argument {flag!r}")
             name = flag.split("=")[0]
-            raise ConfigError(f"unknown option {name}{did_you_mean(name, self._flags())}")
+            raise ConfigError(
+                f"unknown option {name}{did_you_mean(name, self._flags(), inline=True)}"
+            )
         words = {word.split("=")[0] for word in args}
         parsed.given = {
             action.dest for action in self._actions if words.intersection(action.option_strings)
@@ -96,7 +91,7 @@ class Parser(argparse.ArgumentParser):
         flags: list[str] = []
         for key, value in values.items():
             if key not in actions or key in ("config", "help"):
-                hint = did_you_mean(str(key), actions)
+                hint = did_you_mean(key, actions, inline=True)
                 raise ConfigError(f"{where}unknown option {key!r}{hint}")
             flags += _as_flags(actions[key], value, f"{where}{key}")
         return flags

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from trl_deepseek.errors import UnknownName
+from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
 from trl_deepseek.types import Loss, Reward
@@ -31,14 +31,11 @@ def find(registry: Registry, name: str) -> list[Entry]:
     Raises:
         UnknownName: There is none.
     """
-    import difflib
-
     found = [entry for entry in registry.entries() if entry.name == name]
     if found:
         return found
     names = [entry.name for entry in registry.entries()]
-    close = difflib.get_close_matches(name, names, n=1)
-    hint = f"\n  did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(name, names)
     raise UnknownName(
         "items",
         name,

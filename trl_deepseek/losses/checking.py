@@ -6,12 +6,11 @@ registered.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trl_deepseek.errors import ConfigError, UnknownName
+from trl_deepseek.errors import ConfigError, UnknownName, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Loss
 
@@ -34,8 +33,7 @@ def find(name: str, registry: Registry, *shapes: DataShape) -> Loss:
     """
     fitting = [other for other, item in registry.losses.items() if item.data in shapes]
     if name not in registry.losses:
-        close = difflib.get_close_matches(name, fitting, n=1)
-        hint = f"\n  did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(name, fitting)
         raise UnknownName(
             "losses",
             name,
@@ -71,8 +69,7 @@ def check_options(loss: Loss, options: Mapping[str, Any]) -> None:
     listed = ", ".join(map(_described, known.values())) or "(none)"
     for option in options:
         if not has_option(loss, option):
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = did_you_mean(option, known, inline=True)
             raise ConfigError(
                 f"loss_kwargs: loss {loss.name!r} has no option {option!r}{hint}\n"
                 f"  its options: {listed}"

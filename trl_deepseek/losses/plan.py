@@ -7,7 +7,6 @@ demonstrations and of GRPO.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek.errors import ConfigError, UnknownName
+from trl_deepseek.errors import ConfigError, UnknownName, did_you_mean
 from trl_deepseek.losses.bound import Batch, BoundLoss, bind
 from trl_deepseek.losses.checking import SHAPES, DataShape, find
 from trl_deepseek.registry import Registry
@@ -135,8 +134,7 @@ def plan(args: Any, registry: Registry) -> LossPlan:
         return _plan_rewards(args, registry)
     for config, known in ((trl.SFTConfig, TRL_SFT), (trl.GRPOConfig, TRL_GRPO)):
         if isinstance(args, config) and args.loss_type not in known:
-            close = difflib.get_close_matches(args.loss_type, known, n=1)
-            hint = f"\n  did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(args.loss_type, known)
             message = f"loss_type: {args.loss_type!r} is none of TRL's: {', '.join(known)}{hint}"
             raise UnknownName("losses", args.loss_type, message)
     return LossPlan([args.loss_type])

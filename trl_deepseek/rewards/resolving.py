@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.errors import ConfigError, DataError, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.model_reward import DeferredReward
 from trl_deepseek.rewards.signature import name_of, signature_of
@@ -83,11 +82,10 @@ def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None
         registered = function.columns if isinstance(function, Reward) else ()
         for column in dict.fromkeys((*registered, *signature_of(function).columns)):
             if column not in found:
-                close = difflib.get_close_matches(column, found, n=1)
-                hint = f"\n  did you name it {close[0]!r}?" if close else ""
                 raise DataError(
                     f"reward {name_of(function)!r} needs the column {column!r}, which the dataset "
-                    f"does not have{hint}\n  columns found: {', '.join(found) or '(none)'}"
+                    f"does not have{did_you_mean(column, found)}\n"
+                    f"  columns found: {', '.join(found) or '(none)'}"
                 )
 
 

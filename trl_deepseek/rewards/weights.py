@@ -8,14 +8,13 @@ straight line; before the first and after the last it stays.
 
 from __future__ import annotations
 
-import difflib
 import json
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, did_you_mean
 
 FORMS = "numbers, one per reward; name=number; or a mapping {name: number or {step: number}}"
 
@@ -94,10 +93,9 @@ def weigh(given: Any, names: Sequence[str]) -> Weights | None:
         parsed = dict(zip(names, parsed, strict=True))
     for name in parsed:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"\n  did you mean {close[0]!r}?" if close else ""
             raise ConfigError(
-                f"reward_weights: {name!r} is not one of the rewards{hint}\n"
+                f"reward_weights: {name!r} is not one of the rewards"
+                f"{did_you_mean(name, names)}\n"
                 f"  rewards: {', '.join(names)}"
             )
     missing = [name for name in names if name not in parsed]
