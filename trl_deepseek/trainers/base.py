@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+# Columns of rows that have been through a trainer already.
+TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids"})
 
 
 def registry_for(args: Any) -> Registry:
@@ -61,14 +65,10 @@ class PluginTrainer:
             chat.escape(tokenizer)
         read = dict(options)
         for split in ("train_dataset", "eval_dataset"):
-            given = options.get(split)
-            if isinstance(given, dict):
-                parts = given.items()
-                read[split] = {
-                    n: self._read_split(part, split, args, tokenizer) for n, part in parts
-                }
-            elif given is not None:
-                read[split] = self._read_split(given, split, args, tokenizer)
+            read[split] = data.each(
+                options.get(split),
+                partial(self._read_split, split=split, args=args, tokenizer=tokenizer),
+            )
         return read
 
     def _read_split(
@@ -95,6 +95,26 @@ class PluginTrainer:
             and getattr(args, "control_tokens", "error") == "error",
             show_progress=not args.disable_tqdm,
         )
+
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        """The dataset in the layout that TRL reads, its rows checked; each trainer has its own."""
+        return dataset
+
+    def evaluate(
+        self: Any, eval_dataset: Any = None, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """As TRL's; a dataset given here is read and checked as the constructor's are."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+
+            def read(part: Any) -> Any:
+                if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                    return part
+                part = self._rows(part, "eval_dataset", self.args)
+                return self._read_split(part, "eval_dataset", self.args, self.processing_class)
+
+            eval_dataset = data.each(eval_dataset, read)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
+        return metrics
 
     @staticmethod
     def _has_template(args: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
