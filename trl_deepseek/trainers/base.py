@@ -12,10 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import chat, models, noise, quantization
+from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.inputs import Inputs, read_split
+
+# Columns of rows that have been through a trainer already.
+TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids"})
 
 
 class PluginTrainer:
@@ -61,12 +64,18 @@ class PluginTrainer:
     def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
         """As TRL's; a dataset given here is read and checked as the constructor's are."""
         if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = read_split(self.inputs, self._read_rows(eval_dataset), "eval_dataset")
+
+            def read(part: Any) -> Any:
+                if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                    return part
+                return read_split(self.inputs, self._rows(part, "eval_dataset"), "eval_dataset")
+
+            eval_dataset = data.each(eval_dataset, read)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
         return metrics
 
-    def _read_rows(self, dataset: Any) -> Any:
-        """A dataset in any layout that the constructor takes, as TRL reads it."""
+    def _rows(self, dataset: Any, split: str) -> Any:
+        """The dataset in the layout that TRL reads, its rows checked; each trainer has its own."""
         return dataset
 
     def _embedding_noise(self: Any) -> noise.EmbeddingNoise | None:

@@ -87,8 +87,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         registry = registry or registry_for(args)
         losses = plan(args, registry)
         losses.settle(args)
-        train_dataset = preferences.pairs(train_dataset, args, losses.names)
-        eval_dataset = preferences.pairs(eval_dataset, args, losses.names)
+        train_dataset = preferences.pairs(train_dataset, args, losses.names, "train_dataset")
+        eval_dataset = preferences.pairs(eval_dataset, args, losses.names, "eval_dataset")
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = losses
         return read_conversations(inputs, train_dataset, eval_dataset)
@@ -120,8 +120,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         """The reference's log-probs of chosen and rejected, each (B,), by ``token_logps``."""
         return super().compute_ref_log_probs(Scorer(self, model), inputs)
 
-    def _read_rows(self, dataset: Any) -> Any:
-        return preferences.pairs(dataset, self.args, self.plan.names)
+    def _rows(self, dataset: Any, split: str) -> Any:
+        return preferences.pairs(dataset, self.args, self.plan.names, split)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}

@@ -141,11 +141,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         registry = registry or registry_for(args)
         plan(args, registry)
         functions = rewards.resolve(reward_funcs, registry)
-        for dataset in (train_dataset, eval_dataset):
-            columns = getattr(dataset, "column_names", None)  # a stream may not know them
-            if isinstance(columns, list):
-                data.require_columns(dataset, ["prompt"], data.source_of(dataset, "data"), "GRPO")
-                rewards.check_columns(functions, columns)
+        train_dataset = _read(train_dataset, "train_dataset", functions)
+        eval_dataset = _read(eval_dataset, "eval_dataset", functions)
+        data.each(train_dataset, partial(_check_batch, args=args))
         allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
         code_runs = rewards.check_sandbox(functions, allowed)
         names = [rewards.name_of(function) for function in functions]
@@ -158,6 +156,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = _Rewards(functions, weighed, settings, code_runs)
         return read_conversations(inputs, train_dataset, eval_dataset)
+
+    def _rows(self, dataset: Any, split: str) -> Any:
+        return _read(dataset, split, self.inputs.parts.functions)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; all completions are on disk when it returns or is interrupted."""
@@ -263,6 +264,23 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
+
+
+def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
+    """The dataset, or each of a mapping, with its prompts and the rewards' columns checked."""
+
+    def read(part: Any) -> Any:
+        columns = getattr(part, "column_names", None)  # a stream may not know them
+        if isinstance(columns, list):
+            rewards.check_columns(functions, columns)
+        return data.check_prompts(part, data.source_of(part, split), rewards.columns_of(functions))
+
+    return data.each(dataset, read)
+
+
+def _check_batch(dataset: Any, args: Any) -> None:
+    prompts = args.generation_batch_size // args.num_generations
+    data.check_batch(dataset, prompts, data.source_of(dataset, "train_dataset"))
 
 
 def _use_gpu() -> Callable[[], None] | None:

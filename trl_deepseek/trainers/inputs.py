@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, models, noise, quantization
@@ -112,18 +113,16 @@ def read_conversations(inputs: Inputs, train_dataset: Any, eval_dataset: Any) ->
     """
     if getattr(inputs.args, "control_tokens", "error") == "escape":
         chat.escape(inputs.tokenizer)
-    inputs.train_dataset = read_split(inputs, train_dataset, "train_dataset")
-    inputs.eval_dataset = read_split(inputs, eval_dataset, "eval_dataset")
+    for split, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        read = partial(read_split, inputs, split=split)
+        setattr(inputs, split, data.each(dataset, read))
     return inputs
 
 
 def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
-    """One dataset of :func:`read_conversations`, or each of a mapping; None stays None."""
-    if isinstance(dataset, dict):
-        return {name: read_split(inputs, part, split) for name, part in dataset.items()}
-    if dataset is None or not hasattr(dataset, "column_names"):
-        if dataset is not None:
-            logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
+    """One dataset of :func:`read_conversations`."""
+    if not hasattr(dataset, "column_names"):
+        logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
         return dataset
     args, tokenizer = inputs.args, inputs.tokenizer
     source = data.source_of(dataset, split)

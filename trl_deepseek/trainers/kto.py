@@ -95,8 +95,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         args = copy.copy(args) if args is not None else KTOConfig()
         registry = registry or registry_for(args)
         found = plan(args, registry)
-        train_dataset = preferences.singles(train_dataset, args)
-        eval_dataset = preferences.singles(eval_dataset, args)
+        train_dataset = preferences.singles(train_dataset, args, "train_dataset")
+        eval_dataset = preferences.singles(eval_dataset, args, "eval_dataset")
         loss = _weighted(found.losses[0], args, train_dataset)
         found.settle(args)
         for option in set(WEIGHTS) & set(loss.options):
@@ -149,8 +149,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
 
         return super().compute_ref_log_probs(score, inputs)
 
-    def _read_rows(self, dataset: Any) -> Any:
-        return preferences.singles(dataset, self.args)
+    def _rows(self, dataset: Any, split: str) -> Any:
+        return preferences.singles(dataset, self.args, split)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {

@@ -7,12 +7,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from typing import TYPE_CHECKING, Any
 
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import lm_head, models
+from trl_deepseek import data, lm_head, models
+from trl_deepseek.data import lengths
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.inputs import Inputs
@@ -63,6 +65,24 @@ class PreferenceTrainer(PluginTrainer):
         """
         inputs.pop("use_cache", None)
         return lm_head.token_logps(model, labels=labels, **inputs)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """TRL's, which leaves out and cuts what is too long without a word; say how much."""
+        limit = args.max_length
+        if limit is None or not hasattr(dataset, "__len__"):  # a stream has no count
+            return super()._prepare_dataset(  # type: ignore[misc]
+                dataset, processing_class, args, dataset_name
+            )
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepared = super()._prepare_dataset(  # type: ignore[misc]
+            dataset, processing_class, whole, dataset_name
+        )
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
+        return lengths.completions_left(prepared, source, limit, keep_end=keep_end)
 
     @property
     def ref_model(self) -> Any:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import models
-from trl_deepseek.data import preferences
-from trl_deepseek.errors import DataError
+from trl_deepseek import data, models
+from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss, require_finite
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
@@ -111,8 +110,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         args = copy.copy(args) if args is not None else RewardConfig()
         registry = registry or registry_for(args)
         loss = plan(args, registry).losses[0]
-        train_dataset = _pairs(train_dataset, args, loss.name)
-        eval_dataset = _pairs(eval_dataset, args, loss.name)
+        train_dataset = _pairs(train_dataset, "train_dataset", args, loss.name)
+        eval_dataset = _pairs(eval_dataset, "eval_dataset", args, loss.name)
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = loss
         return read_conversations(inputs, train_dataset, eval_dataset)
@@ -139,9 +138,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
         self._log_scores(mode, rewards, metrics)
         return (loss, outputs) if return_outputs else loss
-
-    def _read_rows(self, dataset: Any) -> Any:
-        return _pairs(dataset, self.args, self.loss.name)
 
     def score_pairs(self, model: Any, inputs: dict[str, Any]) -> tuple[PairRewards, Any]:
         """The one pass over a batch: scores of its pairs, and the model's outputs.
@@ -178,34 +174,35 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         for name, value in found.items():
             self._metrics[mode][name].append(value.item())
 
+    def _rows(self, dataset: Any, split: str) -> Any:
+        return _pairs(dataset, split, self.args, self.loss.name)
+
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
     ) -> Any:
         """TRL's, which leaves out rows that are too long without a word; say how many."""
-        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if not hasattr(dataset, "__len__"):  # a stream has no count
-            return prepared
-        total = len(dataset)
-        lost = total - len(prepared)
-        self.dropped[dataset_name] = (lost, total)
-        if lost:
-            message = (
-                f"{lost} of {total} rows of the {dataset_name} dataset have a chosen or rejected "
-                f"text of more than max_length={args.max_length} tokens"
-            )
-            if lost == total:
-                raise DataError(f"{message}, so that none is left\n  raise max_length")
-            logger.warning("%s and are left out; raise max_length to keep them", message)
-        return prepared
+        limit = args.max_length
+        if limit is None or not hasattr(dataset, "__len__"):  # a stream has no count
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        kept = lengths.short_enough(prepared, source, limit)
+        self.dropped[dataset_name] = (len(prepared) - len(kept), len(prepared))
+        return kept
 
 
-def _pairs(dataset: Any, args: Any, loss: str) -> Any:
-    """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
-    parts = dataset.values() if isinstance(dataset, dict) else [dataset]
-    columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
-    if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
-        return dataset
-    return preferences.pairs(dataset, args, [loss])
+def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
+    """Pairs; a dataset that is tokenized already stays as it is."""
+
+    def read(part: Any) -> Any:
+        if {"chosen_ids", "rejected_ids"} <= set(getattr(part, "column_names", None) or ()):
+            return part
+        part = preferences.pairs(part, args, [loss], split, needs_prompt=False)
+        return data.check_margin(part, data.source_of(part, split))
+
+    return data.each(dataset, read)
 
 
 def with_score_head(peft_config: Any) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, lm_head
-from trl_deepseek.data import demonstrations
+from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer
@@ -108,8 +108,32 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         with lm_head.balanced_by_trl(lm_head.unwrap(model)):
             return super().compute_loss(model, *args, **kwargs)
 
-    def _read_rows(self, dataset: Any) -> Any:
-        return _read(dataset, self.inputs, "eval_dataset")[0]
+    def _rows(self, dataset: Any, split: str) -> Any:
+        return _read(dataset, self.inputs, split)[0]
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: Any,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """TRL's in two steps: between them, rows are still whole and it is said what is cut."""
+        prepare = super()._prepare_dataset
+        if not hasattr(dataset, "__len__"):  # a stream has no count
+            return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        # What packing splits is trained on whole; its best fit cuts like the rest.
+        limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
+        keep_end = not packing and args.truncation_mode == "keep_end"
+        rows = lengths.learnable(rows, source, limit, keep_end=keep_end)
+        rows = prepare(rows, processing_class, args, packing, None, dataset_name)
+        return lengths.learnable(rows, f"packed {source}", None) if packing else rows
 
 
 def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:

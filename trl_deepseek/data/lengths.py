@@ -1,0 +1,112 @@
+"""What ``max_length`` does to tokenized rows: which are lost and which are cut, counted and named.
+
+TRL leaves both out of its log. The functions here take rows that are tokenized whole.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl_deepseek.data import rows
+
+IGNORED = -100  # the label of a token that the loss does not count
+LONGER = "raise max_length to keep them"
+
+
+def learnable(dataset: Any, source: str, limit: int | None, *, keep_end: bool = False) -> Any:
+    """The rows of a table that the loss counts a token of, also once they are cut.
+
+    The first token of a row is never predicted, so that its label does not count.
+
+    Args:
+        dataset: Rows with ``labels``, of all their tokens.
+        source: The dataset's name, for messages.
+        limit: Tokens that a row may have; None where nothing is cut.
+        keep_end: Whether the end of a row is kept, not its start.
+
+    Raises:
+        DataError: There is no such row.
+    """
+    unlabelled, lost, cut = [], [], 0
+    for number, row in enumerate(dataset.select_columns(["labels"]).with_format("numpy")):
+        labels = row["labels"]
+        left = labels if limit is None else labels[-limit:] if keep_end else labels[:limit]
+        if not (labels[1:] != IGNORED).any():
+            unlabelled.append(number)
+        elif not (left[1:] != IGNORED).any():
+            lost.append(number)
+        elif len(left) < len(labels):
+            cut += 1
+    total = len(dataset)
+    if lost and len(lost) + len(unlabelled) == total:
+        lost = sorted([*lost, *unlabelled])
+        unlabelled = []
+    left_out = {*unlabelled, *lost}
+    rows.leave_out(
+        dataset,
+        lost,
+        source,
+        why=f"have no token left to learn once they are cut to max_length={limit}",
+        way_out=LONGER,
+    )
+    rows.leave_out(
+        dataset,
+        unlabelled,
+        source,
+        why="have no token that the loss counts",
+        way_out="is it the assistant who speaks in them, and what is assistant_only_loss?",
+    )
+    if limit is not None:
+        rows.say_cut(cut, total, source, limit)
+    if not left_out:
+        return dataset
+    return dataset.select([number for number in range(total) if number not in left_out])
+
+
+def completions_left(dataset: Any, source: str, limit: int, *, keep_end: bool = False) -> Any:
+    """The rows of a table whose prompts leave something of their completions.
+
+    Args:
+        dataset: Rows with ``prompt_ids`` and ``completion_ids``, or ``chosen_ids`` and
+            ``rejected_ids``.
+        source: The dataset's name, for messages.
+        limit: Tokens that prompt and completion may have together.
+        keep_end: Whether the end of a sequence is kept, not its start.
+
+    Raises:
+        DataError: There is no such row.
+    """
+    names = [n for n in ("chosen_ids", "rejected_ids", "completion_ids") if n in dataset.features]
+    lost, cut = [], 0
+    for number, row in enumerate(dataset.select_columns(["prompt_ids", *names])):
+        prompt = len(row["prompt_ids"])
+        if prompt >= limit and not keep_end:
+            lost.append(number)
+        elif prompt + max(len(row[name]) for name in names) > limit:
+            cut += 1
+    kept = rows.leave_out(
+        dataset,
+        lost,
+        source,
+        why=f"have a prompt that fills max_length={limit} tokens",
+        way_out=LONGER,
+    )
+    rows.say_cut(cut, len(dataset), source, limit)
+    return kept
+
+
+def short_enough(dataset: Any, source: str, limit: int) -> Any:
+    """The rows of a table with ``chosen_ids`` and ``rejected_ids`` of at most ``limit`` tokens.
+
+    Raises:
+        DataError: There is no such row.
+    """
+    names = ["chosen_ids", "rejected_ids"]
+    lengths = (max(len(row[name]) for name in names) for row in dataset.select_columns(names))
+    return rows.leave_out(
+        dataset,
+        [number for number, length in enumerate(lengths) if length > limit],
+        source,
+        why=f"have a chosen or rejected text of more than max_length={limit} tokens",
+        way_out=LONGER,
+    )
