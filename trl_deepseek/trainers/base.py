@@ -48,6 +48,7 @@ class PluginTrainer:
         options = self._read_conversations(options)
         model, options = quantization.apply(model, options, self.registry)
         super().__init__(model, *positional, **options)  # type: ignore[call-arg]
+        chat.set_stop_tokens(self.model, self.processing_class)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
 
@@ -57,6 +58,7 @@ class PluginTrainer:
         Everything that would not be trained on as it reads is refused before the model is loaded.
         """
         args, tokenizer = options["args"], options["processing_class"]
+        tools = options.get("tools")
         if getattr(args, "control_tokens", "error") == "escape":
             chat.escape(tokenizer)
         read = dict(options)
@@ -65,15 +67,13 @@ class PluginTrainer:
             if isinstance(given, dict):
                 parts = given.items()
                 read[split] = {
-                    n: self._read_split(part, split, args, tokenizer) for n, part in parts
+                    n: self._read_split(part, split, args, tokenizer, tools) for n, part in parts
                 }
             elif given is not None:
-                read[split] = self._read_split(given, split, args, tokenizer)
+                read[split] = self._read_split(given, split, args, tokenizer, tools)
         return read
 
-    def _read_split(
-        self, dataset: Any, split: str, args: Any, tokenizer: PreTrainedTokenizerBase
-    ) -> Any:
+    def _read_split(self, dataset: Any, split: str, args: Any, tokenizer: Any, tools: Any) -> Any:
         if not hasattr(dataset, "column_names"):
             logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
             return dataset
@@ -93,6 +93,8 @@ class PluginTrainer:
             # A template that we do not know may be meant to be filled with tokens.
             control_tokens=self.template_name is not None
             and getattr(args, "control_tokens", "error") == "error",
+            tools=tools,
+            masks=bool(getattr(args, "assistant_only_loss", False)),
             show_progress=not args.disable_tqdm,
         )
 

@@ -107,7 +107,6 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
                 processing_class=tokenizer,
                 **kwargs,
             )
-        chat.set_stop_tokens(self.model, tokenizer)
         if code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")
             record.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, data, lm_head
+from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
@@ -73,7 +73,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             processing_class=tokenizer,
             **kwargs,
         )
-        chat.set_stop_tokens(self.model, tokenizer)
         parts = {
             "what the assistant generates": args.assistant_only_loss,
             "the completions": self.completion_only_loss,
