@@ -112,3 +112,28 @@ def test_prompts_are_deepseeks(family: str, effort: str | None, tools: Any) -> N
     for messages in Conversations(empty=is_newest):
         ours = chat.render(TEMPLATES[family], messages, add_generation_prompt=True, **options)
         assert ours == official(encoding, model, messages, tools, effort)
+
+
+@pytest.mark.parametrize("effort", [None, "high"], ids=["chat", "thinking"])
+@pytest.mark.parametrize("family", ["deepseek-v4.1", "deepseek-v4-0731"])
+def test_answers_and_thoughts_are_continued_as_by_deepseek(family: str, effort: str | None) -> None:
+    is_newest = family == "deepseek-v4.1"
+    encoding = recipe.DeepseekV41Encoding() if is_newest else recipe.DeepseekV4Encoding()
+    model = "DeepSeek-V4.1-Flash" if is_newest else "DeepSeek-V4-Pro"
+    options = {"thinking": bool(effort), "reasoning_effort": effort}
+    begun: list[dict[str, Any]] = [
+        {"content": "", "reasoning_content": "half a thought"},
+        {"content": "", "reasoning_content": "with blanks \n"},
+        {"content": ""},
+        {"content": "half an answer", "reasoning_content": "a thought"},
+        {"content": "half an answer"},
+    ]
+    for number, conversation in enumerate(Conversations(empty=is_newest)):
+        last = {"role": "assistant", "prefix": True, **begun[number % len(begun)]}
+        # the recipe continues no conversation with tools
+        messages = [
+            *(m for m in conversation if "tool_calls" not in m and m["role"] != "tool"),
+            last,
+        ]
+        ours = chat.render(TEMPLATES[family], messages, continue_final_message=True, **options)
+        assert ours == official(encoding, model, messages, None, effort)

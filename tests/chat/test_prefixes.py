@@ -19,7 +19,7 @@ from trl_deepseek.types import Messages
 
 REGISTRY = load_registry()
 FAMILIES = sorted(REGISTRY.chat_templates)
-WITHOUT_TOOLS = ("deepseek-coder", "deepseek-llm", "deepseek-v2-0628")
+WITHOUT_TOOLS = ("deepseek-coder", "deepseek-llm", "deepseek-v2-0628", "role-tokens")
 CALL = {"id": "c0", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 

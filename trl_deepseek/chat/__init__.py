@@ -5,8 +5,9 @@
 ``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
 """
 
-from trl_deepseek.chat.checking import check_conversations, holds_conversations
+from trl_deepseek.chat.checking import check_conversations
 from trl_deepseek.chat.control_tokens import escape
+from trl_deepseek.chat.faults import holds_conversations
 from trl_deepseek.chat.installing import (
     generation_prefix,
     inference_template,

@@ -1,28 +1,26 @@
 """Read every conversation before a model is loaded, and stop where training would go wrong unseen.
 
-That is: control tokens in what people wrote, and reasoning that the chat template drops.
+What can be wrong with a row is in :mod:`trl_deepseek.chat.faults`; this walks over the rows.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.control_tokens import COLUMNS, literal, pattern_of
-from trl_deepseek.errors import DataError, TemplateError, boundary
+from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
+from trl_deepseek.chat.faults import TARGETS, Fault, Inspector, is_conversation
+from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-_INLINE = re.compile(r"\s*<think>(.+?)</think>", re.DOTALL)
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-_ROLES = ("system", "user", "assistant")
 _NAMED = 5  # rows named in a message; the others are counted
+_SAID = "_trl_deepseek_said"  # what has been said about a tokenizer's template, on the tokenizer
+_PLACEHOLDER = "\ue001"  # a private-use character: no template writes it by itself
 
 
 def check_conversations(
@@ -31,6 +29,8 @@ def check_conversations(
     source: str,
     *,
     control_tokens: bool = True,
+    tools: Sequence[Any] | None = None,
+    masks: bool = False,
     show_progress: bool = False,
 ) -> Any:
     """Refuse rows whose tokens would not be what the data says.
@@ -41,34 +41,33 @@ def check_conversations(
         tokenizer: With the chat template that trains.
         source: The dataset's name, for messages.
         control_tokens: Whether a control token that stands literally in a message is an error.
+        tools: Definitions that every row is rendered with, besides its own.
+        masks: Whether the loss is taken by the template's marks, so that a message may opt out
+            with ``"train": false`` or ``"weight": 0``.
         show_progress: Whether to show a bar.
 
     Returns:
         The dataset. A stream, which can be read once only, checks each row as training reaches it.
 
     Raises:
-        DataError: A message contains a control token, or the last assistant turn's reasoning is
-            not in what the template renders.
+        DataError: A row has a fault; see :mod:`trl_deepseek.chat.faults`.
         TemplateError: The template cannot render a row.
     """
     pattern = pattern_of(tokenizer) if control_tokens else None
+    inspector = Inspector(tokenizer, pattern, tools, masks)
 
-    def written(row: Mapping[str, Any]) -> str | None:
-        return None if pattern is None else literal(row, pattern)
-
-    def loses(row: Mapping[str, Any], number: int) -> bool:
+    def fault_of(row: Mapping[str, Any], number: int) -> Fault | None:
         try:
-            return any(not _is_rendered(each, row, tokenizer) for each in _conversations(row))
+            return next(inspector.faults(row), None)
         except TemplateError as error:
             raise TemplateError(f"{source}, row {number}: {error}") from error
 
     if not hasattr(dataset, "__len__"):
 
         def checked(row: dict[str, Any], number: int) -> dict[str, Any]:
-            where = written(row)
-            _refuse(
-                source, [(number, where)] if where else [], [number] if loses(row, number) else []
-            )
+            fault = fault_of(row, number)
+            if fault is not None:
+                _refuse(source, {number: fault})
             return row
 
         return dataset.map(checked, with_indices=True)
@@ -76,97 +75,65 @@ def check_conversations(
     from tqdm.auto import tqdm
 
     columns = [c for c in (*COLUMNS, "chat_template_kwargs") if c in dataset.column_names]
-    found: list[tuple[int, str]] = []
-    lost: list[int] = []
+    found: dict[int, Fault] = {}
+    developers = []
     rows = dataset.select_columns(columns) if columns else []
     for number, row in enumerate(
         tqdm(rows, desc="Checking conversations", disable=not show_progress)
     ):
-        where = written(row)
-        if where is not None:
-            found.append((number, where))
-        elif loses(row, number):
-            lost.append(number)
-    _refuse(source, found, lost)
+        fault = fault_of(row, number)
+        if fault is not None:
+            found[number] = fault
+        elif inspector.renames_developer(row):
+            developers.append(number)
+    if found:
+        _refuse(source, found)
+    if developers:
+        logger.warning(
+            "%s, %s: the chat template has no role developer and writes the message as a system's",
+            source,
+            _rows(developers),
+        )
+    if any(is_conversation(row.get(c)) for row in list(rows)[:1] for c in TARGETS):
+        _say_if_turns_do_not_end(tokenizer)
     return dataset
 
 
-def _refuse(source: str, found: Sequence[tuple[int, str]], lost: Sequence[int]) -> None:
-    """Raise if rows hold a control token (with where) or lose their reasoning."""
-    if found:
-        number, where = found[0]
-        others = _rows([number for number, _ in found[1:]])
-        raise DataError(
-            f"{source}, row {number}: {where}, which the tokenizer reads as a control token"
-            f"{f'; so does {others}' if others else ''}\n"
-            "  --control_tokens escape encodes it as the text it is; allow lets it through"
+def _refuse(source: str, found: Mapping[int, Fault]) -> None:
+    """Raise for the first row's fault, and name the other rows that have one of its kind.
+
+    Raises:
+        DataError: Always.
+    """
+    first = next(iter(found.values()))
+    number = next(iter(found))
+    alike = [n for n, fault in found.items() if fault.way_out == first.way_out]
+    if all(found[n] == first for n in alike):
+        message = f"{source}, {_rows(alike)}: {first.what}"
+    else:  # they differ in what they quote
+        message = f"{source}, row {number}: {first.what}; so does {_rows(alike[1:])}"
+    raise DataError(f"{message}\n  {first.way_out}")
+
+
+def _say_if_turns_do_not_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Warn, once for a tokenizer, where its template writes no end behind an answer."""
+    inner: Any = getattr(tokenizer, "tokenizer", tokenizer)
+    if tokenizer.chat_template is None or getattr(inner, _SAID, None) == tokenizer.chat_template:
+        return
+    setattr(inner, _SAID, tokenizer.chat_template)
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
+    try:
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False)
+    except Exception:
+        return
+    end = text.rpartition(_PLACEHOLDER)[2]
+    known = [inner.eos_token, *inner.get_added_vocab()]
+    if not any(token and token in end for token in known):
+        logger.warning(
+            "the chat template writes no end of turn behind an answer (it could be %r): the model "
+            "would not learn to stop",
+            inner.eos_token,
         )
-    if lost:
-        raise DataError(
-            f"{source}, {_rows(lost)}: the last assistant turn has reasoning, and the chat "
-            "template does not render it: the model would learn to answer without\n"
-            "  name a template that does, such as --chat_template deepseek-r1, or remove the "
-            "reasoning from the data"
-        )
-
-
-def holds_conversations(dataset: Any) -> bool:
-    """Whether a column of the first row is a conversation."""
-    row: Mapping[str, Any] = next(iter(dataset), {})
-    return any(_is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
-
-
-def _conversations(row: Mapping[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """The whole conversations of a row: its messages, or its prompt with each answer or alone."""
-    prompt = row.get("prompt")
-    before: list[dict[str, Any]] = list(prompt or []) if _is_conversation(prompt) else []
-    if _is_conversation(row.get("messages")):
-        yield row["messages"]
-    answers = [row[c] for c in ("completion", "chosen", "rejected") if _is_conversation(row.get(c))]
-    for answer in answers or [[]] * bool(before):
-        yield [*before, *answer]
-
-
-def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def reasoning_of(message: Mapping[str, Any]) -> str:
-    """The reasoning of a message, from its own key or inline in ``<think>``; empty if none."""
-    for key in _REASONING:
-        if isinstance(message.get(key), str) and message[key].strip():
-            return str(message[key]).strip()
-    content = message.get("content")
-    if isinstance(content, list):  # of parts, as OpenAI's API has it
-        content = "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    inline = _INLINE.match(content) if isinstance(content, str) else None
-    return inline[1].strip() if inline else ""
-
-
-def _may_fail(message: Mapping[str, Any]) -> bool:
-    """Whether not every format can write a message: it has tools, parts, or a rare role."""
-    is_text = isinstance(message.get("content"), (str, type(None)))
-    return not is_text or bool(message.get("tool_calls")) or message.get("role") not in _ROLES
-
-
-def _is_rendered(
-    conversation: Sequence[Mapping[str, Any]],
-    row: Mapping[str, Any],
-    tokenizer: PreTrainedTokenizerBase,
-) -> bool:
-    last = conversation[-1]
-    reasoning = reasoning_of(last) if last.get("role") == "assistant" else ""
-    if tokenizer.chat_template is None or not (reasoning or any(map(_may_fail, conversation))):
-        return True
-    tools = row.get("tools")
-    with boundary(TemplateError, "the chat template cannot render this conversation"):
-        text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in conversation],
-            tools=(json.loads(tools) if isinstance(tools, str) and tools else tools) or None,
-            tokenize=False,
-            **(row.get("chat_template_kwargs") or {}),
-        )
-    return reasoning in text
 
 
 def _rows(numbers: Sequence[int]) -> str:

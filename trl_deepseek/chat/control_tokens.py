@@ -15,15 +15,15 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.tool_arguments import parsed
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-POLICIES = ("error", "escape", "allow")
 COLUMNS = ("messages", "prompt", "completion", "chosen", "rejected", "tools")
-THINKING = ("<think>", "</think>")  # an assistant may write its reasoning inline
+THINKING = (reasoning.OPEN, reasoning.CLOSE)  # an assistant may write its reasoning inline
 
 _PLACEHOLDERS = 0xF0000  # first of 65,534 private-use characters, which mean nothing to a template
 _PRIVATE = re.compile("[\U000f0000-\U000ffffd]")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.recognising import resolve
 from trl_deepseek.chat.tool_arguments import parse_arguments
 from trl_deepseek.errors import TemplateError
@@ -93,15 +94,17 @@ def inference_template(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
 
 
 def set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Make ``model`` stop at the template's end of turn, and still at the tokenizer's own end.
+    """Make ``model`` stop at the template's end of turn, and still wherever it stopped before.
 
-    Does nothing where no template is installed.
+    Does nothing where no template is installed, or the model does not generate.
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     config = getattr(model, "generation_config", None)
     if installed(tokenizer) is None or config is None:
         return
-    stops = [inner.eos_token_id, getattr(inner, _BASE_EOS, None)]
+    own = config.eos_token_id
+    own = own if isinstance(own, (list, tuple)) else [own]
+    stops = [inner.eos_token_id, *own, getattr(inner, _BASE_EOS, None)]
     unique = list(dict.fromkeys(stop for stop in stops if stop is not None))
     config.eos_token_id = unique[0] if len(unique) == 1 else unique
     config.pad_token_id = inner.pad_token_id
@@ -124,7 +127,7 @@ def generation_prefix(tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> str:
         user, tokenize=False, add_generation_prompt=True, **kwargs
     )
     header = prompt.rsplit(_PLACEHOLDER, 1)[-1]
-    for opening in ("<think>", "</think>"):
+    for opening in (reasoning.OPEN, reasoning.CLOSE):
         if opening in header:
             return header[header.index(opening) :]
     return ""

@@ -14,6 +14,7 @@ from typing import Any
 
 OPEN = "<think>"
 CLOSE = "</think>"
+KEYS = ("reasoning_content", "reasoning", "thinking")  # of a message that has it apart
 
 Completion = str | Sequence[Mapping[str, Any]]
 
@@ -84,6 +85,17 @@ def opens_thinking(generation_prefix: str | None) -> bool:
     return prefix.rfind(OPEN) > prefix.rfind(CLOSE)
 
 
+def inline(said: str) -> str:
+    """The reasoning that a text begins with, without its tags; empty where it has none."""
+    found = _INLINE.match(said)
+    return found[1] if found else ""
+
+
+def is_unclosed(said: str) -> bool:
+    """Whether a text begins with reasoning that never ends."""
+    return said.lstrip().startswith(OPEN) and CLOSE not in said
+
+
 def _content(content: Any) -> str:
     """A message's content as text: a string, typed parts of it, or nothing (tool calls alone)."""
     if content is None:
@@ -122,6 +134,8 @@ def token_counts(
         )
     return [len(ids) for ids in completion_ids]
 
+
+_INLINE = re.compile(rf"\s*{OPEN}(.+?){CLOSE}", re.DOTALL)
 
 # A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.rendering import render
 from trl_deepseek.errors import TemplateError, UnknownName, did_you_mean
 from trl_deepseek.registry import Registry
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _USER = {"role": "user", "content": "u"}
-_ANSWER = "<think>\nthoughts\n</think>\n\nanswer"
+_ANSWER = f"{reasoning.OPEN}\nthoughts\n{reasoning.CLOSE}\n\nanswer"
 _PROBES: tuple[tuple[Messages, dict[str, Any]], ...] = (
     ([_USER], {"add_generation_prompt": True}),
     ([_USER], {"add_generation_prompt": True, "thinking": True, "reasoning_effort": "max"}),

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.tool_arguments import parsed
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.types import ChatTemplate, Message, Messages
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 BOS = "<｜begin▁of▁sentence｜>"
+_QUESTION: Message = {"role": "user", "content": ""}
+_THOUGHT = "\ue002"  # a private-use character: no template writes it by itself
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def render(
         training: Use the training template instead of the inference one.
         official_quirks: Render as the authors' template does even where it is wrong.
         **kwargs: What the format understands: ``add_generation_prompt``, ``thinking``,
-            ``drop_thinking``, ``reasoning_effort``, ``continue_final_message``, ``bos_token``.
+            ``drop_thinking``, ``reasoning_effort``, ``bos_token``, ``continue_final_message`` (a
+            last assistant message that holds nothing but a thought ends inside that thought).
 
     Raises:
         TemplateError: The template cannot render this conversation.
@@ -116,6 +120,51 @@ def normalise(messages: Sequence[Message], *, parse_arguments: bool) -> Messages
     return parsed(clean) if parse_arguments else clean
 
 
+def _is_unanswered(messages: Sequence[Message]) -> bool:
+    """Whether the last message is an assistant's that has not begun its answer."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and not (last.get("content") or last.get("tool_calls"))
+
+
+def _continue_thought(
+    source: str,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    tools: Sequence[Any] | None,
+    spans: bool,
+    kwargs: Mapping[str, Any],
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text up to the end of a thought that is to be continued, and what was generated of it.
+
+    It is the prompt of that turn, what opens the thought where the prompt has not, and the thought.
+    Where the prompt rules thinking out, the thought is left out, as DeepSeek's encoders do.
+    """
+    *before, last = messages
+    thought = next((str(last[key]) for key in reasoning.KEYS if last.get(key)), "")
+    options = {**kwargs, "add_generation_prompt": True, "continue_final_message": False}
+    if thought and source == template.training:
+        options.setdefault("thinking", True)
+    prompt, found = _render(source, template, before, tools, spans, options)
+    if not thought or prompt.endswith(reasoning.CLOSE):
+        return prompt, found
+    opened = prompt.rstrip().endswith(reasoning.OPEN)
+    opening = "" if opened else _opening(source, template, options)
+    text = prompt + opening + thought
+    return text, [*found, (len(prompt), len(text))] if spans else found
+
+
+def _opening(source: str, template: ChatTemplate, options: Mapping[str, Any]) -> str:
+    """What opens a thought: as this format's prompts do, or else as its models are trained to."""
+    prompt = _render(source, template, [_QUESTION], None, False, options)[0]
+    if reasoning.OPEN in prompt:
+        return prompt[prompt.rindex(reasoning.OPEN) :]
+    answer = {"role": "assistant", "content": "a", reasoning.KEYS[0]: _THOUGHT}
+    trained = _render(template.training, template, [_QUESTION, answer], None, False, {})[0]
+    before, thought, _ = trained.partition(_THOUGHT)
+    opening = before.removeprefix(prompt)
+    return opening if thought and opening != before else f"{reasoning.OPEN}\n"
+
+
 def _render(
     source: str,
     template: ChatTemplate,
@@ -129,6 +178,8 @@ def _render(
 
     if not messages:
         raise TemplateError("a conversation without messages cannot be rendered")
+    if kwargs.get("continue_final_message") is True and _is_unanswered(messages):
+        return _continue_thought(source, template, messages, tools, spans, kwargs)
     options = {"bos_token": BOS, "eos_token": template.end_of_turn, **kwargs}
     try:
         texts, found = render_jinja_template(

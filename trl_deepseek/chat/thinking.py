@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.checking import reasoning_of
+from trl_deepseek.chat.faults import reasoning_of
 from trl_deepseek.chat.installing import generation_prefix
 
 if TYPE_CHECKING:

@@ -48,6 +48,7 @@ class PluginTrainer:
         }
         model, given = quantization.apply(inputs.model, given, inputs.registry)
         super().__init__(model, **given)  # type: ignore[call-arg]
+        chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
 

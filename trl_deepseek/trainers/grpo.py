@@ -113,7 +113,6 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         weakref.finalize(self, guards.close)
         with _first_weights(args, self._weights):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
-        chat.set_stop_tokens(self.model, inputs.tokenizer)
         if chosen.code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")
             record.parent.mkdir(parents=True, exist_ok=True)

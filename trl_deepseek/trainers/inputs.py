@@ -142,5 +142,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         # A template that we do not know may be meant to be filled with tokens.
         control_tokens=inputs.template_name is not None
         and getattr(args, "control_tokens", "error") == "error",
+        tools=inputs.options.get("tools"),
+        masks=bool(getattr(args, "assistant_only_loss", False)),
         show_progress=not args.disable_tqdm,
     )

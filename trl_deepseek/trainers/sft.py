@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, data, lm_head
+from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
@@ -62,7 +62,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
             kwargs = {}
         super().__init__(model, data_collator=data_collator, **kwargs)
-        chat.set_stop_tokens(self.model, model.tokenizer)
         parts = {
             "what the assistant generates": self.args.assistant_only_loss,
             "the completions": self.completion_only_loss,

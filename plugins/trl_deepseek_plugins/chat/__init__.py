@@ -3,22 +3,29 @@
 Families share pieces in ``fragments/``. A tokenizer stores one string and has no loader, so
 ``{% include "..." %}`` is replaced here by the file's text: what reaches the tokenizer is one
 self-contained template. Where both templates share a fragment, its ``{% generation %}`` marks are
-taken out of ``inference``, since other programs do not know them. A family whose official template
-has defects that ``inference`` mends also has ``official``, which keeps them.
+taken out of ``inference``, since other programs do not know them. In ``training`` each mark is
+written twice, with and without, so that a message with ``"train": false`` or ``"weight": 0``
+carries no loss in any family. A family whose official template has defects that ``inference`` mends
+also has ``official``, which keeps them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from trl_deepseek import hookimpl
 from trl_deepseek.types import ChatTemplate, Register
-from trl_deepseek_plugins.chat.families import FAMILIES
+from trl_deepseek_plugins.chat.families import FAMILIES, ROLES
 
 FOLDER = Path(__file__).parent
 INCLUDE = re.compile(r'\{%-? include "([^"]+)" -?%\}')
 MARK = re.compile(r"\{%-? (?:end)?generation -?%\}")
+GENERATED = re.compile(r"\{%- generation -%\}(.*?)\{%- endgeneration -%\}", re.DOTALL)
+UNLESS_UNTRAINED = (
+    "{%- if message.train is false or message.weight == 0 -%}\\1{%- else -%}\\g<0>{%- endif -%}"
+)
 COMMENT = re.compile(r"\{#-?.*?-?#\}", re.DOTALL)
 
 
@@ -28,16 +35,18 @@ def register_chat_templates(register: Register) -> None:
         register(name, build(name, **family))
 
 
-def build(name: str, **about: object) -> ChatTemplate:
-    """The template of one family, assembled from its files.
+def build(name: str, roles: Sequence[str] = ROLES, **about: object) -> ChatTemplate:
+    """The template of one family, assembled from its files; ``roles`` are those it can write.
 
     All of ours read content given as parts; no official one does.
     """
     official = FOLDER / name / "official.jinja"
-    parts = assemble(FOLDER / "fragments" / "text_parts.jinja").strip()
+    read = assemble(FOLDER / "fragments" / "read_messages.jinja").strip()
+    read = f"{{%- set roles = {list(roles)} -%}}" + read
+    training = GENERATED.sub(UNLESS_UNTRAINED, assemble(FOLDER / name / "training.jinja"))
     return ChatTemplate(
-        inference=parts + MARK.sub("", assemble(FOLDER / name / "inference.jinja")),
-        training=parts + assemble(FOLDER / name / "training.jinja"),
+        inference=read + MARK.sub("", assemble(FOLDER / name / "inference.jinja")),
+        training=read + training,
         official=assemble(official) if official.exists() else None,
         **about,  # type: ignore[arg-type]
     )

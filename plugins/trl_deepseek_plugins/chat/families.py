@@ -1,4 +1,4 @@
-"""Which models use which family, and what the family's turns end with.
+"""Which models use which family, what the family's turns end with and which roles it has.
 
 ``models`` are names without the organisation, in lower case, of models that publish this format;
 a base model has the one that its chat model uses.
@@ -7,6 +7,11 @@ a base model has the one that its chat model uses.
 from __future__ import annotations
 
 from typing import Any
+
+ROLES = ("system", "user", "assistant", "tool")
+WITHOUT_TOOLS = ROLES[:3]
+WITH_DEVELOPER = (*ROLES, "developer")
+WITH_REMINDER = (*WITH_DEVELOPER, "latest_reminder")
 
 FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek-llm": {
@@ -29,7 +34,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-coder-v2-instruct",
             "deepseek-coder-v2-lite-base",
             "deepseek-coder-v2-lite-instruct",
-        )
+        ),
+        "roles": WITHOUT_TOOLS,
     },
     "deepseek-coder": {
         "models": (
@@ -40,8 +46,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-coder-33b-instruct",
         ),
         "end_of_turn": "<|EOT|>",
+        "roles": WITHOUT_TOOLS,
     },
-    "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",)},
+    "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",), "roles": WITHOUT_TOOLS},
     "deepseek-v2.5": {
         "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724"),
     },
@@ -62,7 +69,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",)},
     "deepseek-v3.1": {"models": ("deepseek-v3.1-base", "deepseek-v3.1-terminus")},
     "deepseek-v3.2-exp": {"models": ("deepseek-v3.2-exp-base",)},
-    "deepseek-v3.2": {"models": ("deepseek-v3.2-speciale",), "parses_arguments": True},
+    "deepseek-v3.2": {
+        "models": ("deepseek-v3.2-speciale",),
+        "parses_arguments": True,
+        "roles": WITH_DEVELOPER,
+    },
     "deepseek-v4": {
         "models": (
             "deepseek-v4-flash",
@@ -71,14 +82,17 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-v4-pro-base",
         ),
         "parses_arguments": True,
+        "roles": WITH_REMINDER,
     },
     "deepseek-v4-0731": {
         "models": ("deepseek-v4-flash-0731", "deepseek-v4-pro-0731"),
         "parses_arguments": True,
+        "roles": WITH_REMINDER,
     },
     "deepseek-v4.1": {
         "models": ("deepseek-v4.1-flash", "deepseek-v4.1-flash-1017", "deepseek-v4.1-pro"),
         "parses_arguments": True,
+        "roles": WITH_REMINDER,
     },
-    "role-tokens": {"end_of_turn": "<|end|>"},
+    "role-tokens": {"end_of_turn": "<|end|>", "roles": WITHOUT_TOOLS},
 }

@@ -1,0 +1,300 @@
+"""What would make training differ from what a row of conversations says.
+
+Each fault is one sentence about a row and the way out. They are found by reading the messages and
+by rendering them with the template that trains, so that they hold for templates that we do not
+know, too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.chat import reasoning
+from trl_deepseek.chat.control_tokens import COLUMNS, literal
+from trl_deepseek.errors import TemplateError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+ANSWERS = ("completion", "chosen", "rejected")
+TARGETS = ("messages", *ANSWERS)  # columns whose assistant messages are trained on
+COMMON = ("system", "user", "assistant")
+
+Conversation = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a row: what, and what to do about it."""
+
+    what: str
+    way_out: str
+
+
+class Inspector:
+    """Finds the faults of rows, for one tokenizer.
+
+    Args:
+        tokenizer: With the chat template that trains; without one nothing is rendered.
+        control_tokens: What finds a literal control token; None where they are allowed.
+        tools: Definitions that every row is rendered with, besides its own.
+        masks: Whether the loss is taken by the template's marks, so that a message may opt out.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        control_tokens: re.Pattern[str] | None,
+        tools: Sequence[Any] | None = None,
+        masks: bool = False,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.control_tokens = control_tokens
+        self.tools = tools
+        self.masks = masks and ".train" in str(tokenizer.chat_template)
+
+    def faults(self, row: Mapping[str, Any]) -> Iterator[Fault]:
+        """The faults of a row, cheapest first.
+
+        Raises:
+            TemplateError: The template cannot render it.
+        """
+        for column in (*TARGETS, "prompt"):
+            value = row.get(column)
+            if is_conversation(value) and not all(isinstance(m, Mapping) for m in value):
+                yield Fault(f"{column} has a message that is none (null)", "leave the row out")
+                return
+        where = None if self.control_tokens is None else literal(row, self.control_tokens)
+        if where is not None:
+            yield Fault(f"{where}, which the tokenizer reads as a control token", _ESCAPE)
+        for column in TARGETS:
+            if is_conversation(row.get(column)):
+                yield from self._unlearnable(row[column], column)
+        for conversation in conversations(row):
+            for number, message in enumerate(conversation):
+                yield from _unreadable(message, number)
+        if self.tokenizer.chat_template is not None:
+            for conversation in conversations(row):
+                yield from self._unwritten(conversation, row)
+
+    def _unlearnable(self, messages: Conversation, column: str) -> Iterator[Fault]:
+        """Assistant messages that cannot be targets as they stand."""
+        answers = [m for m in messages if m.get("role") == "assistant"]
+        if any(reasoning.is_unclosed(text_of(m)) for m in answers):
+            yield Fault(
+                f"an assistant message opens {reasoning.OPEN} and does not close it: what follows "
+                "would be trained as the answer",
+                f"close it with {reasoning.CLOSE}, or leave the row out: it was cut off",
+            )
+        weights = {m["weight"] for m in answers if m.get("weight") is not None}
+        if not weights <= {0, 1} or any(m.get("train") not in (True, False, None) for m in answers):
+            yield Fault(
+                "an assistant message has a weight other than 0 and 1, or a train that is no "
+                "boolean",
+                "a message is trained on or not: write 0 or 1, true or false",
+            )
+        untrained = [m for m in answers if m.get("train") is False or m.get("weight") == 0]
+        if untrained and column in ANSWERS:
+            yield Fault(
+                f"{column} has an assistant message with train false or weight 0, and all of it is "
+                "a target",
+                "move it into the prompt, which carries no loss",
+            )
+        elif untrained and not self.masks:
+            yield Fault(
+                "an assistant message has train false or weight 0, and the loss is not taken by "
+                "message",
+                "use a registered chat template and leave assistant_only_loss at its default",
+            )
+        elif untrained and len(untrained) == len(answers):
+            yield Fault(
+                "every assistant message has train false or weight 0, so that nothing is learned",
+                "leave the row out",
+            )
+
+    def _unwritten(self, conversation: Conversation, row: Mapping[str, Any]) -> Iterator[Fault]:
+        """What the template leaves out, or writes as something else."""
+        tools = self._tools(row)
+        asked = [i for i, m in enumerate(conversation) if m.get("role") == "user"]
+        thoughts = [
+            (m, thought)
+            for m in conversation[(asked or [-1])[-1] + 1 :]
+            if m.get("role") == "assistant" and (thought := reasoning_of(m))
+        ]
+        if not (tools or thoughts or any(map(_may_fail, conversation))):
+            return
+        text = self.render(conversation, row, tools)
+        lost = [m for m, thought in thoughts if thought not in text]
+        if lost:
+            yield _LOST if lost[-1] is conversation[-1] else _LOST_EARLIER
+        for message in conversation:
+            yield from self._misread(message, conversation, row, text)
+        if (
+            tools
+            and text == self.render(conversation, row, None)
+            and not _told(conversation, tools)
+        ):
+            yield Fault(
+                "there are tool definitions, and the chat template does not write them: the model "
+                "would not know its tools",
+                "name a template that does, such as --chat_template deepseek-v4, write them into "
+                "the system message, or remove them",
+            )
+
+    def _misread(
+        self, message: dict[str, Any], conversation: Conversation, row: Mapping[str, Any], text: str
+    ) -> Iterator[Fault]:
+        role, said = message.get("role"), text_of(message).strip()
+        if role in COMMON and not message.get("tool_calls"):
+            return
+        names = [
+            (call.get("function") or {}).get("name") for call in message.get("tool_calls") or ()
+        ]
+        if (role not in COMMON and said not in text) or any(n and n not in text for n in names):
+            what = f"the {role} message" if role != "assistant" else "a tool call"
+            yield Fault(
+                f"the chat template does not write {what}",
+                "name a template that does, or rewrite the data: "
+                f"every template has {', '.join(COMMON)}",
+            )
+        elif role not in (*COMMON, "tool"):
+            others = (
+                self._as(other, message, conversation, row) for other in ("assistant", "system")
+            )
+            if text == next(others) != next(others):
+                yield Fault(
+                    f"the chat template writes the {role} message as an assistant's",
+                    f"call it system or user, or name a template that has a {role}",
+                )
+
+    def renames_developer(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row has a developer and the template writes a system."""
+        return any(
+            message.get("role") == "developer"
+            and self.render(conversation, row, self._tools(row))
+            == self._as("system", message, conversation, row)
+            for conversation in conversations(row)
+            for message in conversation
+            if self.tokenizer.chat_template is not None
+        )
+
+    def _as(
+        self, role: str, message: Any, conversation: Conversation, row: Mapping[str, Any]
+    ) -> str | None:
+        """The text with another role for one message; None where that cannot be rendered."""
+        changed = [{**m, "role": role} if m is message else m for m in conversation]
+        try:
+            return self.render(changed, row, self._tools(row))
+        except TemplateError:
+            return None
+
+    def _tools(self, row: Mapping[str, Any]) -> Any:
+        tools = row.get("tools")
+        return (json.loads(tools) if isinstance(tools, str) and tools else tools) or self.tools
+
+    def render(self, conversation: Conversation, row: Mapping[str, Any], tools: Any) -> str:
+        """The text that the tokenizer makes of a row's conversation.
+
+        Raises:
+            TemplateError: The template cannot render it.
+        """
+        try:
+            text: str = self.tokenizer.apply_chat_template(
+                [dict(message) for message in conversation],
+                tools=tools or None,
+                tokenize=False,
+                **(row.get("chat_template_kwargs") or {}),
+            )
+        except Exception as error:  # a template may raise anything; all of it is about this row
+            raise TemplateError(
+                f"the chat template cannot render this conversation: {error}"
+            ) from error
+        return text
+
+
+_ESCAPE = "--control_tokens escape encodes it as the text it is; allow lets it through"
+_LOST = Fault(
+    "the last assistant turn has reasoning, and the chat template does not render it: the model "
+    "would learn to answer without",
+    "name a template that does, such as --chat_template deepseek-r1, or remove the reasoning from "
+    "the data",
+)
+_LOST_EARLIER = Fault(
+    "an assistant turn behind the last question has reasoning, and the chat template does not "
+    "render it: the model would learn to act without",
+    "give the row its tools, or chat_template_kwargs with drop_thinking false, name a template "
+    "that renders it, or remove the reasoning from the data",
+)
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a column's value is a list of messages."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+def holds_conversations(dataset: Any) -> bool:
+    """Whether a column of the first row is a conversation."""
+    row: Mapping[str, Any] = next(iter(dataset), {})
+    return any(is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
+
+
+def conversations(row: Mapping[str, Any]) -> Iterator[Conversation]:
+    """The whole conversations of a row: its messages, or its prompt with each answer or alone."""
+    prompt = row.get("prompt")
+    before: Conversation = list(prompt or []) if is_conversation(prompt) else []
+    if is_conversation(row.get("messages")):
+        yield row["messages"]
+    answers = [row[c] for c in ANSWERS if is_conversation(row.get(c))]
+    for answer in answers or [[]] * bool(before):
+        yield [*before, *answer]
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """The content of a message as text; that of parts, as OpenAI's API has them, joined."""
+    content = message.get("content")
+    if isinstance(content, list):
+        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+    return content if isinstance(content, str) else ""
+
+
+def reasoning_of(message: Mapping[str, Any]) -> str:
+    """The reasoning of a message, from its own key or inline in ``<think>``; empty if none."""
+    for key in reasoning.KEYS:
+        if isinstance(message.get(key), str) and message[key].strip():
+            return str(message[key]).strip()
+    return reasoning.inline(text_of(message)).strip()
+
+
+def _unreadable(message: Mapping[str, Any], number: int) -> Iterator[Fault]:
+    role = message.get("role")
+    if not isinstance(role, str) or not role:
+        yield Fault(f"message {number} has no role", f"roles are {', '.join(COMMON)} and tool")
+    elif message.get("content") is None and not (
+        role == "assistant" and (message.get("tool_calls") or reasoning_of(message))
+    ):
+        yield Fault(
+            f"the {role} message {number} has no content (null)",
+            'write "" where nothing is said, or leave the row out',
+        )
+
+
+def _may_fail(message: Mapping[str, Any]) -> bool:
+    """Whether not every format can write a message: it has tools, parts, or a rare role."""
+    is_text = isinstance(message.get("content"), (str, type(None)))
+    return not is_text or bool(message.get("tool_calls")) or message.get("role") not in COMMON
+
+
+def _told(conversation: Conversation, tools: Sequence[Any]) -> bool:
+    """Whether the system messages name every tool, as where their author wrote them out."""
+    said = " ".join(text_of(m) for m in conversation if m.get("role") in ("system", "developer"))
+    names = [
+        getattr(tool, "__name__", "")
+        if callable(tool)
+        else (tool.get("function") or tool).get("name") or ""
+        for tool in tools
+    ]
+    return all(name and name in said for name in names)
