@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from trl_deepseek.cli.parser import Parser, add_dataclasses, build_dataclasses
+from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.options import ModelArguments, add_dataclasses, build_dataclasses
 
 
 @dataclass
@@ -138,6 +139,4 @@ def test_a_wrong_yaml_file_is_one_clear_message(
 def test_one_layer_to_adapt_is_a_name_and_not_a_pattern(
     given: list[str], meant: list[str] | str
 ) -> None:
-    from trl_deepseek.cli.training import ModelArguments
-
     assert ModelArguments(lora_target_modules=given).lora_target_modules == meant

@@ -79,9 +79,8 @@ def answer_for(args: argparse.Namespace, command: Any, budget: int | None) -> di
     from dataclasses import replace
 
     from trl_deepseek import models, quantization
-    from trl_deepseek.cli.parser import build_dataclasses
-    from trl_deepseek.cli.training import ModelArguments
     from trl_deepseek.jobs import adapters
+    from trl_deepseek.jobs.options import ModelArguments, build_dataclasses
     from trl_deepseek.memory.estimate import busiest, estimate, largest_batch
     from trl_deepseek.memory.rehearsal import rehearse
     from trl_deepseek.trainers.base import registry_for

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from trl_deepseek import data, rewards
 from trl_deepseek.cli import training
-from trl_deepseek.cli.parser import build_dataclasses
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
 from trl_deepseek.rewards.weights import weigh
 from trl_deepseek.trainers.configs import GRPOConfig
-
-
-@dataclass
-class RewardArguments:
-    """Which rewards score the completions."""
-
-    reward_funcs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Registered names, file.py:function, module.function, model:PATH; one or more."
-        },
-    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

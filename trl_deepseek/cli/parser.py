@@ -10,7 +10,7 @@ import argparse
 import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from trl_deepseek.errors import ConfigError
@@ -133,29 +133,3 @@ def add_plugin_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", nargs="+", default=[], metavar="NAME", help="Names of plugins to leave out."
     )
-
-
-def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) -> None:
-    """Add one flag per dataclass field, by the rules of transformers' ``HfArgumentParser``."""
-    from transformers import HfArgumentParser
-
-    # This is what argparse itself does with ``parents=``, which only the constructor takes.
-    parser._add_container_actions(HfArgumentParser(list(classes), add_help=False))
-
-
-def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list[Any]:
-    """Instances of ``classes`` from the parsed flags.
-
-    Raises:
-        ConfigError: A dataclass refuses its values.
-    """
-    import dataclasses
-
-    instances = []
-    for kind in classes:
-        names = [field.name for field in dataclasses.fields(kind) if field.init]
-        try:
-            instances.append(kind(**{name: getattr(args, name) for name in names}))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(str(error)) from error
-    return instances

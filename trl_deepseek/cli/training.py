@@ -7,7 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,50 +15,19 @@ import trl
 
 from trl_deepseek import chat, data, models, noise
 from trl_deepseek.cli import dry_run
-from trl_deepseek.cli.parser import add_dataclasses, build_dataclasses
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import adapters
+from trl_deepseek.jobs.options import (
+    DataArguments,
+    ModelArguments,
+    add_dataclasses,
+    build_dataclasses,
+)
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-@dataclass
-class DataArguments:
-    """Where the data comes from; the names are TRL's."""
-
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id."},
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a hub dataset."}
-    )
-    dataset_train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    dataset_test_split: str = field(
-        default="test", metadata={"help": "Split to evaluate on, with --eval_strategy."}
-    )
-    dataset_streaming: bool = field(
-        default=False, metadata={"help": "Read rows as they are needed; --max_steps is needed."}
-    )
-
-
-@dataclass
-class ModelArguments(trl.ModelConfig):
-    """TRL's model options; ``--use_peft`` means LoRA with rank 64 and alpha 128."""
-
-    lora_r: int = field(default=64, metadata={"help": "LoRA rank."})
-    lora_alpha: int = field(default=128, metadata={"help": "LoRA alpha."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        # TRL turns a list of one into its string, for "all-linear"; peft would take the name of a
-        # layer for a pattern that the layer's whole path must match.
-        only: list[str] | str | None = vars(self)["lora_target_modules"]
-        if isinstance(only, str) and only.isidentifier():
-            self.lora_target_modules = [only]
 
 
 def add_training_arguments(
