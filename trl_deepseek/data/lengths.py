@@ -1,6 +1,7 @@
 """What ``max_length`` does to tokenized rows: which are lost and which are cut, counted and named.
 
-TRL leaves both out of its log. The functions here take rows that are tokenized whole.
+TRL leaves both out of its log. The functions here take rows that are tokenized whole; they return
+those that remain, and the numbers of the others.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ IGNORED = -100  # the label of a token that the loss does not count
 LONGER = "raise max_length to keep them"
 
 
-def learnable(dataset: Any, source: str, limit: int | None, *, keep_end: bool = False) -> Any:
+def learnable(
+    dataset: Any, source: str, limit: int | None, *, keep_end: bool = False
+) -> tuple[Any, list[int]]:
     """The rows of a table that the loss counts a token of, also once they are cut.
 
     The first token of a row is never predicted, so that its label does not count.
@@ -41,7 +44,7 @@ def learnable(dataset: Any, source: str, limit: int | None, *, keep_end: bool = 
     if lost and len(lost) + len(unlabelled) == total:
         lost = sorted([*lost, *unlabelled])
         unlabelled = []
-    left_out = {*unlabelled, *lost}
+    left_out = sorted([*unlabelled, *lost])
     rows.leave_out(
         dataset,
         lost,
@@ -58,12 +61,12 @@ def learnable(dataset: Any, source: str, limit: int | None, *, keep_end: bool = 
     )
     if limit is not None:
         rows.say_cut(cut, total, source, limit)
-    if not left_out:
-        return dataset
-    return dataset.select([number for number in range(total) if number not in left_out])
+    return rows.without(dataset, left_out), left_out
 
 
-def completions_left(dataset: Any, source: str, limit: int, *, keep_end: bool = False) -> Any:
+def completions_left(
+    dataset: Any, source: str, limit: int, *, keep_end: bool = False
+) -> tuple[Any, list[int]]:
     """The rows of a table whose prompts leave something of their completions.
 
     Args:
@@ -92,10 +95,10 @@ def completions_left(dataset: Any, source: str, limit: int, *, keep_end: bool = 
         way_out=LONGER,
     )
     rows.say_cut(cut, len(dataset), source, limit)
-    return kept
+    return kept, lost
 
 
-def short_enough(dataset: Any, source: str, limit: int) -> Any:
+def short_enough(dataset: Any, source: str, limit: int) -> tuple[Any, list[int]]:
     """The rows of a table with ``chosen_ids`` and ``rejected_ids`` of at most ``limit`` tokens.
 
     Raises:
@@ -103,10 +106,6 @@ def short_enough(dataset: Any, source: str, limit: int) -> Any:
     """
     names = ["chosen_ids", "rejected_ids"]
     lengths = (max(len(row[name]) for name in names) for row in dataset.select_columns(names))
-    return rows.leave_out(
-        dataset,
-        [number for number, length in enumerate(lengths) if length > limit],
-        source,
-        why=f"have a chosen or rejected text of more than max_length={limit} tokens",
-        way_out=LONGER,
-    )
+    lost = [number for number, length in enumerate(lengths) if length > limit]
+    why = f"have a chosen or rejected text of more than max_length={limit} tokens"
+    return rows.leave_out(dataset, lost, source, why=why, way_out=LONGER), lost

@@ -73,7 +73,11 @@ def rename_columns(dataset: Any, mapping: Mapping[str, str], source: str) -> Any
             f"  rename the other one too: {twice}=other_{twice}"
         )
     moved = {old: new for old, new in mapping.items() if old != new}
-    return dataset.rename_columns(moved) if moved else dataset
+    if not moved:
+        return dataset
+    spare = {old: f"{old} renamed" for old in moved}  # a stream cannot change places in one step
+    dataset = dataset.rename_columns(spare)
+    return dataset.rename_columns({spare[old]: new for old, new in moved.items()})
 
 
 def mix(

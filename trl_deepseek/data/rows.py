@@ -7,7 +7,7 @@ of its rows is checked as training reaches it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from trl_deepseek.errors import DataError
@@ -144,8 +144,15 @@ def leave_out(dataset: Any, lost: Sequence[int], source: str, *, why: str, way_o
         some(lost),
         way_out,
     )
+    return without(dataset, lost)
+
+
+def without(dataset: Any, lost: Collection[int]) -> Any:
+    """A table without the rows ``lost``."""
     gone = set(lost)
-    return dataset.select([number for number in range(total) if number not in gone])
+    if not gone:
+        return dataset
+    return dataset.select([number for number in range(len(dataset)) if number not in gone])
 
 
 def say_cut(cut: int, total: int, source: str, limit: int) -> None:

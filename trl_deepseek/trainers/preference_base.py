@@ -84,7 +84,10 @@ class PreferenceTrainer(PluginTrainer):
         )
         source = data.source_of(dataset, f"the {dataset_name} dataset")
         keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
-        return lengths.completions_left(prepared, source, limit, keep_end=keep_end)
+        kept, self.left_out[dataset_name] = lengths.completions_left(
+            prepared, source, limit, keep_end=keep_end
+        )
+        return kept
 
     @property
     def ref_model(self) -> Any:

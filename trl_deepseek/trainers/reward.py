@@ -163,8 +163,9 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         whole.max_length = None
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
         source = data.source_of(dataset, f"the {dataset_name} dataset")
-        kept = lengths.short_enough(prepared, source, limit)
-        self.dropped[dataset_name] = (len(prepared) - len(kept), len(prepared))
+        kept, lost = lengths.short_enough(prepared, source, limit)
+        self.left_out[dataset_name] = lost
+        self.dropped[dataset_name] = (len(lost), len(prepared))
         return kept
 
 

@@ -109,9 +109,11 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         # What packing splits is trained on whole; its best fit cuts like the rest.
         limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
         keep_end = not packing and args.truncation_mode == "keep_end"
-        rows = lengths.learnable(rows, source, limit, keep_end=keep_end)
+        rows, self.left_out[dataset_name] = lengths.learnable(
+            rows, source, limit, keep_end=keep_end
+        )
         rows = prepare(rows, processing_class, args, packing, None, dataset_name)
-        return lengths.learnable(rows, f"packed {source}", None) if packing else rows
+        return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 
     def _read(self, dataset: Any, args: Any, tokenizer: Any, name: str) -> tuple[Any, str | None]:
         """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
