@@ -232,7 +232,7 @@ class TestRowsThatAreTooLong:
         assert "eval" not in caplog.text
 
     def test_are_an_error_where_none_is_left(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"8 of 8 rows .* max_length=5 tokens, so that none"):
+        with pytest.raises(DataError, match=r"all 8 rows .* max_length=5 tokens, so that none"):
             RewardTrainer(
                 "tiny-deepseek-llm", config(tmp_path, max_length=5), train_dataset=pairs(8)
             )
