@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 
 from trl_deepseek import (
     DPOConfig,
@@ -22,6 +23,7 @@ from trl_deepseek import (
     SFTConfig,
     SFTTrainer,
 )
+from trl_deepseek.cli.main import main
 from trl_deepseek.errors import DataError
 
 LONG = "seven times six is forty-two and " * 8
@@ -47,8 +49,9 @@ def row(kind: str, prompt: str, answer: str = "2") -> dict[str, Any]:
 def build(tmp_path: Path) -> Callable[..., Any]:
     """Builds a trainer on rows that are too long to train in earnest."""
 
-    def trainer(kind: str, rows: list[dict[str, Any]], **options: Any) -> Any:
+    def trainer(kind: str, rows: Any, **options: Any) -> Any:
         trainer_class, config_class = KINDS[kind]
+        data = Dataset.from_list(rows) if isinstance(rows, list) else rows
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path / "out"),
             "chat_template": "deepseek-v3",
@@ -60,9 +63,7 @@ def build(tmp_path: Path) -> Callable[..., Any]:
             "save_strategy": "no",
         }
         config = config_class(**{**settings, **options})
-        return trainer_class(
-            "tiny-deepseek-llm", args=config, train_dataset=Dataset.from_list(rows)
-        )
+        return trainer_class("tiny-deepseek-llm", args=config, train_dataset=data)
 
     return trainer
 
@@ -194,3 +195,47 @@ def test_evaluate_checks_prompts_and_columns_of_grpo(tmp_path: Path) -> None:
         trainer.evaluate(Dataset.from_list([good, bad]))
     with pytest.raises(DataError, match="needs the column 'solution'"):
         trainer.evaluate(Dataset.from_list([good]).remove_columns("solution"))
+
+
+def stream(kind: str, *prompts: str) -> IterableDataset:
+    return IterableDataset.from_generator(lambda: iter([row(kind, p) for p in prompts]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_leave_a_stream_are_said_once_and_when_none_is_left(
+    kind: str,
+    build: Callable[..., Any],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("trl_deepseek.data.rows.PATIENCE", 3)
+    rows = stream(kind, "1+1?", LONG, "1+11?", LONG + ".")
+    options = {"max_length": 40, "max_steps": 1, "shuffle_dataset": False}
+    if kind != "sft":
+        del options["shuffle_dataset"]
+    trainer = build(kind, rows, **options)
+    caplog.clear()
+    assert len(list(trainer.train_dataset)) == 2
+    assert sum("rows of the train dataset that have" in m for m in caplog.messages) == 1
+    with pytest.raises(DataError, match="the first 3 rows of the train dataset have"):
+        list(build(kind, stream(kind, *[LONG] * 4), **options).train_dataset)
+
+
+def test_a_command_that_max_length_leaves_nothing_exits_with_two(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row("sft", LONG)) + "\n" for _ in range(2)))
+    argv = ["--dataset_name", str(file), "--chat_template", "deepseek-v3", "--max_length", "40"]
+    model = ["--model_name_or_path", "tiny-deepseek-llm", "--output_dir", str(tmp_path / "out")]
+    assert main(["sft", *argv, *model, "--report_to", "none"]) == 2
+    assert capsys.readouterr().err.endswith(
+        f"trl-deepseek sft: all 2 rows of {file} {LOST['sft']}, so that none is left\n"
+        "  raise max_length to keep them\n"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Detected legacy dataset columns")
+def test_tokens_under_trls_older_names_are_taken(build: Callable[..., Any]) -> None:
+    pair = {"chosen_input_ids": [5, 6, 7], "rejected_input_ids": [5, 6]}
+    assert len(build("reward", [pair, pair]).train_dataset) == 2

@@ -226,7 +226,7 @@ class TestRowsThatAreTooLong:
                 train_dataset=Dataset.from_list(rows),
                 eval_dataset=pairs(4),
             )
-        assert trainer.dropped == {"train": (1, 8), "eval": (0, 4)}
+        assert trainer.left_out == {"train": [2], "eval": []}
         assert "1 of 8 rows of the train dataset" in caplog.text
         assert "max_length=200" in caplog.text
         assert "eval" not in caplog.text

@@ -149,7 +149,7 @@ def _check_keys(part: Any, place: int) -> None:
 
 def _shares(parts: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     """The shares that the parts have under ``key``, of 1; empty where none has any."""
-    given = [part.get(key) for part in parts]
+    given: list[Any] = [part.get(key) for part in parts]
     if all(share is None for share in given):
         return []
     for part, share in zip(parts, given, strict=True):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Columns of rows that have been through a trainer already.
-TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids"})
+TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
 
 def registry_for(args: Any) -> Registry:
@@ -168,7 +168,7 @@ class PluginTrainer:
         if self._made is None:
             template = getattr(self.processing_class, "chat_template", None)
             self._made = provenance.record(self.args, self._given, template, self.registry)
-        return self._made  # type: ignore[no-any-return]
+        return self._made
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         """As TRL's, and what the run is made with beside it."""

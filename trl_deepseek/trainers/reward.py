@@ -18,7 +18,7 @@ from trl_deepseek import data, losses, models
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.base import PluginTrainer, registry_for
+from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer, registry_for
 from trl_deepseek.trainers.configs import RewardConfig
 from trl_deepseek.types import Loss, PairRewards
 
@@ -37,11 +37,11 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
 
     ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
     ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
-    ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
+    ``args.max_length`` are left out, as TRL does, but counted: see ``left_out``.
 
     Attributes:
         loss: The loss that ``args.loss_type`` names.
-        dropped: For each dataset, how many rows were too long, and of how many.
+        left_out: For each dataset, the numbers of the rows that were too long.
 
     Raises:
         UnknownName: No plugin registers that loss, model or template.
@@ -64,7 +64,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         self.loss, self.loss_options = find_loss(args, registry_for(args))
         train_dataset = self._rows(train_dataset, "train_dataset", args)
         eval_dataset = self._rows(eval_dataset, "eval_dataset", args)
-        self.dropped: dict[str, tuple[int, int]] = {}
         model, tokenizer = self._resolve_model(model, args, processing_class)
         if self.embedded is not None:
             model = models.as_reward_model(model, args.seed)
@@ -145,7 +144,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         """Pairs; one that is tokenized already stays as it is."""
 
         def read(part: Any) -> Any:
-            if {"chosen_ids", "rejected_ids"} <= set(getattr(part, "column_names", None) or ()):
+            if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
                 return part
             part = preferences.pairs(part, args, [self.loss.name], split, needs_prompt=False)
             return data.check_margin(part, data.source_of(part, split))
@@ -157,15 +156,13 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     ) -> Any:
         """TRL's, which leaves out rows that are too long without a word; say how many."""
         limit = args.max_length
-        if limit is None or not hasattr(dataset, "__len__"):  # a stream has no count
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         whole = copy.copy(args)
         whole.max_length = None
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        if limit is None:
+            return prepared
         source = data.source_of(dataset, f"the {dataset_name} dataset")
-        kept, lost = lengths.short_enough(prepared, source, limit)
-        self.left_out[dataset_name] = lost
-        self.dropped[dataset_name] = (len(lost), len(prepared))
+        kept, self.left_out[dataset_name] = lengths.short_enough(prepared, source, limit)
         return kept
 
 

@@ -100,8 +100,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     ) -> Any:
         """TRL's in two steps: between them, rows are still whole and it is said what is cut."""
         prepare = super()._prepare_dataset
-        if not hasattr(dataset, "__len__"):  # a stream has no count
-            return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
