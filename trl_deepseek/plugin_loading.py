@@ -16,8 +16,9 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -90,18 +91,24 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
         except PluginError as error:
             broken.append(BrokenPlugin(origin, str(error).splitlines()[0]))
             continue
-        except Exception as error:  # whatever a stranger's module raises must not stop the others
+        except (Exception, SystemExit) as error:  # a stranger's module must not stop the others
             broken.append(BrokenPlugin(origin, f"{type(error).__name__}: {error}"))
             continue
         _add(entries, offered)
 
-    seen: set[str] = set()
+    seen: set[Any] = set()
+    names: Counter[str] = Counter()
     for target in named:
         plugin, origin = _named_plugin(target)
-        key = f"{origin.plugin}\0{origin.file}"
-        if key in seen:  # the same plugin in a flag, the config and the environment is one plugin
+        # The same plugin in a flag, the config and the environment is one plugin; two objects are
+        # two, also of one class.
+        key = (origin.plugin, origin.file) if origin.file else id(plugin)
+        if key in seen:
             continue
         seen.add(key)
+        names[origin.plugin] += 1
+        if names[origin.plugin] > 1:  # so that each can be blocked
+            origin = replace(origin, plugin=f"{origin.plugin}-{names[origin.plugin]}")
         if origin.plugin in blocked_names:
             blocked.append(origin)
         else:
@@ -167,7 +174,7 @@ def _offers(plugin: Any, origin: Origin) -> list[Entry]:
             getattr(manager.hook, hook)(register=register)
         except PluginError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 origin.plugin,
                 f"plugin {origin.plugin!r}: {hook} raised {type(error).__name__}: {error}",

@@ -40,7 +40,7 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # a user's file may raise anything; all of it is reported alike
+    except (Exception, SystemExit) as error:  # whatever a user's file raises is reported alike
         del sys.modules[name]
         raise PluginError(str(path), _cause(str(path), file, error)) from error
     return module
@@ -58,7 +58,7 @@ def import_module(name: str) -> ModuleType:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
-    except Exception as error:  # as in import_file
+    except (Exception, SystemExit) as error:  # as in import_file
         raise PluginError(
             name, f"plugin {name!r} does not load: {type(error).__name__}: {error}"
         ) from error
@@ -86,7 +86,7 @@ def import_function(target: str) -> Any:
     return getattr(module, function)
 
 
-def _cause(shown: str, file: Path, error: Exception) -> str:
+def _cause(shown: str, file: Path, error: BaseException) -> str:
     """One message with the line of the user's file at which the error arose."""
     if isinstance(error, SyntaxError):
         line, text = error.lineno, f"{error.msg}: {(error.text or '').strip()}"

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.training import hide_progress_bars, machine_readable
-    from trl_deepseek.jobs.samples import samples, stand_in
+    from trl_deepseek.jobs.samples import row_numbers, samples, stand_in
 
     command = importlib.import_module(f"trl_deepseek.cli.{args.trainer}")
     parser = Parser(prog=f"trl-deepseek show-sample {args.trainer}")
@@ -50,13 +50,15 @@ def run(args: argparse.Namespace) -> int:
         job.config.report_to = []
         job.config.eval_strategy = "no"
         job.config.quantization = None
+        job.config.model_init_kwargs = None  # the stand-in is a model, not a name
 
         def trainer(max_length: int | None) -> Any:
             if hasattr(job.config, "max_length"):
                 job.config.max_length = max_length
             return build()
 
-        shown = sorted(samples(trainer, kept, options.rows), key=lambda sample: sample.row)
+        numbers = row_numbers(job.train_dataset, kept)
+        shown = sorted(samples(trainer, kept, options.rows, numbers), key=lambda each: each.row)
     if options.json:
         print(json.dumps([_as_json(sample, tokenizer) for sample in shown], ensure_ascii=False))
     else:
@@ -71,6 +73,7 @@ def _as_json(sample: Sample, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(sample.input_ids),
         "scored": sum(sample.scored),
         "truncated": sample.truncated,
+        "left_out": sample.left_out,
         "text": tokenizer.decode(sample.input_ids),
         "input_ids": sample.input_ids,
         "mask": [int(scored) for scored in sample.scored],
@@ -88,6 +91,8 @@ def _show(shown: list[Sample], tokenizer: Any) -> None:
     )
     for sample in shown:
         cut = f", {sample.truncated} more cut off by max_length" if sample.truncated else ""
+        if sample.left_out:
+            cut += "; max_length leaves nothing to learn, so the row is left out"
         console.print(
             f"\nrow {sample.row}{f' {sample.part}' if sample.part else ''}: "
             f"{len(sample.input_ids)} tokens, {sum(sample.scored)} with loss{cut}",

@@ -1,5 +1,32 @@
 """Datasets: loaded by name, and brought into the layouts that the trainers read."""
 
-from trl_deepseek.data.loading import check_lines, load, require_columns, source_of
+from trl_deepseek.data.loading import (
+    check_lines,
+    load,
+    load_held_out,
+    require_columns,
+    source_of,
+)
+from trl_deepseek.data.mixing import column_mapping, mix, rename_columns
+from trl_deepseek.data.preference_checks import check_labels, check_margin, check_preferences
+from trl_deepseek.data.prompts import check_batch, check_prompts
+from trl_deepseek.data.rows import each, leave_out, say_cut
 
-__all__ = ["check_lines", "load", "require_columns", "source_of"]
+__all__ = [
+    "check_batch",
+    "check_labels",
+    "check_lines",
+    "check_margin",
+    "check_preferences",
+    "check_prompts",
+    "column_mapping",
+    "each",
+    "leave_out",
+    "load",
+    "load_held_out",
+    "mix",
+    "rename_columns",
+    "require_columns",
+    "say_cut",
+    "source_of",
+]

@@ -6,16 +6,13 @@ What is wrong with a row is said with its number, counted from 0.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
+from trl_deepseek.data import rows, values
 from trl_deepseek.data.demonstration_rows import CALL, Layout, recognise
 from trl_deepseek.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 5  # row numbers in a report
-WANTED = {list: "a list of messages", str: "text"}
 
 
 def layout_of(
@@ -26,14 +23,14 @@ def layout_of(
     Raises:
         DataError: It has no rows, or SFT cannot read it.
     """
-    first = next(iter(dataset), None)
-    if first is None:
-        raise DataError(f"{name} has no rows")
+    first = rows.first(dataset, name)
     try:
-        columns = _columns(dataset)
+        columns = rows.column_names(dataset)
         return recognise(columns, first, text_field=text_field, has_template=has_template)
     except DataError as error:
         raise DataError(f"{name}: {error}") from error
+    except rows.MALFORMED as error:
+        raise DataError(f"{name}: row 0 is malformed: {type(error).__name__}: {error}") from error
 
 
 def prepare(
@@ -51,8 +48,7 @@ def prepare(
         DataError: SFT cannot read the dataset or one of its rows, or nobody answers in it.
     """
     layout = layout_of(dataset, text_field=text_field, has_template=has_template, name=name)
-    columns = _columns(dataset)
-    is_table = hasattr(dataset, "__len__")  # a stream is not read twice
+    columns = rows.column_names(dataset)
     if layout.rewrite is None:
         logger.info("%s: %s", name, layout.name)
         drops = [column for column in layout.drops if column in columns]
@@ -60,73 +56,64 @@ def prepare(
     else:
         logger.info("%s: %s, rewritten as conversations", name, layout.name)
         options: dict[str, Any] = {"with_indices": True, "remove_columns": columns}
-        if is_table and layout.calls is not None and _has_calls(dataset, layout.calls):
+        if (
+            rows.is_table(dataset)
+            and layout.calls is not None
+            and _has_calls(dataset, layout.calls)
+        ):
             # The types of a table's columns are taken from the first rows that are written.
             options["writer_batch_size"] = len(dataset)
-        dataset = dataset.map(_numbered(layout.rewrite, name), **options)
-    if is_table and layout.kind != "tokens":
-        _check(dataset, layout, name)
+        dataset = dataset.map(rows.numbered(layout.rewrite, name, layout.name), **options)
+    if layout.kind != "tokens":
+        dataset = _check(dataset, layout, name)
     return dataset, layout
 
 
-def _columns(dataset: Any) -> list[str]:
-    return list(dataset.column_names or next(iter(dataset)))
-
-
-def _numbered(
-    rewrite: Callable[[Any], dict[str, Any]], name: str
-) -> Callable[[Any, int], dict[str, Any]]:
-    def numbered(row: Any, number: int) -> dict[str, Any]:
-        try:
-            return rewrite(row)
-        except DataError as error:
-            raise DataError(f"{name}: row {number}: {error}") from error
-
-    return numbered
-
-
 def _has_calls(dataset: Any, column: str) -> bool:
-    rows = dataset.select_columns([column])
-    return any(turn.get("from") == CALL for row in rows for turn in row[column] or ())
+    found = dataset.select_columns([column])
+    return any(turn.get("from") == CALL for row in found for turn in row[column] or ())
 
 
-def _check(dataset: Any, layout: Layout, name: str) -> None:
+def _check(dataset: Any, layout: Layout, name: str) -> Any:
     """Refuse rows that cannot be learned from; report answers that are empty."""
     last = layout.columns[-1]
-    expected = list if layout.kind == "conversations" else str
+    of = values.fault_of_messages if layout.kind == "conversations" else values.fault_of_text
     empty = []
-    for number, row in enumerate(dataset.select_columns(list(layout.columns))):
+
+    def fault(row: rows.Row) -> str | None:
         for column in layout.columns:
-            if not isinstance(row[column], expected):
-                found = "nothing" if row[column] is None else type(row[column]).__name__
-                raise DataError(
-                    f"{name}: row {number}: column {column!r} holds {found}, not {WANTED[expected]}"
-                )
-        says = _says(row[last], f"{name}: row {number}: column {last!r}")
-        if not says:
-            empty.append(number)
+            found = of(row.get(column))
+            if found is not None:
+                return f"column {column!r} {found}"
+        return _answer_fault(row[last], f"column {last!r}")
+
+    dataset = rows.check(dataset, name, fault, layout.columns)
+    if rows.is_table(dataset):
+        answers = dataset.select_columns([last])
+        empty = [number for number, row in enumerate(answers) if not _says(row[last])]
     if empty:
-        shown = ", ".join(map(str, empty[:SHOWN])) + (", ..." if len(empty) > SHOWN else "")
         logger.warning(
-            "%s: nothing is said in %d of %d rows (row %s), which teaches to say nothing",
+            "%s: nothing is said in %d of %d rows (%s), which teaches to say nothing",
             name,
             len(empty),
             len(dataset),
-            shown,
+            rows.some(empty),
         )
+    return dataset
 
 
-def _says(answer: Any, where: str) -> bool:
-    """Whether anything is said in a text, or by the assistant in a list of turns.
+def _answer_fault(answer: Any, where: str) -> str | None:
+    """What keeps turns from being learned from: that none is the assistant's."""
+    if isinstance(answer, str) or any(turn["role"] == "assistant" for turn in answer):
+        return None
+    roles = ", ".join(str(turn["role"]) for turn in answer)
+    return f"{where} has no turn of the assistant; its roles are {roles}"
 
-    Raises:
-        DataError: There is no turn of the assistant.
-    """
+
+def _says(answer: Any) -> bool:
+    """Whether anything is said in a text, or by the assistant in a list of turns."""
     if isinstance(answer, str):
         return bool(answer.strip())
-    turns = [turn for turn in answer if turn.get("role") == "assistant"]
-    if not turns:
-        roles = ", ".join(str(turn.get("role")) for turn in answer) or "(no turns)"
-        raise DataError(f"{where} has no turn of the assistant; its roles are {roles}")
     parts = ("content", "reasoning_content", "tool_calls")
+    turns = [turn for turn in answer if turn["role"] == "assistant"]
     return any(turn.get(part) for turn in turns for part in parts)

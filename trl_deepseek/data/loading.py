@@ -18,7 +18,20 @@ from trl_deepseek.types import DatasetKind
 if TYPE_CHECKING:
     from datasets import Dataset
 
+# Columns that are text whatever stands in them: a table of sums has answers that look like numbers.
+TEXT = (
+    "prompt", "completion", "chosen", "rejected", "text", "instruction", "input", "output",
+    "question", "system",
+)  # fmt: skip
+# Only a blank is missing: None, NA and null are answers that people give.
+CSV: dict[str, Any] = {
+    "converters": dict.fromkeys(TEXT, str),
+    "keep_default_na": False,
+    "na_values": [""],
+}
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+# Names that ``datasets`` gives by itself, which say nothing about a dataset.
+BUILDERS = frozenset({*FORMATS.values(), "generator", "text", "arrow", "list"})
 
 
 def load(
@@ -58,10 +71,26 @@ def load(
     return rows
 
 
+def load_held_out(name: str, registry: Registry, *, split: str = "test", **options: Any) -> Any:
+    """The rows of a dataset that is there to be evaluated on.
+
+    Args:
+        name: As in :func:`load`. All rows of a file are meant, whatever ``split`` says.
+        registry: Where embedded datasets are looked up.
+        split: The split of anything else.
+        **options: As in :func:`load`.
+
+    Raises:
+        DataError: As in :func:`load`.
+    """
+    is_file = name not in registry.datasets and Path(name).expanduser().is_file()
+    return load(name, registry, split="train" if is_file else split, **options)
+
+
 def source_of(dataset: Any, default: str) -> str:
     """What a dataset that :func:`load` loaded was called, also after it was mapped."""
-    name: str | None = dataset.info.dataset_name
-    return name or default
+    name = getattr(getattr(dataset, "info", None), "dataset_name", None)
+    return default if name is None or name in BUILDERS else name
 
 
 def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: str) -> None:
@@ -83,18 +112,18 @@ def _load_named(
 ) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
-        if split != "train":
+        if split.partition("[")[0] != "train":
             raise DataError(
                 f"data file {name!r} has no split {split!r}: a file is its train split\n"
                 f"  name a folder that contains train{path.suffix} and {split}{path.suffix}"
             )
-        return _load_file(name, path, streaming)
+        return _load_file(name, path, split, streaming)
     if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
         raise DataError(f"data file {name!r} does not exist")
     return _load_remote(name, registry, split, subset, streaming)
 
 
-def _load_file(name: str, path: Path, streaming: bool) -> Any:
+def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
     from datasets import load_dataset
 
     if path.suffix not in FORMATS:
@@ -108,7 +137,11 @@ def _load_file(name: str, path: Path, streaming: bool) -> Any:
         check_lines(name, path)
     try:
         rows = load_dataset(
-            FORMATS[path.suffix], data_files=str(path), split="train", streaming=streaming
+            FORMATS[path.suffix],
+            data_files=str(path),
+            split=split,
+            streaming=streaming,
+            **(CSV if path.suffix == ".csv" else {}),
         )
         is_empty = next(iter(rows), None) is None
     except Exception as error:  # each reader has its own errors, all of them about this file
@@ -116,7 +149,38 @@ def _load_file(name: str, path: Path, streaming: bool) -> Any:
         raise DataError(f"data file {name!r} cannot be read: {cause}") from error
     if is_empty:
         raise DataError(f"data file {name!r} has no rows")
+    return _with_whole_numbers(rows) if path.suffix == ".csv" and not streaming else rows
+
+
+def _with_whole_numbers(rows: Dataset) -> Dataset:
+    """Whole numbers that became decimals because the column has a blank, which is None."""
+    import pyarrow.compute as pc
+    from datasets import Value
+
+    for name, feature in rows.features.items():
+        column = rows.data.column(name)
+        if feature.dtype != "float64" or not column.null_count or column.null_count == len(column):
+            continue
+        if pc.all(pc.equal(pc.floor(column), column)).as_py():
+            rows = rows.cast_column(name, Value("int64"))
     return rows
+
+
+def load_files(builder: str, subset: str | None, split: str, streaming: bool, **where: Any) -> Any:
+    """What ``datasets.load_dataset`` finds in ``data_files`` or ``data_dir``.
+
+    Raises:
+        DataError: It cannot be loaded.
+    """
+    from datasets import load_dataset
+
+    options = CSV if builder == "csv" else {}
+    try:
+        return load_dataset(builder, subset, split=split, streaming=streaming, **where, **options)
+    except Exception as error:  # each builder has its own errors, all of them about these files
+        lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        shown = ", ".join(f"{key} {value!r}" for key, value in where.items())
+        raise DataError(f"dataset {builder!r} with {shown} cannot be loaded: {lines[0]}") from error
 
 
 def check_lines(name: str, path: Path) -> None:

@@ -18,11 +18,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trl_deepseek.data.values import fault_of_turns
 from trl_deepseek.errors import DataError
 from trl_deepseek.types import Messages
 
 Row = Mapping[str, Any]
 
+HH_START = "\n\nHuman:"
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 KEPT = (
@@ -42,14 +44,18 @@ class Layout:
         name: What to call it to the user.
         kind: ``pairs``, ``singles``, or ``tokens`` where TRL has been over it already.
         rewrite: Row to row with prompt, chosen and rejected; None where TRL takes it as it is.
+        question: Column that holds the prompt's text where it is not called ``prompt``.
+        dialogue: Whether chosen and rejected are whole dialogues in one text.
     """
 
     name: str
     kind: Literal["pairs", "singles", "tokens"]
     rewrite: Callable[[Row], dict[str, Any]] | None = None
+    question: str | None = None
+    dialogue: bool = False
 
 
-def recognise(columns: Sequence[str], row: Row) -> Layout:
+def recognise(columns: Sequence[str], row: Row, source: str = "the dataset") -> Layout:
     """The layout of a dataset.
 
     Raises:
@@ -59,30 +65,28 @@ def recognise(columns: Sequence[str], row: Row) -> Layout:
     if "prompt_ids" in found:
         return Layout("tokenized", "tokens")
     if {"chosen", "rejected"} <= found:
-        return _pairs(found, row)
-    if {"completion", "label"} <= found:
+        return _pairs(found, row, source)
+    if {"prompt", "completion", "label"} <= found:
         return Layout("labelled singles", "singles")
     raise DataError(
-        f"the dataset is not preference data: its columns are {', '.join(columns)}\n"
+        f"{source} is not preference data: its columns are {', '.join(columns)}\n"
         "  pairs need chosen and rejected (and prompt, unless both start with it)\n"
         "  labelled singles need prompt, completion and label"
     )
 
 
-def _pairs(found: set[str], row: Row) -> Layout:
+def _pairs(found: set[str], row: Row, source: str) -> Layout:
     chosen, rejected = row["chosen"], row["rejected"]
     for column in ("chosen", "rejected"):
-        if not isinstance(row[column], (str, list)):
-            raise DataError(
-                f"column {column!r} holds {type(row[column]).__name__}, "
-                "neither text nor a list of messages"
-            )
+        fault = fault_of_turns(row[column])
+        if fault is not None:
+            raise DataError(f"{source}: row 0: column {column!r} {fault}")
     is_text = isinstance(chosen, str) and isinstance(rejected, str)
     question = next((name for name in ("question", "input") if name in found), None)
     if "prompt" not in found and is_text and question is not None:
-        return Layout("Orca-style rows", "pairs", lambda row: _orca(row, question))
-    if "prompt" not in found and is_text and chosen.startswith("\n\nHuman:"):
-        return Layout("HH-style dialogues", "pairs", _hh)
+        return Layout("Orca-style rows", "pairs", lambda row: _orca(row, question), question)
+    if "prompt" not in found and is_text and chosen.startswith(HH_START):
+        return Layout("HH-style dialogues", "pairs", _hh, dialogue=True)
     if "prompt" not in found:
         return Layout("pairs with an implicit prompt", "pairs")
     prompt = row["prompt"]

@@ -7,10 +7,13 @@ they are left out only with ``drop_bad_rows``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.data.preference_rows import Layout, recognise
+from trl_deepseek.data import rows
+from trl_deepseek.data.loading import source_of
+from trl_deepseek.data.preference_checks import READ, check_preferences, layout_of
+from trl_deepseek.data.preference_rows import Layout
 from trl_deepseek.errors import DataError
 
 if TYPE_CHECKING:
@@ -19,53 +22,68 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW = 1000  # pairs that are dealt out together, at most
-SHOWN = 5  # row numbers in a report
+COMPLETIONS = ("chosen", "rejected")
 
 
-def pairs(dataset: Any, args: Any, losses: Sequence[str]) -> Any:
+def pairs(
+    dataset: Any,
+    args: Any,
+    losses: Sequence[str],
+    source: str = "the dataset",
+    *,
+    needs_prompt: bool = True,
+) -> Any:
     """The dataset as pairs that TRL reads; None and every split of a mapping likewise.
 
     Args:
         dataset: In any layout that :mod:`trl_deepseek.data.preference_rows` knows.
         args: The config; ``drop_bad_rows`` is read.
         losses: Names of the run's losses, for the message.
+        source: What to call a dataset that has no name of its own.
+        needs_prompt: See :func:`check_preferences`.
 
     Raises:
-        DataError: It is no preference data, has only labelled singles, or no usable row.
+        DataError: It is no preference data, has only labelled singles, a malformed row, or no
+            usable one.
     """
 
     def convert(part: Dataset) -> Dataset:
-        part, layout = _read(part, args)
+        name = source_of(part, source)
+        part, layout = _read(part, args, name, needs_prompt)
         if layout.kind == "singles":
             raise DataError(
-                f"the dataset holds labelled singles (completion, label), and loss "
+                f"{name} holds labelled singles (completion, label), and loss "
                 f"{', '.join(map(repr, losses))} compares the two completions of a pair\n"
                 "  use an unpaired loss (kto, apo_zero_unpaired), or data with chosen and rejected"
             )
         return part
 
-    return _each(dataset, convert)
+    return rows.each(dataset, convert)
 
 
-def singles(dataset: Any, args: Any) -> Any:
+def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
     """The dataset as labelled singles; pairs are taken apart and dealt out, see :func:`deal`.
 
     Raises:
-        DataError: It is no preference data, or has no usable row.
+        DataError: It is no preference data, or has a malformed row or no usable one.
     """
 
     def convert(part: Dataset) -> Dataset:
-        part, layout = _read(part, args)
+        part, layout = _read(part, args, source_of(part, source), True)
         if layout.kind != "pairs":
             return part
         from trl import extract_prompt
 
-        if "prompt" not in _columns(part):
+        if "prompt" not in rows.column_names(part):
             part = part.map(extract_prompt)
-        options = {"remove_columns": _columns(part), "batched": True, "batch_size": _window(part)}
+        options = {
+            "remove_columns": rows.column_names(part),
+            "batched": True,
+            "batch_size": _window(part),
+        }
         return part.map(deal, **options)
 
-    return _each(dataset, convert)
+    return rows.each(dataset, convert)
 
 
 def deal(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -90,7 +108,7 @@ def _window(dataset: Any) -> int:
 
     A last window of one pair would leave its two completions as neighbours.
     """
-    if not hasattr(dataset, "__len__"):
+    if not rows.is_table(dataset):
         return WINDOW
     windows = -(-len(dataset) // WINDOW)
     size = -(-len(dataset) // windows)
@@ -118,59 +136,57 @@ def class_weights(
     return first, first / ratio if second is None else second
 
 
-def _each(dataset: Any, convert: Callable[[Any], Any]) -> Any:
-    if dataset is None:
-        return None
-    if isinstance(dataset, dict):
-        return type(dataset)({name: convert(part) for name, part in dataset.items()})
-    return convert(dataset)
-
-
-def _read(dataset: Any, args: Any) -> tuple[Any, Layout]:
-    """Recognise, rewrite and check one dataset."""
-    first = next(iter(dataset), None)
-    if first is None:
-        raise DataError("the dataset has no rows")
-    columns = _columns(dataset)
-    layout = recognise(columns, first)
+def _read(dataset: Any, args: Any, source: str, needs_prompt: bool) -> tuple[Any, Layout]:
+    """Recognise, check and rewrite one dataset."""
+    layout = layout_of(dataset, source)
+    if layout.kind == "tokens":
+        return dataset, layout
+    dataset = check_preferences(dataset, source, needs_prompt=needs_prompt)
     if layout.rewrite is not None:
-        logger.warning("read as %s and rewritten as conversations", layout.name)
-        dataset = dataset.map(layout.rewrite, remove_columns=columns)
-    if layout.kind != "tokens":
-        drop = bool(getattr(args, "drop_bad_rows", False))
-        names = ("chosen", "rejected") if layout.kind == "pairs" else ("completion",)
-        dataset = _without_bad_rows(dataset, names, drop)
+        logger.warning("%s: read as %s and rewritten as conversations", source, layout.name)
+        rewrite = rows.numbered(layout.rewrite, source, layout.name)
+        columns = rows.column_names(dataset)
+        dataset = dataset.map(rewrite, with_indices=True, remove_columns=columns)
+        dataset = check_preferences(dataset, source, needs_prompt=needs_prompt)
+    drop = bool(getattr(args, "drop_bad_rows", False))
+    if rows.is_table(dataset):
+        return _without_bad_rows(dataset, drop, source), layout
+    if drop:  # a stream is not counted, only filtered
+        names = COMPLETIONS if layout.kind == "pairs" else ("completion",)
+        dataset = dataset.filter(lambda row: not _faults(row, names))
     return dataset, layout
 
 
-def _columns(dataset: Any) -> list[str]:
-    return list(dataset.column_names or next(iter(dataset)))
-
-
-def _without_bad_rows(dataset: Any, names: tuple[str, ...], drop: bool) -> Any:
-    if not hasattr(dataset, "__len__"):  # a stream is not counted, only filtered
-        return dataset.filter(lambda row: not _faults(row, names)) if drop else dataset
-    bad: dict[str, list[int]] = {}
-    for number, row in enumerate(dataset.select_columns(list(names))):
-        for fault in _faults(row, names):
-            bad.setdefault(fault, []).append(number)
+def _without_bad_rows(dataset: Any, drop: bool, source: str) -> Any:
+    bad = bad_rows(dataset)
     if not bad:
         return dataset
-    numbers = set().union(*bad.values())
-    report = "; ".join(f"{fault}: {_some(rows)}" for fault, rows in bad.items())
-    if len(numbers) == len(dataset):
-        raise DataError(f"none of the {len(dataset)} rows can teach anything: {report}")
+    numbers = sorted(set().union(*bad.values()))
+    report = "; ".join(f"{why}: {len(found)} ({rows.some(found)})" for why, found in bad.items())
+    total = len(dataset)
+    if len(numbers) == total:
+        raise DataError(f"{source}: none of the {total} rows can teach anything: {report}")
     fate = "left out" if drop else "kept; drop_bad_rows leaves them out"
-    logger.warning("%d of %d rows are bad (%s): %s", len(numbers), len(dataset), fate, report)
-    if not drop:
-        return dataset
-    return dataset.select([i for i in range(len(dataset)) if i not in numbers])
+    logger.warning("%s: %d of %d rows are bad (%s): %s", source, len(numbers), total, fate, report)
+    return rows.without(dataset, numbers) if drop else dataset
 
 
-def _faults(row: Any, names: tuple[str, ...]) -> list[str]:
+def bad_rows(dataset: Any) -> dict[str, list[int]]:
+    """Numbers of the rows of a table of pairs or singles that teach nothing, by what is wrong."""
+    layout = layout_of(dataset, "the dataset")
+    names = COMPLETIONS if layout.kind == "pairs" else ("completion",)
+    read = [name for name in READ if name in rows.column_names(dataset)]
+    bad: dict[str, list[int]] = {}
+    for number, row in enumerate(dataset.select_columns(read)):
+        for fault in _faults(layout.rewrite(row) if layout.rewrite else row, names):
+            bad.setdefault(fault, []).append(number)
+    return bad
+
+
+def _faults(row: rows.Row, names: Sequence[str]) -> list[str]:
     faults = [f"{name} is empty" for name in names if _is_empty(row[name])]
-    if len(names) == 2 and row[names[0]] == row[names[1]]:
-        faults.append(f"{names[0]} equals {names[1]}")
+    if names == COMPLETIONS and row["chosen"] == row["rejected"]:
+        faults.append("chosen equals rejected")
     return faults
 
 
@@ -179,8 +195,3 @@ def _is_empty(completion: Any) -> bool:
         return not (completion or "").strip()
     last = completion[-1]
     return not (last.get("content") or last.get("tool_calls") or last.get("reasoning_content"))
-
-
-def _some(rows: list[int]) -> str:
-    shown = ", ".join(map(str, rows[:SHOWN])) + (", ..." if len(rows) > SHOWN else "")
-    return f"{len(rows)} (row {shown})" if len(rows) == 1 else f"{len(rows)} (rows {shown})"

@@ -7,9 +7,11 @@ real one, whose vocabulary is all that matters here. So what is shown is what is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.data import preferences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,12 +22,13 @@ class Sample:
     """One sequence.
 
     Attributes:
-        row: Row of the prepared dataset, from 0.
+        row: Row of the dataset as it was given, from 0; of the packed rows where they are packed.
         part: ``chosen`` or ``rejected`` of a pair, ``prompt`` where nothing is learnt from the
             data, else empty.
         input_ids: What the model sees, without padding.
         scored: Whether the loss counts each token.
         truncated: Tokens that ``max_length`` cuts off; None where rows are packed.
+        left_out: Whether ``max_length`` leaves nothing to learn, so that the row is left out.
     """
 
     row: int
@@ -33,6 +36,7 @@ class Sample:
     input_ids: list[int]
     scored: list[bool]
     truncated: int | None
+    left_out: bool = False
 
 
 def stand_in(tokenizer: PreTrainedTokenizerBase, *, sequence_classification: bool) -> Any:
@@ -59,32 +63,67 @@ def stand_in(tokenizer: PreTrainedTokenizerBase, *, sequence_classification: boo
     return model
 
 
-def samples(build: Callable[[int | None], Any], config: Any, rows: int) -> Iterator[Sample]:
-    """The first sequences of a job.
+def row_numbers(dataset: Any, config: Any) -> list[int]:
+    """The rows of a table that a job reads: all, or those that teach something; none of a stream.
+
+    Args:
+        dataset: As the job was given it.
+        config: The job's config; ``drop_bad_rows`` is read.
+    """
+    if not hasattr(dataset, "__len__"):
+        return []
+    bad = preferences.bad_rows(dataset) if getattr(config, "drop_bad_rows", False) else {}
+    numbers = set(range(len(dataset))).difference(*bad.values())
+    return sorted(numbers)
+
+
+def samples(
+    build: Callable[[int | None], Any], config: Any, rows: int, numbers: Sequence[int] = ()
+) -> Iterator[Sample]:
+    """The first sequences of a job, cut as training cuts them.
 
     Args:
         build: Builds the job's trainer with the ``max_length`` it is given.
         config: The job's config.
         rows: How many rows of the prepared dataset to show.
+        numbers: What the rows that ``build`` sees are called, where they are not the first ones.
     """
     limit = getattr(config, "max_length", None)
-    trainer = build(limit)
-    shown = _sequences(trainer, rows)
     packed = bool(getattr(config, "packing", False))
-    whole: list[Sample] = []
-    if limit is not None and not packed:
-        whole = list(_sequences(build(None), rows))
-    lengths = {(sample.row, sample.part): len(sample.input_ids) for sample in whole}
-    for sample in shown:
-        full = lengths.get((sample.row, sample.part), len(sample.input_ids))
-        truncated = None if packed else full - len(sample.input_ids)
-        yield Sample(sample.row, sample.part, sample.input_ids, sample.scored, truncated)
+    trainer = build(limit if packed else None)
+    if packed:
+        yield from _sequences(trainer, rows, range(rows))
+        return
+    left_out = trainer.left_out.get("train", ())
+    last = max(left_out, default=-1) + rows + 1
+    names = [n for i, n in enumerate(numbers or range(last)) if i not in left_out]
+    if hasattr(trainer.train_dataset, "__len__") and len(trainer.train_dataset) == 2 * len(numbers):
+        names = names * 2  # pairs that were taken apart and dealt out
+    keep_end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
+    whole = list(_sequences(trainer, rows, names))
+    if limit is None or (whole and whole[0].part == "prompt"):
+        yield from whole
+    elif config.sequence_classification:  # a pair is left out where one of its texts is too long
+        long = {sample.row for sample in whole if len(sample.input_ids) > limit}
+        yield from (replace(sample, left_out=sample.row in long) for sample in whole)
+    else:
+        yield from (_cut(sample, limit, keep_end) for sample in whole)
 
 
-def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:
+def _cut(sample: Sample, limit: int, keep_end: bool) -> Sample:
+    kept = slice(-limit, None) if keep_end else slice(None, limit)
+    ids, scored = sample.input_ids[kept], sample.scored[kept]
+    truncated = len(sample.input_ids) - len(ids)
+    return replace(
+        sample, input_ids=ids, scored=scored, truncated=truncated, left_out=not any(scored[1:])
+    )
+
+
+def _sequences(trainer: Any, rows: int, names: Sequence[int]) -> Iterator[Sample]:
     chosen = list(itertools.islice(trainer.train_dataset, rows))
+    truncated = None if getattr(trainer.args, "packing", False) else 0
     if "prompt" in chosen[0] and not any(name.endswith("_ids") for name in chosen[0]):
-        yield from _prompts(trainer, chosen)
+        yield from _prompts(trainer, chosen, names)
         return
     batch = trainer.data_collator(chosen)
     ids = batch["input_ids"]
@@ -101,18 +140,18 @@ def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:
             scored = real & (real.cumsum(0) == real.sum())
         kept = [i for i, is_real in enumerate(real.tolist()) if is_real]
         yield Sample(
-            place % len(chosen),
+            names[place % len(chosen)],
             parts[place // len(chosen)],
             [tokens[i] for i in kept],
             [bool(scored[i]) for i in kept],
-            None,
+            truncated,
         )
 
 
-def _prompts(trainer: Any, rows: list[dict[str, Any]]) -> Iterator[Sample]:
+def _prompts(trainer: Any, rows: list[dict[str, Any]], names: Sequence[int]) -> Iterator[Sample]:
     """What GRPO generates from."""
     tokenizer = trainer.processing_class
-    for number, row in enumerate(rows):
+    for number, row in zip(names, rows, strict=False):
         if isinstance(row["prompt"], str):
             ids = tokenizer(row["prompt"])["input_ids"]
         else:

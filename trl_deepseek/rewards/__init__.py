@@ -4,7 +4,13 @@ The rewards themselves are plugins; nothing here knows one by name.
 """
 
 from trl_deepseek.rewards.calls import as_batch
-from trl_deepseek.rewards.resolving import check_columns, check_sandbox, is_function, resolve
+from trl_deepseek.rewards.resolving import (
+    check_columns,
+    check_sandbox,
+    columns_of,
+    is_function,
+    resolve,
+)
 from trl_deepseek.rewards.signature import Signature, name_of, signature_of
 
 __all__ = [
@@ -12,6 +18,7 @@ __all__ = [
     "as_batch",
     "check_columns",
     "check_sandbox",
+    "columns_of",
     "is_function",
     "name_of",
     "resolve",

@@ -78,10 +78,7 @@ def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None
     """
     found = list(column_names)
     for function in functions:
-        if not is_function(function):
-            continue
-        registered = function.columns if isinstance(function, Reward) else ()
-        for column in dict.fromkeys((*registered, *signature_of(function).columns)):
+        for column in columns_of([function]):
             if column not in found:
                 close = difflib.get_close_matches(column, found, n=1)
                 hint = f"\n  did you name it {close[0]!r}?" if close else ""
@@ -89,6 +86,15 @@ def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None
                     f"reward {name_of(function)!r} needs the column {column!r}, which the dataset "
                     f"does not have{hint}\n  columns found: {', '.join(found) or '(none)'}"
                 )
+
+
+def columns_of(functions: Sequence[Any]) -> list[str]:
+    """The columns of the dataset that rewards read by name, in their order."""
+    read: dict[str, None] = {}
+    for function in filter(is_function, functions):
+        registered = function.columns if isinstance(function, Reward) else ()
+        read |= dict.fromkeys((*registered, *signature_of(function).columns))
+    return list(read)
 
 
 def check_sandbox(functions: Sequence[Any], allow_unsandboxed: bool) -> str | None:

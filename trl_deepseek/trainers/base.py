@@ -8,20 +8,29 @@ that generates, not the one that trains.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import provenance
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+# Columns of rows that have been through a trainer already.
+TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
 
 def registry_for(args: Any) -> Registry:
@@ -36,6 +45,7 @@ class PluginTrainer:
     template_name: str | None
     embedding_noise: noise.EmbeddingNoise | None
     embedded: str | None  # the name of the embedded model that is trained
+    left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
     def __init__(self, model: Any, *positional: Any, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -45,6 +55,9 @@ class PluginTrainer:
             DataError: A conversation would not be trained on as it reads.
             TemplateError: There are conversations and no template to render them.
         """
+        self.left_out = {}
+        self._given = options.get("train_dataset")
+        self._made: dict[str, Any] | None = None
         options = self._read_conversations(options)
         model, options = quantization.apply(model, options, self.registry)
         super().__init__(model, *positional, **options)  # type: ignore[call-arg]
@@ -61,14 +74,10 @@ class PluginTrainer:
             chat.escape(tokenizer)
         read = dict(options)
         for split in ("train_dataset", "eval_dataset"):
-            given = options.get(split)
-            if isinstance(given, dict):
-                parts = given.items()
-                read[split] = {
-                    n: self._read_split(part, split, args, tokenizer) for n, part in parts
-                }
-            elif given is not None:
-                read[split] = self._read_split(given, split, args, tokenizer)
+            read[split] = data.each(
+                options.get(split),
+                partial(self._read_split, split=split, args=args, tokenizer=tokenizer),
+            )
         return read
 
     def _read_split(
@@ -96,6 +105,26 @@ class PluginTrainer:
             show_progress=not args.disable_tqdm,
         )
 
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        """The dataset in the layout that TRL reads, its rows checked; each trainer has its own."""
+        return dataset
+
+    def evaluate(
+        self: Any, eval_dataset: Any = None, *args: Any, **kwargs: Any
+    ) -> dict[str, float]:
+        """As TRL's; a dataset given here is read and checked as the constructor's are."""
+        if eval_dataset is not None and not isinstance(eval_dataset, str):
+
+            def read(part: Any) -> Any:
+                if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                    return part
+                part = self._rows(part, "eval_dataset", self.args)
+                return self._read_split(part, "eval_dataset", self.args, self.processing_class)
+
+            eval_dataset = data.each(eval_dataset, read)
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
+        return metrics
+
     @staticmethod
     def _has_template(args: Any, tokenizer: PreTrainedTokenizerBase) -> bool:
         return bool(tokenizer.chat_template or getattr(args, "chat_template_path", None))
@@ -118,12 +147,37 @@ class PluginTrainer:
             step=lambda: self.state.global_step,
         )
 
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's; the noise is on the model meanwhile, and off it again whatever happens."""
-        if self.embedding_noise is None:
-            return super().train(*args, **kwargs)  # type: ignore[misc]
-        with self.embedding_noise.attached(self.model):
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+    def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, with the noise on the model meanwhile.
+
+        What has changed since the checkpoint that the run goes on from is said.
+        """
+        self._compare_with(resume_from_checkpoint)
+        noised = self.embedding_noise
+        with contextlib.nullcontext() if noised is None else noised.attached(self.model):
+            return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def _compare_with(self: Any, checkpoint: Any) -> None:
+        if checkpoint is True:
+            folder = self.args.output_dir
+            checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        if isinstance(checkpoint, (str, os.PathLike)) and self.is_world_process_zero():
+            provenance.compare(Path(checkpoint), self._made_with())
+
+    def _made_with(self: Any) -> dict[str, Any]:
+        if self._made is None:
+            template = getattr(self.processing_class, "chat_template", None)
+            self._made = provenance.record(self.args, self._given, template, self.registry)
+        return self._made
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """As TRL's, and what the run is made with beside it."""
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.is_world_process_zero():
+            folder = Path(self._get_output_dir(trial=trial))
+            folder /= f"checkpoint-{self.state.global_step}"
+            if folder.is_dir():
+                provenance.write(folder, self._made_with())
 
     def _resolve_model(
         self,

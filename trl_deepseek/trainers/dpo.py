@@ -68,8 +68,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
     ) -> None:
         args = copy.copy(args) if args is not None else DPOConfig()
         self.plan: LossPlan = plan_pairs(args, registry_for(args))
-        train_dataset = preferences.pairs(train_dataset, args, self.plan.names)
-        eval_dataset = preferences.pairs(eval_dataset, args, self.plan.names)
+        train_dataset = self._rows(train_dataset, "train_dataset", args)
+        eval_dataset = self._rows(eval_dataset, "eval_dataset", args)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
             model,
@@ -125,12 +125,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         """The reference's log-probs of chosen and rejected, each (B,), by ``token_logps``."""
         return super().compute_ref_log_probs(Scorer(self, model), inputs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preferences.pairs(eval_dataset, self.args, self.plan.names)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        return preferences.pairs(dataset, args, self.plan.names, split)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in inputs.items() if name not in NOT_FOR_THE_MODEL}

@@ -22,7 +22,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, lm_head, rewards
+from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.errors import RewardError
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
@@ -79,10 +79,10 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         args = args if args is not None else GRPOConfig()
         registry = registry_for(args)
         functions = rewards.resolve(reward_funcs, registry)
-        for dataset in (train_dataset, eval_dataset):
-            columns = getattr(dataset, "column_names", None)  # a stream may not know them
-            if isinstance(columns, list):
-                rewards.check_columns(functions, columns)
+        self._functions = functions
+        train_dataset = self._rows(train_dataset, "train_dataset", args)
+        eval_dataset = self._rows(eval_dataset, "eval_dataset", args)
+        data.each(train_dataset, partial(_check_batch, args=args))
         allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
         code_runs = rewards.check_sandbox(functions, allowed)
         names = [rewards.name_of(function) for function in functions]
@@ -112,6 +112,16 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             record = Path(args.output_dir, "generated_code.json")
             record.parent.mkdir(parents=True, exist_ok=True)
             record.write_text(json.dumps({"runs": code_runs}) + "\n")
+
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        def read(part: Any) -> Any:
+            columns = getattr(part, "column_names", None)  # a stream may not know them
+            if isinstance(columns, list):
+                rewards.check_columns(self._functions, columns)
+            read_by_rewards = rewards.columns_of(self._functions)
+            return data.check_prompts(part, data.source_of(part, split), read_by_rewards)
+
+        return data.each(dataset, read)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; all completions are on disk when it returns or is interrupted."""
@@ -217,6 +227,11 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
+
+
+def _check_batch(dataset: Any, args: Any) -> None:
+    prompts = args.generation_batch_size // args.num_generations
+    data.check_batch(dataset, prompts, data.source_of(dataset, "train_dataset"))
 
 
 def _use_gpu() -> Callable[[], None] | None:

@@ -71,8 +71,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         args = copy.copy(args) if args is not None else KTOConfig()
         given = {name: getattr(args, name, None) for name in WEIGHTS}
         loss = plan_singles(args, registry_for(args))
-        train_dataset = preferences.singles(train_dataset, args)
-        eval_dataset = preferences.singles(eval_dataset, args)
+        train_dataset = self._rows(train_dataset, "train_dataset", args)
+        eval_dataset = self._rows(eval_dataset, "eval_dataset", args)
         self.loss: BoundLoss = _weighted(loss, args, given, train_dataset)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         ref_model = reference_for(
@@ -130,12 +130,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
         return super().compute_ref_log_probs(Scorer(self, model), inputs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = preferences.singles(eval_dataset, self.args)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        return preferences.singles(dataset, args, split)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         kept = {name: inputs[name] for name in FOR_THE_MODEL if name in inputs}

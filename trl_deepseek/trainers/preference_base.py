@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import lm_head, models
+from trl_deepseek import data, lm_head, models
+from trl_deepseek.data import lengths
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
 
@@ -65,6 +67,25 @@ class PreferenceTrainer(PluginTrainer):
         """
         inputs.pop("use_cache", None)
         return lm_head.token_logps(model, labels=labels, **inputs)
+
+    def _prepare_dataset(
+        self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
+    ) -> Any:
+        """TRL's, which leaves out and cuts what is too long without a word; say how much."""
+        limit = args.max_length
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepared = super()._prepare_dataset(  # type: ignore[misc]
+            dataset, processing_class, whole, dataset_name
+        )
+        if limit is None:
+            return prepared
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
+        kept, self.left_out[dataset_name] = lengths.completions_left(
+            prepared, source, limit, keep_end=keep_end
+        )
+        return kept
 
     @property
     def ref_model(self) -> Any:

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import losses, models
-from trl_deepseek.data import preferences
-from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek import data, losses, models
+from trl_deepseek.data import lengths, preferences
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.base import PluginTrainer, registry_for
+from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer, registry_for
 from trl_deepseek.trainers.configs import RewardConfig
 from trl_deepseek.types import Loss, PairRewards
 
@@ -37,11 +37,11 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
 
     ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
     ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
-    ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
+    ``args.max_length`` are left out, as TRL does, but counted: see ``left_out``.
 
     Attributes:
         loss: The loss that ``args.loss_type`` names.
-        dropped: For each dataset, how many rows were too long, and of how many.
+        left_out: For each dataset, the numbers of the rows that were too long.
 
     Raises:
         UnknownName: No plugin registers that loss, model or template.
@@ -62,9 +62,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     ) -> None:
         args = args if args is not None else RewardConfig()
         self.loss, self.loss_options = find_loss(args, registry_for(args))
-        train_dataset = self._pairs(train_dataset, args)
-        eval_dataset = self._pairs(eval_dataset, args)
-        self.dropped: dict[str, tuple[int, int]] = {}
+        train_dataset = self._rows(train_dataset, "train_dataset", args)
+        eval_dataset = self._rows(eval_dataset, "eval_dataset", args)
         model, tokenizer = self._resolve_model(model, args, processing_class)
         if self.embedded is not None:
             model = models.as_reward_model(model, args.seed)
@@ -106,18 +105,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         self._log_scores(mode, rewards, metrics)
         return (loss, outputs) if return_outputs else loss
 
-    def evaluate(
-        self,
-        eval_dataset: Any = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> dict[str, float]:
-        """As TRL's; a dataset given here may come in any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset = self._pairs(eval_dataset, self.args)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-        return metrics
-
     def score_pairs(self, model: Any, inputs: dict[str, Any]) -> tuple[PairRewards, Any]:
         """The one pass over a batch: scores of its pairs, and the model's outputs.
 
@@ -153,33 +140,30 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         for name, value in found.items():
             self._metrics[mode][name].append(value.item())
 
-    def _pairs(self, dataset: Any, args: Any) -> Any:
-        """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
-        parts = dataset.values() if isinstance(dataset, dict) else [dataset]
-        columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
-        if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
-            return dataset
-        return preferences.pairs(dataset, args, [self.loss.name])
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        """Pairs; one that is tokenized already stays as it is."""
+
+        def read(part: Any) -> Any:
+            if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                return part
+            part = preferences.pairs(part, args, [self.loss.name], split, needs_prompt=False)
+            return data.check_margin(part, data.source_of(part, split))
+
+        return data.each(dataset, read)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str
     ) -> Any:
         """TRL's, which leaves out rows that are too long without a word; say how many."""
-        prepared = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
-        if not hasattr(dataset, "__len__"):  # a stream has no count
+        limit = args.max_length
+        whole = copy.copy(args)
+        whole.max_length = None
+        prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        if limit is None:
             return prepared
-        total = len(dataset)
-        lost = total - len(prepared)
-        self.dropped[dataset_name] = (lost, total)
-        if lost:
-            message = (
-                f"{lost} of {total} rows of the {dataset_name} dataset have a chosen or rejected "
-                f"text of more than max_length={args.max_length} tokens"
-            )
-            if lost == total:
-                raise DataError(f"{message}, so that none is left\n  raise max_length")
-            logger.warning("%s and are left out; raise max_length to keep them", message)
-        return prepared
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        kept, self.left_out[dataset_name] = lengths.short_enough(prepared, source, limit)
+        return kept
 
 
 def find_loss(args: Any, registry: Registry) -> tuple[Loss, dict[str, Any]]:

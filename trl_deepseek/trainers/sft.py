@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import chat, data, lm_head
-from trl_deepseek.data import demonstrations
+from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
 
@@ -86,12 +86,32 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         with lm_head.balanced_by_trl(lm_head.unwrap(model)):
             return super().compute_loss(model, *args, **kwargs)
 
-    def evaluate(self, eval_dataset: Any = None, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """As TRL's; a dataset given here may have any layout that the constructor takes."""
-        if eval_dataset is not None and not isinstance(eval_dataset, str):
-            eval_dataset, _ = self._read(eval_dataset, self.args, self.processing_class, "eval")
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
-        return metrics
+    def _rows(self, dataset: Any, split: str, args: Any) -> Any:
+        return self._read(dataset, args, self.processing_class, split)[0]
+
+    def _prepare_dataset(
+        self,
+        dataset: Any,
+        processing_class: Any,
+        args: Any,
+        packing: bool,
+        formatting_func: Any,
+        dataset_name: str,
+    ) -> Any:
+        """TRL's in two steps: between them, rows are still whole and it is said what is cut."""
+        prepare = super()._prepare_dataset
+        whole = copy.copy(args)
+        whole.max_length, whole.shuffle_dataset = None, False
+        rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        source = data.source_of(dataset, f"the {dataset_name} dataset")
+        # What packing splits is trained on whole; its best fit cuts like the rest.
+        limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
+        keep_end = not packing and args.truncation_mode == "keep_end"
+        rows, self.left_out[dataset_name] = lengths.learnable(
+            rows, source, limit, keep_end=keep_end
+        )
+        rows = prepare(rows, processing_class, args, packing, None, dataset_name)
+        return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 
     def _read(self, dataset: Any, args: Any, tokenizer: Any, name: str) -> tuple[Any, str | None]:
         """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""

@@ -1,0 +1,75 @@
+"""What a value of a row is, and what is wrong with it; every answer is a clause without a subject.
+
+``fault_of_...`` functions return None where nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+TEXT_OR_MESSAGES = "neither text nor a list of messages"
+
+
+def kind_of(value: Any) -> str:
+    """A value in words: ``nothing``, ``text``, ``a list of int``, ``a float``."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return "text" if value.strip() else "empty text"
+    if isinstance(value, list):
+        return f"a list of {type(value[0]).__name__}" if value else "an empty list"
+    return f"a {type(value).__name__}"
+
+
+def fault_of_text(value: Any) -> str | None:
+    """What keeps a value from being text; empty text is text."""
+    return None if isinstance(value, str) else f"holds {kind_of(value)}, not text"
+
+
+def fault_of_messages(value: Any) -> str | None:
+    """What keeps a value from being a conversation: each message has a role and content.
+
+    Which roles a template knows is for the template to say; an assistant may have no content.
+    """
+    if not isinstance(value, list):
+        return f"holds {kind_of(value)}, not a list of messages"
+    if not value:
+        return "holds an empty list of messages"
+    for place, message in enumerate(value):
+        if not isinstance(message, Mapping):
+            return f"holds {kind_of(message)} as message {place}, not a mapping of role and content"
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str) or not role.strip():
+            keys = ", ".join(key for key, found in message.items() if found is not None)
+            return f"message {place} has no role; it has {keys or 'nothing'}"
+        if content is None and role == "assistant":
+            continue
+        if not isinstance(content, (str, list)):
+            return f"message {place} ({role}): the content is {kind_of(content)}, not text"
+    return None
+
+
+def fault_of_turns(value: Any) -> str | None:
+    """What keeps a value from being either text or a conversation."""
+    if isinstance(value, str):
+        return None
+    if not isinstance(value, list):
+        return f"holds {kind_of(value)}, {TEXT_OR_MESSAGES}"
+    return fault_of_messages(value)
+
+
+def fault_of_number(value: Any) -> str | None:
+    """What keeps a value from being a finite number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return f"holds {kind_of(value)}, not a number"
+    return None if math.isfinite(value) else f"holds {value}, not a finite number"
+
+
+def fault_of_label(value: Any) -> str | None:
+    """What keeps a value from being a label: true or false, 1 or 0."""
+    if isinstance(value, (bool, int, float)) and value in (0, 1):
+        return None
+    shown = kind_of(value) if value is None else repr(value)
+    return f"holds {shown}; a label is true or false, 1 or 0"
