@@ -16,6 +16,15 @@ None of them is a KeyError: its message would be printed with the newlines escap
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing where no known name is close."""
+    close = difflib.get_close_matches(name, [str(each) for each in known], n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
 
 class TrlDeepseekError(Exception):
     """Root of every error that this package raises on purpose."""

@@ -112,7 +112,7 @@ def test_a_wrong_flag_is_one_clear_message(parser: Parser, argv: list[str], mess
         ("steps: [1, 2]\n", ": steps takes one value, not a list"),
         ("json: 3\n", ": json is on or off: write true or false, not 3"),
         ("- steps\n", " must be a mapping of option names to values"),
-        ("steps: [\n", " is not valid YAML: "),
+        ("steps: [\n", " is not valid YAML, line 2: expected the node content"),
     ],
     ids=["typo", "list", "switch", "no-mapping", "no-yaml"],
 )

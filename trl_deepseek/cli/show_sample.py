@@ -13,16 +13,16 @@ import tempfile
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.jobs.recipe import TRAINING
 
 if TYPE_CHECKING:
     from trl_deepseek.jobs.samples import Sample
 
-TRAINERS = ("sft", "preference", "reward", "grpo")
 SCORED, UNSCORED = "bold green", "bright_black"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trainer", choices=TRAINERS, help="The training command it is about.")
+    parser.add_argument("trainer", choices=TRAINING, help="The training command it is about.")
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="Options of that command, and --rows N."
     )

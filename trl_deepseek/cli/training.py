@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import chat, data, models, noise
+from trl_deepseek import chat, environment, models, noise
 from trl_deepseek.cli import dry_run
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import adapters
+from trl_deepseek.jobs import adapters, datasets
 from trl_deepseek.jobs.options import (
     DataArguments,
     ModelArguments,
@@ -74,9 +74,10 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
 
     if not sys.stderr.isatty():
         hide_progress_bars()
-    for option in ("model_name_or_path", "dataset_name"):
-        if getattr(args, option) is None:
-            raise ConfigError(f"--{option} is required")
+    if args.model_name_or_path is None:
+        raise ConfigError("--model_name_or_path is required")
+    if args.dataset_name is None and args.datasets is None:
+        raise ConfigError("--dataset_name is required")
     adapters.apply_flags(args)
     _apply_lora_defaults(args)
     args.resume_from_checkpoint = checkpoint_to_resume(args)
@@ -88,18 +89,10 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
     name = model.model_name_or_path
     models.check(name, registry)
 
-    def split(which: str) -> Any:
-        return data.load(
-            source.dataset_name,
-            registry,
-            kind=kind,
-            split=which,
-            subset=source.dataset_config,
-            seed=config.seed,
-            streaming=source.dataset_streaming,
-        )
-
-    evaluates = config.eval_strategy != "no"
+    environment.check_trackers(config)
+    environment.check_extras(config, model.attn_implementation)
+    environment.check_output_dir(config.output_dir)
+    args.dataset_name = source.source
     options = {
         "peft_config": adapters.adapter(args, config, model, registry),
         "quantization_config": None if config.quantization else trl.get_quantization_config(model),
@@ -111,14 +104,7 @@ def prepare(args: argparse.Namespace, config_class: type, kind: DatasetKind) -> 
             "dtype": model.dtype,
             **(config.model_init_kwargs or {}),
         }
-    return Job(
-        registry,
-        config,
-        name,
-        split(source.dataset_train_split),
-        split(source.dataset_test_split) if evaluates else None,
-        options,
-    )
+    return Job(registry, config, name, *datasets.load(source, config, registry, kind), options)
 
 
 def run(args: argparse.Namespace, build: Callable[[], Any]) -> int:

@@ -49,6 +49,13 @@ def apply_flags(args: argparse.Namespace) -> None:
     if args.quantization is None:
         if args.lora_experts:
             raise ConfigError("--lora_experts needs --quantization, such as --quantization lora")
+        given = [flag for flag in LORA_FLAGS if flag in args.given and getattr(args, flag)]
+        if given and not args.use_peft:
+            raise ConfigError(
+                f"{', '.join(f'--{flag}' for flag in given)} without an adapter: all weights would "
+                "be trained\n  add --use_peft for LoRA, or --qlora; or leave "
+                f"{'it' if len(given) == 1 else 'them'} out"
+            )
         return
     for flag in ("load_in_4bit", "load_in_8bit"):
         if getattr(args, flag):
