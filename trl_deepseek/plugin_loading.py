@@ -16,8 +16,9 @@ import importlib
 import importlib.metadata
 import inspect
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -94,13 +95,19 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
             continue
         _add(entries, offered)
 
-    seen: set[str] = set()
+    seen: set[Any] = set()
+    names: Counter[str] = Counter()
     for target in named:
         plugin, origin = _named_plugin(target)
-        key = f"{origin.plugin}\0{origin.file}"
-        if key in seen:  # the same plugin in a flag, the config and the environment is one plugin
+        # The same plugin in a flag, the config and the environment is one plugin; two objects are
+        # two, also of one class.
+        key = (origin.plugin, origin.file) if origin.file else id(plugin)
+        if key in seen:
             continue
         seen.add(key)
+        names[origin.plugin] += 1
+        if names[origin.plugin] > 1:  # so that each can be blocked
+            origin = replace(origin, plugin=f"{origin.plugin}-{names[origin.plugin]}")
         if origin.plugin in blocked_names:
             blocked.append(origin)
         else:

@@ -1,11 +1,106 @@
-"""Files of settings: one YAML mapping each."""
+"""Files of settings: one YAML mapping each, read so that it says what its author sees.
+
+Plain YAML 1.1 reads ``1e-6`` as text, ``12:30`` as 750 and lets the last of two equal keys win.
+Here numbers are those of YAML 1.2 and keep their spelling, dates are text, and what would be lost
+or could not be a setting is refused with its line.
+"""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from trl_deepseek.errors import ConfigError
+
+INTEGER = re.compile(r"[-+]?[0-9][0-9_]*|0x[0-9a-fA-F]+|0o[0-7]+")
+FLOAT = re.compile(
+    r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
+REPLACED = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp")
+SETTINGS = {
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "seq", "map")
+}
+
+
+class Integer(int):
+    """An integer that is printed as it was written, so that ``run_name: 007`` stays 007."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Float(float):
+    """A number that is printed as it was written: ``model_revision: 12e4567`` is no infinity."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with the numbers of version 1.2; every loss is an error with a line."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        node = super().compose_node(parent, index)
+        if node is not None and node.tag not in SETTINGS:
+            raise _error(node, f"{node.tag} is no setting")
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        lines: dict[Any, int] = {}
+        for key, _ in node.value:
+            name, line = key.value, key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:
+                if name in lines:
+                    raise _error(key, f"{name!r} is there twice, in lines {lines[name]} and {line}")
+                lines[name] = line
+        super().flatten_mapping(node)
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        # What is still being built inside of itself has no end.
+        if node in self.recursive_objects:
+            raise _error(node, "an alias stands for something that contains it")
+        return super().construct_object(node, deep=True)
+
+
+MERGE = "tag:yaml.org,2002:merge"
+SETTINGS.add(MERGE)
+
+
+def _error(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(None, None, problem, node.start_mark)
+
+
+def _integer(loader: _Loader, node: yaml.ScalarNode) -> Integer:
+    base = {"0x": 16, "0o": 8}.get(node.value[:2], 10)
+    number = Integer(node.value.replace("_", ""), base)
+    number.text = node.value if base == 10 else int.__repr__(number)
+    return number
+
+
+def _float(loader: _Loader, node: yaml.ScalarNode) -> Float:
+    text = node.value.replace("_", "")
+    number = Float(re.sub(r"\.(?=inf|nan)", "", text, flags=re.IGNORECASE))
+    number.text = node.value if any(digit.isdigit() for digit in text) else float.__repr__(number)
+    return number
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in REPLACED]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    REPLACED[0], re.compile(f"({INTEGER.pattern})$"), list("-+0123456789")
+)
+_Loader.add_implicit_resolver(REPLACED[1], re.compile(f"({FLOAT.pattern})$"), list("-+.0123456789"))
+_Loader.add_constructor(REPLACED[0], _integer)
+_Loader.add_constructor(REPLACED[1], _float)
 
 
 def read_mapping(path: str, what: str, of: str) -> dict[str, Any]:
@@ -17,15 +112,17 @@ def read_mapping(path: str, what: str, of: str) -> dict[str, Any]:
         of: What it maps, for messages.
 
     Raises:
-        ConfigError: It cannot be read, is not valid YAML, or is no mapping.
+        ConfigError: It cannot be read, is not valid YAML, has a key twice or an alias that contains
+            itself, or is no mapping.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(f"{what} {path!r} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ConfigError(f"{what} {path!r} is not valid YAML{line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{what} {path!r} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{what} {path!r} must be a mapping of {of}")

@@ -9,7 +9,7 @@ import pytest
 
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs.options import add_dataclasses, build_dataclasses
+from trl_deepseek.jobs.options import ModelArguments, add_dataclasses, build_dataclasses
 
 
 @dataclass
@@ -112,7 +112,7 @@ def test_a_wrong_flag_is_one_clear_message(parser: Parser, argv: list[str], mess
         ("steps: [1, 2]\n", ": steps takes one value, not a list"),
         ("json: 3\n", ": json is on or off: write true or false, not 3"),
         ("- steps\n", " must be a mapping of option names to values"),
-        ("steps: [\n", " is not valid YAML: "),
+        ("steps: [\n", " is not valid YAML, line 2: expected the node content"),
     ],
     ids=["typo", "list", "switch", "no-mapping", "no-yaml"],
 )
@@ -139,6 +139,4 @@ def test_a_wrong_yaml_file_is_one_clear_message(
 def test_one_layer_to_adapt_is_a_name_and_not_a_pattern(
     given: list[str], meant: list[str] | str
 ) -> None:
-    from trl_deepseek.jobs.options import ModelArguments
-
     assert ModelArguments(lora_target_modules=given).lora_target_modules == meant

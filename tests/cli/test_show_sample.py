@@ -90,3 +90,72 @@ def test_a_wrong_option_of_the_other_command_is_refused(
     assert "unknown option --chat_templat (did you mean '--chat_template'?)" in message
     assert main(["show-sample", "dpo"]) == 2
     assert "invalid choice: 'dpo'" in capsys.readouterr().err
+
+
+LONG = "seven times six is forty-two and " * 8
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> tuple[str, ...]:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return ("--dataset_name", str(file), "--chat_template", "deepseek-v3", "--rows", "4")
+
+
+def chat(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": "2"}]
+
+
+def test_a_row_of_which_nothing_is_learnt_keeps_its_number_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"messages": chat(q)} for q in ("1+1?", LONG, "1+2?")]
+    argv = write(tmp_path / "rows.jsonl", rows)
+    found = shown(capsys, "sft", *argv, "--max_length", "40")
+    assert [(s["row"], s["left_out"]) for s in found] == [(0, False), (1, True), (2, False)]
+    assert [s["truncated"] for s in found] == [0, found[1]["truncated"], 0]
+    assert found[1]["truncated"] > 0
+    model = ("--model_name_or_path", "tiny-deepseek-llm", "--report_to", "none")
+    assert main(["show-sample", "sft", *argv, "--max_length", "40", *model]) == 0
+    assert "; max_length leaves nothing to learn, so the row is left out" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_where_max_length_leaves_no_row_each_is_shown_with_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = write(tmp_path / "rows.jsonl", [{"messages": chat(LONG)}] * 2)
+    assert [s["left_out"] for s in shown(capsys, "sft", *argv, "--max_length", "20")] == [True] * 2
+
+
+def test_rows_are_numbered_as_in_the_file_where_bad_ones_are_dropped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"prompt": "1+1=", "chosen": "3", "rejected": "3"},
+        {"prompt": "1+1=", "chosen": "2", "rejected": "3"},
+        {"prompt": LONG, "chosen": "2", "rejected": "3"},
+    ]
+    argv = (*write(tmp_path / "rows.jsonl", rows), "--drop_bad_rows", "--max_length", "40")
+    for command in (("preference", "--loss_type", "ipo"), ("reward",)):
+        found = shown(capsys, *command, *argv)
+        assert [(s["row"], s["part"], s["left_out"]) for s in found] == [
+            (1, "chosen", False),
+            (1, "rejected", False),
+            (2, "chosen", True),
+            (2, "rejected", True),
+        ]
+        assert [s["truncated"] for s in found[:2]] == [0, 0]
+
+
+def test_nothing_is_said_of_options_of_a_model_that_is_not_loaded(
+    chats: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from trl_deepseek import load_registry
+
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    argv = ("--model_name_or_path", str(tmp_path / "model"), "--report_to", "none", "--json")
+    command = ["show-sample", "sft", "--dataset_name", chats, "--chat_template", "deepseek-v3"]
+    assert main([*command, *argv]) == 0
+    assert "model_init_kwargs" not in capsys.readouterr().err

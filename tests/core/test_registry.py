@@ -82,6 +82,50 @@ def test_naming_a_plugin_twice_is_naming_it_once(tmp_path: Path) -> None:
     assert "once" in load_registry([file, file]).rewards
 
 
+class Named:
+    """Registers one reward under the name it is made with."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    @hookimpl
+    def register_rewards(self, register: Callable[..., None]) -> None:
+        register(self.name, length)
+
+
+def test_two_objects_of_one_class_are_two_plugins() -> None:
+    one, other = Named("one"), Named("other")
+    registry = load_registry([one, other, one])
+    assert {"one", "other"} <= set(registry.rewards)
+    blocked = load_registry([one, other], block=["Named-2"])
+    assert "one" in blocked.rewards
+    assert "other" not in blocked.rewards
+
+
+def test_two_files_of_one_name_can_be_told_apart(tmp_path: Path) -> None:
+    files = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        text = REWARD_FILE.format(name="same")
+        files.append(write(tmp_path / folder / "mine.py", text))
+    with pytest.raises(PluginError, match="--block mine or --block mine-2"):
+        load_registry(files)
+
+
+def test_a_plugin_that_exits_is_a_plugin_that_does_not_load(
+    tmp_path: Path, modules: Path, installed: Callable[..., None]
+) -> None:
+    file = write(tmp_path / "leaves.py", "import sys\nsys.exit(0)\n")
+    with pytest.raises(PluginError, match=r"leaves\.py:2 does not load: SystemExit: 0"):
+        load_registry([file])
+    write(modules / "leaves_too.py", "raise SystemExit(0)\n")
+    with pytest.raises(PluginError, match="'leaves_too' does not load: SystemExit: 0"):
+        load_registry(["leaves_too"])
+    installed(quitter="leaves_too")
+    (broken,) = load_registry().broken
+    assert broken.cause == "SystemExit: 0"
+
+
 def test_an_edited_file_is_loaded_anew(tmp_path: Path) -> None:
     file = write(tmp_path / "edited.py", REWARD_FILE.format(name="before"))
     assert "before" in load_registry([file]).rewards

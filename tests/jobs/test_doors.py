@@ -164,7 +164,12 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that installed plugins are looked for."""
     found: list[int] = []
     installed = plugin_loading._installed
-    monkeypatch.setattr(plugin_loading, "_installed", lambda: (found.append(1), installed())[1])
+
+    def counted() -> Any:
+        found.append(1)
+        return installed()
+
+    monkeypatch.setattr(plugin_loading, "_installed", counted)
     return found
 
 

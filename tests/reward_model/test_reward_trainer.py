@@ -226,13 +226,13 @@ class TestRowsThatAreTooLong:
                 train_dataset=Dataset.from_list(rows),
                 eval_dataset=pairs(4),
             )
-        assert trainer.dropped == {"train": (1, 8), "eval": (0, 4)}
+        assert trainer.left_out == {"train": [2], "eval": []}
         assert "1 of 8 rows of the train dataset" in caplog.text
         assert "max_length=200" in caplog.text
         assert "eval" not in caplog.text
 
     def test_are_an_error_where_none_is_left(self, tmp_path: Path) -> None:
-        with pytest.raises(DataError, match=r"8 of 8 rows .* max_length=5 tokens, so that none"):
+        with pytest.raises(DataError, match=r"all 8 rows .* max_length=5 tokens, so that none"):
             RewardTrainer(
                 "tiny-deepseek-llm", config(tmp_path, max_length=5), train_dataset=pairs(8)
             )

@@ -196,9 +196,9 @@ def test_a_run_resumed_in_the_middle_of_a_batch_ends_in_the_same_weights(
     ("changes", "message"),
     [
         ({"reward_on_error": "ignore"}, "reward_on_error: 'ignore' is not a number\n  allowed: ra"),
-        ({"reward_timeout": 0.0}, "reward_timeout is 0.0; the least it can be is 0.001"),
-        ({"reward_workers": -1}, "reward_workers is -1; the least it can be is 0"),
-        ({"reward_max_failures": 0}, "reward_max_failures is 0; the least it can be is 1"),
+        ({"reward_timeout": 0.0}, "reward_timeout is 0.0: it must be greater than 0"),
+        ({"reward_workers": -1}, "reward_workers is -1: it must be at least 0 and at most 256"),
+        ({"reward_max_failures": 0}, "reward_max_failures is 0: it must be at least 1"),
         ({"reward_weights": ["a=b"]}, "reward_weights: a: 'b' is not a number"),
     ],
 )

@@ -10,6 +10,8 @@ import importlib
 import logging
 import os
 import sys
+import tempfile
+import traceback
 import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -30,6 +32,8 @@ COMMANDS = {
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
+# TRL's commands for one loss: `preference` with that loss, unless --loss_type says another.
+ALIASES = ("dpo", "ipo", "kto", "orpo", "simpo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,23 +68,34 @@ def main(argv: list[str] | None = None) -> int:
         print(f"\ntrl-deepseek {argv[0]}: interrupted{_saved(interrupt)}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        sys.stderr.close()  # the reader went away; a message about it would have no reader either
+        # The reader went away; Python would try once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(f"trl-deepseek {argv[0]}: {_unforeseen(error)}", file=sys.stderr)
         return 1
 
 
 def _run(command: str, argv: list[str]) -> int:
-    if command not in COMMANDS:
+    if command not in COMMANDS and command not in ALIASES:
+        known = [*COMMANDS, *ALIASES]
         raise ConfigError(
-            f"unknown command {command!r}{did_you_mean(command, COMMANDS, inline=True)}\n"
-            f"  commands: {', '.join(COMMANDS)}"
+            f"unknown command {command!r}{did_you_mean(command, known, inline=True)}\n"
+            f"  commands: {', '.join(known)}"
         )
-    parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[command])
-    if command in TRAINING:
+    loss = command if command in ALIASES else None
+    name = "preference" if loss else command
+    parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[name])
+    if name in TRAINING:
         module = importlib.import_module("trl_deepseek.cli.training")
-        module.add_arguments(parser, command)
+        module.add_arguments(parser, name)
     else:
-        module = importlib.import_module(f"trl_deepseek.cli.{command.replace('-', '_')}")
+        module = importlib.import_module(f"trl_deepseek.cli.{name.replace('-', '_')}")
         module.add_arguments(parser)
+    if loss:
+        parser.set_defaults(loss_type=[loss])
     args = parser.parse_args(argv)
     with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
@@ -116,10 +131,25 @@ def _overview() -> str:
             "",
             "commands:",
             *lines,
+            f"  {', '.join(ALIASES):{width}}",
+            f"  {'':{width}}Preference training with that loss: preference --loss_type NAME.",
             "",
             "trl-deepseek COMMAND --help lists a command's options; --debug shows tracebacks.",
         ]
     )
+
+
+def _unforeseen(error: Exception) -> str:
+    """One line about an exception that nobody expected, and where its traceback is kept."""
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="trl-deepseek-", suffix=".txt", delete=False, encoding="utf-8"
+        ) as file:
+            traceback.print_exception(error, file=file)
+    except OSError:
+        return f"{what}\n  --debug shows the traceback"
+    return f"{what}\n  the traceback is in {file.name}"
 
 
 def _saved(interrupt: KeyboardInterrupt) -> str:

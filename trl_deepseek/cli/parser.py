@@ -9,11 +9,42 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from trl_deepseek.errors import ConfigError, did_you_mean
+from trl_deepseek.jobs.option_types import PAIRS, text_or_list
 from trl_deepseek.yaml_files import read_mapping
+
+NEGATIVE = re.compile(r"-(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
+# Keys of accelerate's launcher, which TRL's own files of options may hold.
+LAUNCHER = {
+    *("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"),
+    *("mixed_precision", "distributed_type", "compute_environment", "rdzv_backend", "same_network"),
+    *("main_training_function", "gpu_ids", "downcast_bf16", "enable_cpu_affinity", "dynamo_config"),
+    *("deepspeed_config", "accelerate_config", "main_process_port", "tpu_env", "tpu_use_cluster"),
+    *("tpu_use_sudo", "num_cpu_threads_per_process"),
+}
+# Options of other versions of TRL and of the alignment handbook, and what to write today.
+RENAMED = {
+    "torch_dtype": "it is called dtype",
+    "max_seq_length": "it is called max_length",
+    "max_prompt_length": "prompts are not cut; leave out rows that are too long",
+    "evaluation_strategy": "it is called eval_strategy",
+    "warmup_ratio": "write the share as warmup_steps",
+    "group_by_length": "write train_sampling_strategy: group_by_length",
+    "dataset_mixer": "write datasets: a list of path and weight",
+    "dataset_mixture": "write datasets: a list of path and weight",
+    "dataset_splits": "write dataset_train_split and dataset_test_split",
+    "test_split_size": "write the held-out rows as eval_dataset",
+    "streaming": "it is called dataset_streaming",
+    "preprocessing_num_workers": "it is called dataset_num_proc",
+    "use_flash_attention_2": "write attn_implementation: flash_attention_2",
+    "overwrite_output_dir": "leave it out; a run writes into its output_dir",
+    "logging_dir": "leave it out; set TENSORBOARD_LOGGING_DIR",
+    "tokenizer_name_or_path": "leave it out; it is the model's",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,6 +54,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **kwargs
         )
+        # Before Python 3.14 argparse takes -1e-5 for an option.
+        self._negative_number_matcher = NEGATIVE
+        self._emptied: set[str] = set()  # options that a YAML file gives as null or []
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, as argparse would."""
@@ -37,15 +71,13 @@ class Parser(argparse.ArgumentParser):
         args = self._with_config(list(args or []))
         parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            flag = unknown[0]
-            if not flag.startswith("-"):
-                raise ConfigError(f"unexpected argument {flag!r}")
-            name = flag.split("=")[0]
-            raise ConfigError(
-                f"unknown option {name}{did_you_mean(name, self._flags(), inline=True)}"
-            )
+            names = [word.split("=")[0] for word in unknown if word.startswith("-")]
+            if not names:
+                raise ConfigError(f"unexpected argument {unknown[0]!r}")
+            known = [flag.lstrip("-").replace("-", "_") for flag in self._flags()]
+            raise ConfigError(self._unknown([name.lstrip("-") for name in names], known, "--"))
         words = {word.split("=")[0] for word in args}
-        parsed.given = {
+        parsed.given = self._emptied | {
             action.dest for action in self._actions if words.intersection(action.option_strings)
         }
         return parsed
@@ -72,8 +104,16 @@ class Parser(argparse.ArgumentParser):
 
     def _read_config(self, path: str) -> list[str]:
         values = read_mapping(path, "config file", "option names to values")
-        for variable, value in (values.pop("env", None) or {}).items():
-            os.environ[str(variable)] = str(value)
+        variables = values.pop("env", None) or {}
+        if not isinstance(variables, dict) or any(
+            isinstance(value, (dict, list)) for value in variables.values()
+        ):
+            raise ConfigError(
+                f"{path}: env must be a mapping of environment variables to values, such as\n"
+                "  env:\n    WANDB_PROJECT: mine"
+            )
+        for variable, value in variables.items():
+            os.environ[str(variable)] = "" if value is None else str(value)
         return self.as_flags(values, f"{path}: ")
 
     def as_flags(self, values: Mapping[str, Any], where: str = "") -> list[str]:
@@ -84,36 +124,92 @@ class Parser(argparse.ArgumentParser):
             where: What messages begin with.
 
         Raises:
-            ConfigError: There is no such option, or its value has another shape.
+            ConfigError: Some options do not exist, or a value has another shape.
         """
         # First of each: a boolean that is on by default has --no_NAME as well, after --NAME.
         actions = {action.dest: action for action in reversed(self._actions)}
+        taken = {name for name in actions if name not in ("config", "help")}
+        unknown = [str(key) for key in values if key not in taken]
+        if unknown:
+            raise ConfigError(where + self._unknown(unknown, taken, ""))
         flags: list[str] = []
         for key, value in values.items():
-            if key not in actions or key in ("config", "help"):
-                hint = did_you_mean(key, actions, inline=True)
-                raise ConfigError(f"{where}unknown option {key!r}{hint}")
-            flags += _as_flags(actions[key], value, f"{where}{key}")
+            action = actions[key]
+            if value is None or (value == [] and action.nargs in ("+", "*")):
+                action.default = value
+                self._emptied.add(key)
+            else:
+                flags += _as_flags(action, value, f"{where}{key}")
         return flags
+
+    def _unknown(self, names: list[str], known: Iterable[str], dashes: str) -> str:
+        """One message about all names that are no options."""
+        known = [dashes + name for name in known]
+        launcher = [name for name in names if name in LAUNCHER]
+        others = [name for name in names if name not in LAUNCHER]
+        lines = []
+        if others:
+            listed = [_described(dashes + name, name, known) for name in dict.fromkeys(others)]
+            lines = [f"unknown option {listed[0]}"]
+            if len(listed) > 1:
+                lines = ["unknown options", *(f"  {each}" for each in listed)]
+        if launcher:
+            listed = list(dict.fromkeys(dashes + name for name in launcher))
+            lines += [
+                f"{', '.join(listed)}: settings of the launcher, which starts the processes\n"
+                "  put them into a file of their own: accelerate launch --config_file FILE "
+                f"-m trl_deepseek {self.prog.split()[-1]} ..."
+            ]
+        return "\n".join(lines)
+
+
+def _described(shown: str, name: str, known: Sequence[str]) -> str:
+    hint = f" ({RENAMED[name]})" if name in RENAMED else did_you_mean(shown, known, inline=True)
+    return f"{shown if shown.startswith('-') else repr(shown)}{hint}"
 
 
 def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
     """The words on a command line that mean what ``key: value`` means in YAML."""
     flag = action.option_strings[0]
-    if value is None:
-        action.default = None
-        return []
     if action.nargs == 0:  # a switch, such as --json
         if not isinstance(value, bool):
             raise ConfigError(f"{where} is on or off: write true or false, not {value!r}")
         return [flag] if value else []
     if isinstance(value, dict):
+        if action.nargs in ("+", "*") and action.metavar == PAIRS:
+            return [flag, *(f"{old}={new}" for old, new in value.items())]
+        if action.type not in (str, None):
+            raise ConfigError(f"{where} takes {_kind(action)}, not a mapping")
         return [flag, json.dumps(value)]
     if isinstance(value, list):
         if action.nargs not in ("+", "*"):
             raise ConfigError(f"{where} takes one value, not a list")
-        return [flag, *(json.dumps(v) if isinstance(v, (dict, list)) else str(v) for v in value)]
-    return [flag, str(value)]
+        words = [_word(action, each, where) for each in value]
+        # One item stays a list where text alone would mean something else.
+        if action.type is text_or_list:
+            return [f"{flag}={json.dumps(words)}"]
+        return [flag, *words]
+    return [f"{flag}={_word(action, value, where)}"]
+
+
+def _word(action: argparse.Action, value: Any, where: str) -> str:
+    """One value as it is written on a command line."""
+    if isinstance(value, (dict, list)):
+        if action.type not in (str, None):
+            raise ConfigError(f"{where} takes {_kind(action)}, not a mapping or a list of lists")
+        return json.dumps(value)
+    if isinstance(value, bool):
+        if action.type in (int, float):
+            raise ConfigError(f"{where} takes {_kind(action)}, not {str(value).lower()}")
+        # YAML reads a bare no as false; here it is the word.
+        return "no" if not value and "no" in (action.choices or ()) else str(value).lower()
+    if action.type is int and isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _kind(action: argparse.Action) -> str:
+    return "a number" if action.type in (int, float) else "a word"
 
 
 def add_plugin_options(parser: argparse.ArgumentParser) -> None:

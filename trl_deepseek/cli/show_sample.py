@@ -53,6 +53,7 @@ def _as_json(sample: Sample, tokenizer: Any) -> dict[str, Any]:
         "tokens": len(sample.input_ids),
         "scored": sum(sample.scored),
         "truncated": sample.truncated,
+        "left_out": sample.left_out,
         "text": tokenizer.decode(sample.input_ids),
         "input_ids": sample.input_ids,
         "mask": [int(scored) for scored in sample.scored],
@@ -70,6 +71,8 @@ def _show(shown: list[Sample], tokenizer: Any) -> None:
     )
     for sample in shown:
         cut = f", {sample.truncated} more cut off by max_length" if sample.truncated else ""
+        if sample.left_out:
+            cut += "; max_length leaves nothing to learn, so the row is left out"
         console.print(
             f"\nrow {sample.row}{f' {sample.part}' if sample.part else ''}: "
             f"{len(sample.input_ids)} tokens, {sum(sample.scored)} with loss{cut}",

@@ -30,6 +30,8 @@ CSV: dict[str, Any] = {
     "na_values": [""],
 }
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+# Names that ``datasets`` gives by itself, which say nothing about a dataset.
+BUILDERS = frozenset({*FORMATS.values(), "generator", "text", "arrow", "list"})
 
 
 def load(
@@ -87,8 +89,8 @@ def load_held_out(name: str, registry: Registry, *, split: str = "test", **optio
 
 def source_of(dataset: Any, default: str) -> str:
     """What a dataset that :func:`load` loaded was called, also after it was mapped."""
-    info = getattr(dataset, "info", None)
-    return getattr(info, "dataset_name", None) or default
+    name = getattr(getattr(dataset, "info", None), "dataset_name", None)
+    return default if name is None or name in BUILDERS else name
 
 
 def require_columns(dataset: Dataset, needed: Iterable[str], source: str, who: str) -> None:

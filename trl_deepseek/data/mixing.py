@@ -73,7 +73,11 @@ def rename_columns(dataset: Any, mapping: Mapping[str, str], source: str) -> Any
             f"  rename the other one too: {twice}=other_{twice}"
         )
     moved = {old: new for old, new in mapping.items() if old != new}
-    return dataset.rename_columns(moved) if moved else dataset
+    if not moved:
+        return dataset
+    spare = {old: f"{old} renamed" for old in moved}  # a stream cannot change places in one step
+    dataset = dataset.rename_columns(spare)
+    return dataset.rename_columns({spare[old]: new for old, new in moved.items()})
 
 
 def mix(
@@ -145,7 +149,7 @@ def _check_keys(part: Any, place: int) -> None:
 
 def _shares(parts: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     """The shares that the parts have under ``key``, of 1; empty where none has any."""
-    given = [part.get(key) for part in parts]
+    given: list[Any] = [part.get(key) for part in parts]
     if all(share is None for share in given):
         return []
     for part, share in zip(parts, given, strict=True):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.data import rows
 from trl_deepseek.data.loading import source_of
-from trl_deepseek.data.preference_checks import check_preferences, layout_of
+from trl_deepseek.data.preference_checks import READ, check_preferences, layout_of
 from trl_deepseek.data.preference_rows import Layout
 from trl_deepseek.errors import DataError
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WINDOW = 1000  # pairs that are dealt out together, at most
-COMPLETIONS = ("chosen", "rejected", "completion")
+COMPLETIONS = ("chosen", "rejected")
 
 
 def pairs(
@@ -149,12 +149,15 @@ def _read(dataset: Any, args: Any, source: str, needs_prompt: bool) -> tuple[Any
         dataset = dataset.map(rewrite, with_indices=True, remove_columns=columns)
         dataset = check_preferences(dataset, source, needs_prompt=needs_prompt)
     drop = bool(getattr(args, "drop_bad_rows", False))
-    return _without_bad_rows(dataset, drop, source), layout
+    if rows.is_table(dataset):
+        return _without_bad_rows(dataset, drop, source), layout
+    if drop:  # a stream is not counted, only filtered
+        names = COMPLETIONS if layout.kind == "pairs" else ("completion",)
+        dataset = dataset.filter(lambda row: not _faults(row, names))
+    return dataset, layout
 
 
 def _without_bad_rows(dataset: Any, drop: bool, source: str) -> Any:
-    if not rows.is_table(dataset):  # a stream is not counted, only filtered
-        return dataset.filter(lambda row: not _faults(row)) if drop else dataset
     bad = bad_rows(dataset)
     if not bad:
         return dataset
@@ -165,24 +168,24 @@ def _without_bad_rows(dataset: Any, drop: bool, source: str) -> Any:
         raise DataError(f"{source}: none of the {total} rows can teach anything: {report}")
     fate = "left out" if drop else "kept; drop_bad_rows leaves them out"
     logger.warning("%s: %d of %d rows are bad (%s): %s", source, len(numbers), total, fate, report)
-    if not drop:
-        return dataset
-    return dataset.select([i for i in range(total) if i not in set(numbers)])
+    return rows.without(dataset, numbers) if drop else dataset
 
 
 def bad_rows(dataset: Any) -> dict[str, list[int]]:
     """Numbers of the rows of a table of pairs or singles that teach nothing, by what is wrong."""
-    names = [name for name in COMPLETIONS if name in rows.column_names(dataset)]
+    layout = layout_of(dataset, "the dataset")
+    names = COMPLETIONS if layout.kind == "pairs" else ("completion",)
+    read = [name for name in READ if name in rows.column_names(dataset)]
     bad: dict[str, list[int]] = {}
-    for number, row in enumerate(dataset.select_columns(names)):
-        for fault in _faults(row):
+    for number, row in enumerate(dataset.select_columns(read)):
+        for fault in _faults(layout.rewrite(row) if layout.rewrite else row, names):
             bad.setdefault(fault, []).append(number)
     return bad
 
 
-def _faults(row: rows.Row) -> list[str]:
-    faults = [f"{name} is empty" for name in COMPLETIONS if name in row and _is_empty(row[name])]
-    if "chosen" in row and row["chosen"] == row["rejected"]:
+def _faults(row: rows.Row, names: Sequence[str]) -> list[str]:
+    faults = [f"{name} is empty" for name in names if _is_empty(row[name])]
+    if names == COMPLETIONS and row["chosen"] == row["rejected"]:
         faults.append("chosen equals rejected")
     return faults
 

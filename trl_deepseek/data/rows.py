@@ -7,7 +7,7 @@ of its rows is checked as training reaches it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from trl_deepseek.errors import DataError
@@ -15,6 +15,7 @@ from trl_deepseek.errors import DataError
 logger = logging.getLogger(__name__)
 
 SHOWN = 5  # row numbers in a report
+PATIENCE = 1000  # rows of a stream that may be refused before one is kept
 # What ends a function that meets a row of another make; it must not end in a traceback.
 MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
@@ -144,8 +145,37 @@ def leave_out(dataset: Any, lost: Sequence[int], source: str, *, why: str, way_o
         some(lost),
         way_out,
     )
+    return without(dataset, lost)
+
+
+def leave_out_of_stream(
+    dataset: Any, keeps: Callable[[Row], bool], source: str, *, why: str, way_out: str
+) -> Any:
+    """A stream without the rows that ``keeps`` refuses; that some are refused is said once.
+
+    Raises:
+        DataError: While it is read: so many rows have been refused, and none kept.
+    """
+    met = {True: 0, False: 0}
+
+    def kept(row: Row) -> bool:
+        keep = keeps(row)
+        met[keep] += 1
+        if not met[True] and met[False] == PATIENCE:
+            raise DataError(f"the first {PATIENCE} rows of {source} {why}\n  {way_out}")
+        if not keep and met[False] == 1:
+            logger.warning("rows of %s that %s are left out; %s", source, why, way_out)
+        return keep
+
+    return dataset.filter(kept)
+
+
+def without(dataset: Any, lost: Collection[int]) -> Any:
+    """A table without the rows ``lost``."""
     gone = set(lost)
-    return dataset.select([number for number in range(total) if number not in gone])
+    if not gone:
+        return dataset
+    return dataset.select([number for number in range(len(dataset)) if number not in gone])
 
 
 def say_cut(cut: int, total: int, source: str, limit: int) -> None:

@@ -55,7 +55,15 @@ def settled(options: argparse.Namespace) -> argparse.Namespace:
             options.dtype = None  # TRL's default, float32, is not meant for a quantized model
     elif options.lora_experts:
         raise ConfigError("--lora_experts needs --quantization, such as --quantization lora")
-    if options.use_peft:
+    if not options.use_peft:
+        given = [flag for flag in LORA_FLAGS if flag in options.given and getattr(options, flag)]
+        if given:
+            raise ConfigError(
+                f"{', '.join(f'--{flag}' for flag in given)} without an adapter: all weights would "
+                "be trained\n  add --use_peft for LoRA, or --qlora; or leave "
+                f"{'it' if len(given) == 1 else 'them'} out"
+            )
+    else:
         for option, value in (("weight_decay", 0.01), ("warmup_steps", 0.03)):
             if option not in options.given:
                 setattr(options, option, value)

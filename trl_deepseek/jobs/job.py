@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import trl
 
-from trl_deepseek import data, models, quantization
+from trl_deepseek import models, quantization
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import adapters, running
+from trl_deepseek.jobs import adapters, datasets, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.inputs import Inputs, registry_for
@@ -37,7 +36,7 @@ class Job:
         quantization: How the base is held, also by TRL's own flags; None as it is.
         trainer: The trainer's class; None until the job is checked.
         inputs: Of the trainer; None until the job is checked.
-        more: What the trainer's constructor takes besides.
+        train_dataset: The rows as they were loaded; None until the job is checked.
         later: What could not be checked yet, each in a sentence.
     """
 
@@ -49,7 +48,7 @@ class Job:
     quantization: Quantization | None
     trainer: Any = None
     inputs: Inputs | None = None
-    more: dict[str, Any] = field(default_factory=dict)
+    train_dataset: Any = None
     later: list[str] = field(default_factory=list)
 
     @property
@@ -68,28 +67,17 @@ class Job:
         Raises:
             UserError: Something does not exist or does not fit.
         """
-        if self.options.dataset_name is None:
-            raise ConfigError("--dataset_name is required")
         self.config.resume_from_checkpoint = running.checkpoint_to_resume(self.config)
         (source,) = build_dataclasses(self.options, [DataArguments])
-        split = partial(
-            data.load,
-            source.dataset_name,
-            self.registry,
-            kind=kind,
-            subset=source.dataset_config,
-            seed=self.config.seed,
-            streaming=source.dataset_streaming,
-        )
-        evaluates = self.config.eval_strategy != "no"
+        self.train_dataset, held_out = datasets.load(source, self.config, self.registry, kind)
         stock = trl.get_quantization_config(self.model_options)
         self.trainer = trainer
         try:
             self.inputs = trainer.check(
                 self.model,
                 self.config,
-                split(split=source.dataset_train_split),
-                split(split=source.dataset_test_split) if evaluates else None,
+                self.train_dataset,
+                held_out,
                 registry=self.registry,
                 peft_config=self.adapter,
                 quantization_config=None if self.config.quantization else stock,
@@ -102,7 +90,7 @@ class Job:
     def build(self) -> Any:
         """The trainer of a checked job, with its model loaded."""
         try:
-            return self.trainer(self.inputs, **self.more)
+            return self.trainer(self.inputs)
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

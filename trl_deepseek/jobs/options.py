@@ -1,16 +1,18 @@
-"""The options of training commands: dataclasses, and the flags that stand for their fields."""
+"""The options of a training job: where the data is, which model, which rewards, and their flags."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_origin, get_type_hints
 
 import trl
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, text_or_list
+from trl_deepseek.trainers import ranges
 
 
 @dataclass
@@ -31,6 +33,62 @@ class DataArguments:
     dataset_streaming: bool = field(
         default=False, metadata={"help": "Read rows as they are needed; --max_steps is needed."}
     )
+    eval_dataset: str | None = field(
+        default=None,
+        metadata={"help": "Another dataset to evaluate on, instead of the test split."},
+    )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns to rename, such as question=prompt answer=solution.",
+            "metavar": PAIRS,
+        },
+    )
+    datasets: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Several datasets instead of one, each a JSON object; in YAML a list of path, "
+            "name, split, columns and weight.",
+            "metavar": "JSON",
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.datasets is None:
+            return
+        if self.dataset_name is not None:
+            raise ConfigError(
+                "dataset_name and datasets both say what to train on: leave one out\n"
+                "  the first of datasets can be {path: " + self.dataset_name + "}"
+            )
+        self.datasets = [_part(part) for part in self.datasets]
+        if not self.datasets:
+            raise ConfigError("datasets is empty: name one with path")
+
+    @property
+    def source(self) -> str:
+        """What messages call the rows to train on."""
+        return self.dataset_name or ", ".join(str(part["path"]) for part in self.parts)
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The datasets of a mixture, as :func:`trl_deepseek.data.mix` takes them."""
+        parts: Any = self.datasets
+        return list(parts or [])
+
+
+def _part(part: Any) -> Any:
+    """One dataset of a mixture; from Python it may be a mapping already."""
+    try:
+        value = json.loads(part) if isinstance(part, str) else part
+    except ValueError:
+        value = None
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        raise ConfigError(
+            f"datasets: {part} is no mapping with a path\n"
+            "  in YAML: datasets: [{path: a.jsonl, weight: 0.7}, {path: b.jsonl, weight: 0.3}]"
+        )
+    return value
 
 
 @dataclass
@@ -47,6 +105,8 @@ class ModelArguments(trl.ModelConfig):
         only: list[str] | str | None = vars(self)["lora_target_modules"]
         if isinstance(only, str) and only.isidentifier():
             self.lora_target_modules = [only]
+        ranges.check_numbers(self)
+        ranges.check_words(self)
 
 
 @dataclass
@@ -62,11 +122,24 @@ class RewardArguments:
 
 
 def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) -> None:
-    """Add one flag per dataclass field, by the rules of transformers' ``HfArgumentParser``."""
+    """Add one flag per dataclass field, by the rules of transformers' ``HfArgumentParser``.
+
+    Where those know one type only, a field that is text or a list takes one word or several, and
+    one that is a mapping takes JSON.
+    """
     from transformers import HfArgumentParser
 
+    added = HfArgumentParser(list(classes), add_help=False)
+    hints = {name: hint for kind in classes for name, hint in get_type_hints(kind).items()}
+    for action in added._actions:
+        alternatives = get_args(hints[action.dest])
+        if any(get_origin(each) is dict for each in (hints[action.dest], *alternatives)):
+            action.type = str
+        elif str in alternatives and any(get_origin(each) is list for each in alternatives):
+            action.type, action.nargs = text_or_list, "+"
+            action.__class__ = OneOrMany
     # This is what argparse itself does with ``parents=``, which only the constructor takes.
-    parser._add_container_actions(HfArgumentParser(list(classes), add_help=False))
+    parser._add_container_actions(added)
 
 
 def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list[Any]:
@@ -77,7 +150,7 @@ def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list
     """
     instances = []
     for kind in classes:
-        names = [field.name for field in dataclasses.fields(kind) if field.init]
+        names = [field.name for field in fields(kind) if field.init]
         try:
             instances.append(kind(**{name: getattr(args, name) for name in names}))
         except (ValueError, TypeError) as error:

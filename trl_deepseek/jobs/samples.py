@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import itertools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from trl_deepseek.data import preferences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -24,12 +26,13 @@ class Sample:
     """One sequence.
 
     Attributes:
-        row: Row of the prepared dataset, from 0.
+        row: Row of the dataset as it was given, from 0; of the packed rows where they are packed.
         part: ``chosen`` or ``rejected`` of a pair, ``prompt`` where nothing is learnt from the
             data, else empty.
         input_ids: What the model sees, without padding.
         scored: Whether the loss counts each token.
         truncated: Tokens that ``max_length`` cuts off; None where rows are packed.
+        left_out: Whether ``max_length`` leaves nothing to learn, so that the row is left out.
     """
 
     row: int
@@ -37,6 +40,7 @@ class Sample:
     input_ids: list[int]
     scored: list[bool]
     truncated: int | None
+    left_out: bool = False
 
 
 def stand_in(tokenizer: PreTrainedTokenizerBase, *, sequence_classification: bool) -> Any:
@@ -63,25 +67,48 @@ def stand_in(tokenizer: PreTrainedTokenizerBase, *, sequence_classification: boo
     return model
 
 
+def row_numbers(dataset: Any, config: Any) -> list[int]:
+    """The rows of a table that a job reads: all, or those that teach something; none of a stream.
+
+    Args:
+        dataset: As the job was given it.
+        config: The job's config; ``drop_bad_rows`` is read.
+    """
+    if not hasattr(dataset, "__len__"):
+        return []
+    bad = preferences.bad_rows(dataset) if getattr(config, "drop_bad_rows", False) else {}
+    numbers = set(range(len(dataset))).difference(*bad.values())
+    return sorted(numbers)
+
+
 def samples(job: Job, rows: int) -> Iterator[Sample]:
-    """The first sequences of a checked job.
+    """The first sequences of a checked job, cut as training cuts them.
 
     Args:
         job: Its own trainer prepares the data.
         rows: How many rows of the prepared dataset to show.
     """
-    limit = getattr(job.config, "max_length", None)
-    packed = bool(getattr(job.config, "packing", False))
+    config = job.config
+    limit = getattr(config, "max_length", None)
+    packed = bool(getattr(config, "packing", False))
     with tempfile.TemporaryDirectory() as scratch:
-        shown = list(_sequences(_trainer(job, limit, rows, scratch), rows))
-        whole: list[Sample] = []
-        if limit is not None and not packed:
-            whole = list(_sequences(_trainer(job, None, rows, scratch), rows))
-    lengths = {(sample.row, sample.part): len(sample.input_ids) for sample in whole}
-    for sample in shown:
-        full = lengths.get((sample.row, sample.part), len(sample.input_ids))
-        truncated = None if packed else full - len(sample.input_ids)
-        yield Sample(sample.row, sample.part, sample.input_ids, sample.scored, truncated)
+        trainer = _trainer(job, limit if packed else None, rows, scratch)
+        if packed:
+            yield from _sequences(trainer, rows, range(rows))
+            return
+        left_out = trainer.left_out.get("train", ())
+        last = max(left_out, default=-1) + rows + 1
+        numbers = row_numbers(job.train_dataset, config) or range(last)
+        names = [n for i, n in enumerate(numbers) if i not in left_out]
+        keep_end = getattr(config, "truncation_mode", "keep_start") == "keep_end"
+        whole = list(_sequences(trainer, rows, names))
+    if limit is None or (whole and whole[0].part == "prompt"):
+        yield from whole
+    elif config.sequence_classification:  # a pair is left out where one of its texts is too long
+        long = {sample.row for sample in whole if len(sample.input_ids) > limit}
+        yield from (replace(sample, left_out=sample.row in long) for sample in whole)
+    else:
+        yield from (_cut(sample, limit, keep_end) for sample in whole)
 
 
 def _trainer(job: Job, max_length: int | None, rows: int, scratch: str) -> Any:
@@ -106,10 +133,20 @@ def _trainer(job: Job, max_length: int | None, rows: int, scratch: str) -> Any:
     return job.trainer(small)
 
 
-def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:
+def _cut(sample: Sample, limit: int, keep_end: bool) -> Sample:
+    kept = slice(-limit, None) if keep_end else slice(None, limit)
+    ids, scored = sample.input_ids[kept], sample.scored[kept]
+    truncated = len(sample.input_ids) - len(ids)
+    return replace(
+        sample, input_ids=ids, scored=scored, truncated=truncated, left_out=not any(scored[1:])
+    )
+
+
+def _sequences(trainer: Any, rows: int, names: Sequence[int]) -> Iterator[Sample]:
     chosen = list(itertools.islice(trainer.train_dataset, rows))
+    truncated = None if getattr(trainer.args, "packing", False) else 0
     if "prompt" in chosen[0] and not any(name.endswith("_ids") for name in chosen[0]):
-        yield from _prompts(trainer, chosen)
+        yield from _prompts(trainer, chosen, names)
         return
     batch = trainer.data_collator(chosen)
     ids = batch["input_ids"]
@@ -126,18 +163,18 @@ def _sequences(trainer: Any, rows: int) -> Iterator[Sample]:
             scored = real & (real.cumsum(0) == real.sum())
         kept = [i for i, is_real in enumerate(real.tolist()) if is_real]
         yield Sample(
-            place % len(chosen),
+            names[place % len(chosen)],
             parts[place // len(chosen)],
             [tokens[i] for i in kept],
             [bool(scored[i]) for i in kept],
-            None,
+            truncated,
         )
 
 
-def _prompts(trainer: Any, rows: list[dict[str, Any]]) -> Iterator[Sample]:
+def _prompts(trainer: Any, rows: list[dict[str, Any]], names: Sequence[int]) -> Iterator[Sample]:
     """What GRPO generates from."""
     tokenizer = trainer.processing_class
-    for number, row in enumerate(rows):
+    for number, row in zip(names, rows, strict=False):
         if isinstance(row["prompt"], str):
             ids = tokenizer(row["prompt"])["input_ids"]
         else:

@@ -8,17 +8,22 @@ template that generates, not the one that trains.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
 
 from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import provenance
 from trl_deepseek.trainers.inputs import Inputs, read_split
 
 # Columns of rows that have been through a trainer already.
-TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids"})
+TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
 
 class PluginTrainer:
@@ -26,6 +31,7 @@ class PluginTrainer:
 
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
+    left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -38,6 +44,8 @@ class PluginTrainer:
             ConfigError: Noise where processes hold parts of a document.
         """
         self.inputs = inputs
+        self.left_out = {}
+        self._made: dict[str, Any] | None = None
         given = {
             "args": inputs.args,
             "train_dataset": inputs.train_dataset,
@@ -97,12 +105,39 @@ class PluginTrainer:
             step=lambda: self.state.global_step,
         )
 
-    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's; the noise is on the model meanwhile, and off it again whatever happens."""
-        if self.embedding_noise is None:
-            return super().train(*args, **kwargs)  # type: ignore[misc]
-        with self.embedding_noise.attached(self.model):
-            return super().train(*args, **kwargs)  # type: ignore[misc]
+    def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, with the noise on the model meanwhile.
+
+        What has changed since the checkpoint that the run goes on from is said.
+        """
+        self._compare_with(resume_from_checkpoint)
+        noised = self.embedding_noise
+        with contextlib.nullcontext() if noised is None else noised.attached(self.model):
+            return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+
+    def _compare_with(self: Any, checkpoint: Any) -> None:
+        if checkpoint is True:
+            folder = self.args.output_dir
+            checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
+        if isinstance(checkpoint, (str, os.PathLike)) and self.is_world_process_zero():
+            provenance.compare(Path(checkpoint), self._made_with())
+
+    def _made_with(self: Any) -> dict[str, Any]:
+        if self._made is None:
+            template = getattr(self.processing_class, "chat_template", None)
+            self._made = provenance.record(
+                self.args, self.inputs.train_dataset, template, self.registry
+            )
+        return self._made
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """As TRL's, and what the run is made with beside it."""
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.is_world_process_zero():
+            folder = Path(self._get_output_dir(trial=trial))
+            folder /= f"checkpoint-{self.state.global_step}"
+            if folder.is_dir():
+                provenance.write(folder, self._made_with())
 
     def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
         """As transformers'; peft would leave 16-bit adapters in 32 bits, and the run inexact."""

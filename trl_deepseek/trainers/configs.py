@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek import environment
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.trainers import ranges
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -62,6 +63,7 @@ class PluginConfig:
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
     sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
+    words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
 
     chat_template: str | None = field(
         default=None,
@@ -102,6 +104,14 @@ class PluginConfig:
     )
 
     def __post_init__(self) -> None:
+        ranges.read_mappings(
+            self,
+            [*type(self)._VALID_DICT_FIELDS, "liger_kernel_config"],
+            environment.SETTINGS_FILES,
+        )
+        ranges.check_numbers(self)
+        ranges.check_words(self, self.words)
+        environment.check_settings_files(self)
         settle_precision(self)
         super().__post_init__()  # type: ignore[misc]
 
@@ -149,6 +159,7 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
     """
 
     compares_with_reference: ClassVar[bool] = True
+    words: ClassVar[Mapping[str, Sequence[str]]] = ranges.POLICY_WORDS
 
     reward_weights: RewardWeights = field(
         default=None,
@@ -192,8 +203,10 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         self.reward_weights = weights.parse(self.reward_weights)
-        self.reward_settings()
+        if str(self.scale_rewards).lower() in ("true", "false"):  # TRL's two older words
+            self.scale_rewards = "group" if str(self.scale_rewards).lower() == "true" else "none"
         super().__post_init__()
+        self.reward_settings()
 
     def reward_settings(self) -> Settings:
         """What the ``reward_*`` fields mean.
@@ -204,15 +217,6 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
         on_error: Any = self.reward_on_error
         if on_error not in ("raise", "abstain"):
             on_error = weights.number(on_error, "reward_on_error", "raise, abstain or a number")
-        for name, least in (
-            ("reward_timeout", 0.001),
-            ("reward_workers", 0),
-            ("reward_memory_limit", 0.001),
-            ("reward_max_failures", 1),
-        ):
-            value = getattr(self, name)
-            if value is not None and not value >= least:
-                raise ConfigError(f"{name} is {value}; the least it can be is {least}")
         return Settings(
             on_error=on_error,
             timeout=self.reward_timeout,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, data, models, noise, quantization
+from trl_deepseek import chat, data, environment, models, noise, quantization
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -79,6 +79,7 @@ def find(
         ConfigError: Options do not fit together.
         TemplateError: The template does not fit the tokenizer.
     """
+    environment.check(args)
     noise.choose(args, registry)
     quantization.check(model, args, options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")

@@ -71,18 +71,19 @@ class PreferenceTrainer(PluginTrainer):
     ) -> Any:
         """TRL's, which leaves out and cuts what is too long without a word; say how much."""
         limit = args.max_length
-        if limit is None or not hasattr(dataset, "__len__"):  # a stream has no count
-            return super()._prepare_dataset(  # type: ignore[misc]
-                dataset, processing_class, args, dataset_name
-            )
         whole = copy.copy(args)
         whole.max_length = None
         prepared = super()._prepare_dataset(  # type: ignore[misc]
             dataset, processing_class, whole, dataset_name
         )
+        if limit is None:
+            return prepared
         source = data.source_of(dataset, f"the {dataset_name} dataset")
         keep_end = getattr(args, "truncation_mode", "keep_start") == "keep_end"
-        return lengths.completions_left(prepared, source, limit, keep_end=keep_end)
+        kept, self.left_out[dataset_name] = lengths.completions_left(
+            prepared, source, limit, keep_end=keep_end
+        )
+        return kept
 
     @property
     def ref_model(self) -> Any:

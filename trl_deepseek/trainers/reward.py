@@ -19,7 +19,7 @@ from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss, require_finite
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.base import PluginTrainer
+from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
 from trl_deepseek.types import PairRewards
@@ -39,11 +39,11 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
 
     ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
     ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
-    ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
+    ``args.max_length`` are left out, as TRL does, but counted: see ``left_out``.
 
     Attributes:
         loss: The loss that ``args.loss_type`` names, with its options.
-        dropped: For each dataset, how many rows were too long, and of how many.
+        left_out: For each dataset, the numbers of the rows that were too long.
 
     Raises:
         UnknownName: No plugin registers that loss, model or template.
@@ -74,7 +74,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
             )
             kwargs = {}
         self.loss: BoundLoss = model.parts
-        self.dropped: dict[str, tuple[int, int]] = {}
         if model.embedded is not None:
             model.model = models.as_reward_model(model.model, model.args.seed)
         peft_config = kwargs.pop("peft_config", model.options.get("peft_config"))
@@ -182,14 +181,13 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     ) -> Any:
         """TRL's, which leaves out rows that are too long without a word; say how many."""
         limit = args.max_length
-        if limit is None or not hasattr(dataset, "__len__"):  # a stream has no count
-            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         whole = copy.copy(args)
         whole.max_length = None
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
+        if limit is None:
+            return prepared
         source = data.source_of(dataset, f"the {dataset_name} dataset")
-        kept = lengths.short_enough(prepared, source, limit)
-        self.dropped[dataset_name] = (len(prepared) - len(kept), len(prepared))
+        kept, self.left_out[dataset_name] = lengths.short_enough(prepared, source, limit)
         return kept
 
 
@@ -197,7 +195,7 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
     """Pairs; a dataset that is tokenized already stays as it is."""
 
     def read(part: Any) -> Any:
-        if {"chosen_ids", "rejected_ids"} <= set(getattr(part, "column_names", None) or ()):
+        if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
             return part
         part = preferences.pairs(part, args, [loss], split, needs_prompt=False)
         return data.check_margin(part, data.source_of(part, split))

@@ -121,8 +121,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     ) -> Any:
         """TRL's in two steps: between them, rows are still whole and it is said what is cut."""
         prepare = super()._prepare_dataset
-        if not hasattr(dataset, "__len__"):  # a stream has no count
-            return prepare(dataset, processing_class, args, packing, formatting_func, dataset_name)
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
         rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
@@ -130,9 +128,11 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         # What packing splits is trained on whole; its best fit cuts like the rest.
         limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
         keep_end = not packing and args.truncation_mode == "keep_end"
-        rows = lengths.learnable(rows, source, limit, keep_end=keep_end)
+        rows, self.left_out[dataset_name] = lengths.learnable(
+            rows, source, limit, keep_end=keep_end
+        )
         rows = prepare(rows, processing_class, args, packing, None, dataset_name)
-        return lengths.learnable(rows, f"packed {source}", None) if packing else rows
+        return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 
 
 def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:

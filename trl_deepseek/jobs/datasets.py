@@ -1,0 +1,66 @@
+"""The datasets that a job's options name: one or several, columns renamed, and held-out rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl_deepseek import data
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.options import DataArguments
+from trl_deepseek.registry import Registry
+from trl_deepseek.types import DatasetKind
+
+
+def load(
+    options: DataArguments, config: Any, registry: Registry, kind: DatasetKind
+) -> tuple[Any, Any]:
+    """The rows to train on and those to evaluate on, None where the run does not evaluate.
+
+    Args:
+        options: Which datasets, and what is done to them.
+        config: The training config: its seed, and whether it evaluates.
+        registry: Where embedded datasets are looked up.
+        kind: Which shape of an embedded dataset is wanted.
+
+    Raises:
+        ConfigError: Options contradict each other or are malformed.
+        DataError: A dataset cannot be loaded, or has no such column.
+    """
+    if options.dataset_name is None and not options.parts:
+        raise ConfigError("--dataset_name is required")
+    mapping = data.column_mapping(options.columns or [])
+    evaluates = config.eval_strategy != "no"
+    if options.eval_dataset is not None and not evaluates:
+        raise ConfigError(
+            "eval_dataset names rows that nothing would look at: eval_strategy is 'no'\n"
+            "  add --eval_strategy steps or epoch"
+        )
+    if options.parts and evaluates and options.eval_dataset is None:
+        raise ConfigError(
+            "datasets are for training; name the rows to evaluate on with --eval_dataset"
+        )
+    streaming, subset = options.dataset_streaming, options.dataset_config
+
+    def one(name: str, split: str, held_out: bool) -> Any:
+        load = data.load_held_out if held_out else data.load
+        rows = load(
+            name,
+            registry,
+            kind=kind,
+            split=split,
+            subset=None if held_out else subset,
+            seed=config.seed,
+            streaming=streaming,
+        )
+        return data.rename_columns(rows, mapping, name)
+
+    if options.parts:
+        train = data.mix(options.parts, registry, kind=kind, seed=config.seed, streaming=streaming)
+        train = data.rename_columns(train, mapping, options.source)
+    else:
+        train = one(str(options.dataset_name), options.dataset_train_split, held_out=False)
+    if not evaluates:
+        return train, None
+    if options.eval_dataset is not None:
+        return train, one(options.eval_dataset, options.dataset_test_split, held_out=True)
+    return train, one(str(options.dataset_name), options.dataset_test_split, held_out=False)

@@ -1,0 +1,239 @@
+"""What the numbers and words of a training config can be: tables, and the check that reads them.
+
+TRL and transformers accept ``max_length=-5`` (and cut the last five tokens), ``learning_rate=nan``
+or ``gradient_accumulation_steps=-2`` (and train nothing). A number is refused here when nothing
+uses it as it is meant; what TRL refuses by itself, such as numbers that do not divide each other,
+is left to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from trl_deepseek.errors import ConfigError
+
+# Field -> the interval it lies in, "(" and ")" without the end, "[" and "]" with it. Without an
+# upper end of its own, "inf)" asks for a finite number and "inf]" takes infinity too.
+NUMBERS = {
+    # Optimisation.
+    "learning_rate": "[0, inf)",
+    "weight_decay": "[0, inf)",
+    "adam_beta1": "[0, 1)",
+    "adam_beta2": "[0, 1)",
+    "adam_epsilon": "[0, inf)",
+    "max_grad_norm": "[0, inf]",  # 0 switches clipping off, infinity only measures
+    "warmup_steps": "[0, inf)",  # below 1 a share of all steps
+    "label_smoothing_factor": "[0, 1)",
+    "num_train_epochs": "(0, inf)",
+    "max_steps": "[1, inf)",
+    "per_device_train_batch_size": "[1, inf)",
+    "per_device_eval_batch_size": "[1, inf)",
+    "gradient_accumulation_steps": "[1, inf)",
+    "eval_accumulation_steps": "[1, inf)",
+    "seed": "[0, 4294967295]",  # NumPy's seeds
+    "data_seed": "[0, inf)",
+    "router_aux_loss_coef": "[0, inf)",
+    # Reading data, saving, logging.
+    "max_length": "[1, inf)",
+    "dataloader_num_workers": "[0, inf)",
+    "dataloader_prefetch_factor": "[1, inf)",
+    "dataset_num_proc": "[1, inf)",
+    "eval_delay": "[0, inf)",
+    "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
+    "save_steps": "[0, inf)",
+    "ddp_timeout": "(0, inf)",
+    # Preferences and reward models.
+    "beta": "[0, inf)",
+    "label_smoothing": "[0, 1]",
+    "loss_weights": "[0, inf)",
+    "ld_alpha": "[0, 1]",
+    "f_alpha_divergence_coef": "(-inf, inf)",
+    "discopop_tau": "(0, inf)",
+    "ref_model_mixup_alpha": "[0, 1]",
+    "ref_model_sync_steps": "[1, inf)",
+    "precompute_ref_batch_size": "[1, inf)",
+    "desirable_weight": "[0, inf)",
+    "undesirable_weight": "[0, inf)",
+    "center_rewards_coefficient": "[0, inf)",
+    # Generation and policy losses.
+    "num_generations": "[1, inf)",
+    "num_generations_eval": "[1, inf)",
+    "generation_batch_size": "[1, inf)",
+    "steps_per_generation": "[1, inf)",
+    "max_completion_length": "[1, inf)",
+    "temperature": "(0, inf)",  # log-probabilities are divided by it
+    "top_p": "(0, 1]",
+    "top_k": "[0, inf)",
+    "min_p": "[0, 1]",
+    "repetition_penalty": "(0, inf)",
+    "num_iterations": "[1, inf)",
+    "epsilon": "[0, inf]",
+    "epsilon_high": "[0, inf]",
+    "delta": "[0, inf]",
+    "sapo_temperature_neg": "(0, inf)",
+    "sapo_temperature_pos": "(0, inf)",
+    "vespo_k_pos": "[0, inf)",
+    "vespo_k_neg": "[0, inf)",
+    "vespo_lambda_pos": "[0, inf)",
+    "vespo_lambda_neg": "[0, inf)",
+    "top_entropy_quantile": "[0, 1]",
+    "entropy_coef": "(-inf, inf)",
+    "entropy_coef_min": "(-inf, inf)",
+    "entropy_coef_max": "(-inf, inf)",
+    "entropy_coef_delta": "[0, inf)",
+    "entropy_target": "[0, inf)",
+    "max_tool_calling_iterations": "[0, inf)",
+    "off_policy_mask_threshold": "(-inf, inf)",
+    "vllm_server_port": "[1, 65535]",
+    "vllm_group_port": "[1, 65535]",
+    "vllm_server_timeout": "[0, inf)",
+    "vllm_gpu_memory_utilization": "(0, 1]",
+    "vllm_max_model_length": "[1, inf)",
+    "vllm_tensor_parallel_size": "[1, inf)",
+    # Rewards.
+    "reward_timeout": "(0, inf)",
+    "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
+    "reward_memory_limit": "(0, inf)",
+    "reward_max_failures": "[1, inf)",
+    # LoRA.
+    "lora_r": "[1, inf)",
+    "lora_alpha": "(0, inf)",
+    "lora_dropout": "[0, 1)",
+}
+# Values outside of the interval that switch something off.
+SWITCHES = {"max_steps": (-1, "num_train_epochs decides"), "top_k": (-1, "all tokens")}
+
+# TRL looks at these words only after the first rollout.
+POLICY_WORDS = {
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "scale_rewards": ("group", "batch", "none"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "vllm_mode": ("colocate", "server"),
+    "vllm_importance_sampling_mode": (
+        *("token_truncate", "token_mask"),
+        *("sequence_truncate", "sequence_mask"),
+    ),
+}
+
+
+def check_numbers(config: Any) -> None:
+    """Refuse numbers that nothing could use as they are meant.
+
+    Args:
+        config: A dataclass; of its fields those in :data:`NUMBERS` are looked at, where they are
+            set.
+
+    Raises:
+        ConfigError: A number lies outside of its interval, or is no number; names the field.
+    """
+    for field in fields(config):
+        value = getattr(config, field.name, None)
+        if field.name in NUMBERS and value is not None:
+            for number in value if isinstance(value, (list, tuple)) else [value]:
+                _check_number(field.name, number, value)
+    # Only where steps are what is counted.
+    strategy = getattr(config, "logging_strategy", None)
+    if strategy == "steps" and not 0 < config.logging_steps < math.inf:
+        raise ConfigError(
+            f"logging_steps is {config.logging_steps}: it must be greater than 0\n"
+            "  logging_strategy 'no' logs nothing"
+        )
+
+
+def _check_number(name: str, number: Any, value: Any) -> None:
+    text = NUMBERS[name]
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise ConfigError(f"{name} is {value!r}: it must be a number, {in_words(text, 0)}")
+    low, high = (float(end) for end in text[1:-1].split(","))
+    above = number >= low if text[0] == "[" else number > low
+    below = number <= high if text[-1] == "]" else number < high
+    if above and below:
+        return
+    if name in SWITCHES:
+        switch, meaning = SWITCHES[name]
+        if number == switch:
+            return
+        raise ConfigError(
+            f"{name} is {value}: it must be {in_words(text, number)}, or {switch}: {meaning}"
+        )
+    raise ConfigError(f"{name} is {value}: it must be {in_words(text, number)}")
+
+
+def in_words(interval: str, number: float) -> str:
+    """``at least 0 and below 1`` for ``[0, 1)``; ``finite`` is said where ``number`` is not."""
+    low, high = (end.strip() for end in interval[1:-1].split(","))
+    words = []
+    if low != "-inf":
+        words.append(f"{'at least' if interval[0] == '[' else 'greater than'} {low}")
+    if high != "inf":
+        words.append(f"{'at most' if interval[-1] == ']' else 'below'} {high}")
+    elif interval[-1] == ")" and not math.isfinite(number):
+        words.append("finite")
+    return " and ".join(words)
+
+
+def check_words(config: Any, words: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Refuse words that are none of those that a field can have.
+
+    Args:
+        config: A dataclass; ``choices`` in the metadata of its fields are checked as well, which
+            an argument parser does and a Python caller would miss.
+        words: Field to the words that it can have.
+
+    Raises:
+        ConfigError: Names the field and what it can be.
+    """
+    allowed = {field.name: field.metadata.get("choices") for field in fields(config)}
+    for name, choices in {**allowed, **(words or {})}.items():
+        value = getattr(config, name, None)
+        if choices and value is not None and value not in choices:
+            listed = ", ".join(map(str, choices))
+            raise ConfigError(f"{name} is {value!r}: it must be one of {listed}")
+
+
+def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> None:
+    """Turn the JSON objects that a command line gives into mappings.
+
+    Args:
+        config: A dataclass, changed in place where a field is text.
+        names: Its fields that are mappings.
+        files: Those of them that may also be the path of a file.
+
+    Raises:
+        ConfigError: The text of a field is no JSON object; names the field.
+    """
+    for name in names:
+        text = getattr(config, name, None)
+        if not isinstance(text, str) or (name in files and not text.lstrip().startswith("{")):
+            continue
+        try:
+            value = json.loads(text)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            if isinstance(value, dict):
+                setattr(config, name, value)
+                continue
+            problem = f"it is no object in braces but {text}"
+        raise ConfigError(f"{name} {text!r} is not valid JSON: {problem}\n  {_as_json(name, text)}")
+
+
+def _as_json(name: str, text: str) -> str:
+    """What to write instead, from ``name=value`` where that is what was written."""
+    example: dict[str, Any] = {}
+    for part in text.replace(",", " ").split():
+        key, equals, value = part.partition("=")
+        if not (key.isidentifier() and equals and value):
+            example = {}
+            break
+        try:
+            example[key] = json.loads(value)
+        except ValueError:
+            example[key] = value
+    shown = json.dumps(example) if example else '{"option": 0.5}'
+    return f"write --{name} '{shown}', or a mapping in YAML"
