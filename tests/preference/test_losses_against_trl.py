@@ -93,6 +93,23 @@ def test_a_paired_loss_equals_trls(
     assert_same(ours, trainer(trl.DPOTrainer, trl.DPOConfig, trl_name))
 
 
+def test_in_float16_loss_and_gradients_are_trls(tiny: Build, sums: Dataset, config: Build) -> None:
+    """And so is what follows: Adam's epsilon is 0 in float16, and TRL's weights are NaN soon."""
+
+    def trainer(kind: Any, config_kind: type) -> Any:
+        model, tokenizer = tiny(seed=0)
+        reference = tiny(seed=1)[0].to(torch.float16)
+        return kind(
+            model.to(torch.float16),
+            ref_model=reference,
+            args=config(config_kind),
+            train_dataset=sums,
+            processing_class=tokenizer,
+        )
+
+    assert_same(trainer(DPOTrainer, DPOConfig), trainer(trl.DPOTrainer, trl.DPOConfig), rel=2e-3)
+
+
 @pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.2, "undesirable_weight": 0.8}])
 @pytest.mark.parametrize("name", ["kto", "apo_zero_unpaired"])
 def test_an_unpaired_loss_equals_trls(

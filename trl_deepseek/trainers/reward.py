@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TOKENIZED = ({"chosen_ids", "rejected_ids"}, {"chosen_input_ids", "rejected_input_ids"})
 SCORE_HEAD = "score"
 """What ``transformers`` calls the head of a sequence classifier built on a language model."""
 
@@ -37,8 +39,9 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     """Drop-in for ``trl.RewardTrainer``; see it for the arguments.
 
     ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
-    ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
-    ``args.max_length`` are left out, as TRL does, but counted: see ``dropped``.
+    ``peft_config`` the score head is trained and saved beside the adapter, unless it is one of the
+    adapter's targets. Rows longer than ``args.max_length`` are left out, as TRL does, but counted:
+    see ``dropped``.
 
     Attributes:
         loss: The loss that ``args.loss_type`` names, with its options.
@@ -156,10 +159,13 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
             self._metrics[mode][name].append(value.item())
 
     def _pairs(self, dataset: Any, args: Any) -> Any:
-        """The dataset as pairs that TRL reads; one that is tokenized already stays as it is."""
+        """The dataset as pairs that TRL reads; one that is tokenized already stays as it is.
+
+        TRL renames the columns of its older layout itself, and says so.
+        """
         parts = dataset.values() if isinstance(dataset, dict) else [dataset]
         columns = [set(getattr(part, "column_names", None) or ()) for part in parts]
-        if all({"chosen_ids", "rejected_ids"} <= found for found in columns):
+        if all(any(layout <= found for layout in TOKENIZED) for found in columns):
             return dataset
         return preferences.pairs(dataset, args, [self.loss.name])
 
@@ -185,17 +191,38 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
 
 
 def with_score_head(peft_config: Any) -> Any:
-    """A copy of the config for a sequence classifier whose score head is trained and saved whole.
+    """A copy of the config, for an adapter that is trained together with the score head.
 
     peft adds the head by itself only when the task type says so, and a head that is left out stays
-    as random as it began.
+    as random as it began. A config that names the head among its targets says what it wants.
     """
-    changed = copy.copy(peft_config)
+    changed = copy.deepcopy(peft_config)  # TRL adds to its lists
+    if _targets_score_head(changed):
+        logger.warning(
+            "the LoRA config has %r among its targets: the random weights beneath are neither "
+            "trained nor saved with the adapter; modules_to_save=[%r] would do both",
+            SCORE_HEAD,
+            SCORE_HEAD,
+        )
+        return changed
+    saved = list(getattr(changed, "modules_to_save", None) or ())
+    if changed.task_type != "SEQ_CLS" and SCORE_HEAD not in saved:
+        logger.warning(
+            "the score head begins random: it is trained whole and saved beside the adapter, "
+            "as if the LoRA config said task_type='SEQ_CLS', modules_to_save=%s",
+            [*saved, SCORE_HEAD],
+        )
     changed.task_type = "SEQ_CLS"
     if hasattr(changed, "modules_to_save"):
-        saved = list(changed.modules_to_save or ())
         changed.modules_to_save = [*saved, *([] if SCORE_HEAD in saved else [SCORE_HEAD])]
     return changed
+
+
+def _targets_score_head(peft_config: Any) -> bool:
+    targets = getattr(peft_config, "target_modules", None) or ()
+    if isinstance(targets, str):
+        return targets != "all-linear" and re.fullmatch(targets, SCORE_HEAD) is not None
+    return SCORE_HEAD in targets
 
 
 __all__ = ["RewardConfig", "RewardTrainer"]
