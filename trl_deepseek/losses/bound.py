@@ -192,7 +192,4 @@ def require_finite(loss: Tensor, names: Sequence[str]) -> None:
     import torch
 
     if not bool(torch.isfinite(loss).all()):
-        raise RunError(
-            f"loss {' + '.join(names)} is {loss.item()}\n"
-            f"  {REMEDY}"
-        )
+        raise RunError(f"loss {' + '.join(names)} is {loss.item()}\n  {REMEDY}")

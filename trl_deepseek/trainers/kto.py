@@ -152,7 +152,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         }
 
     def _moved_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What the model is given of completions moved on by a row: their tokens, the rest as is."""
+        """What the model is given of completions moved on by a row; the rest is the row's own."""
         moved = {
             name.removeprefix(MOVED): value
             for name, value in inputs.items()
