@@ -14,6 +14,7 @@ from trl_deepseek import (
     DPOConfig,
     GRPOConfig,
     KTOConfig,
+    PairLogps,
     RewardConfig,
     SFTConfig,
     hookimpl,
@@ -83,10 +84,17 @@ def test_what_trls_code_reads_is_settled_by_the_first_loss_that_has_it() -> None
 def test_a_plan_is_the_weighted_sum_of_its_losses_each_shown_what_it_asked_for() -> None:
     seen: list[Any] = []
 
+    def loss(value: float) -> Any:
+        def called(logps: PairLogps) -> torch.Tensor:
+            seen.append(logps)
+            return logps.chosen * 0 + value
+
+        return called
+
     @hookimpl
     def register_losses(register: Any) -> None:
-        register("bare", lambda p: seen.append(p) or p.chosen * 0 + 3.0, reference=False)
-        register("full", lambda p: seen.append(p) or p.chosen * 0 + 5.0, prompt_nll=True)
+        register("bare", loss(3.0), reference=False)
+        register("full", loss(5.0), prompt_nll=True)
 
     registry = load_registry([SimpleNamespace(register_losses=register_losses)])
     made = plan(config(DPOConfig, loss_type=["bare", "full"], loss_weights=[2.0, 0.1]), registry)
