@@ -112,7 +112,8 @@ def _check_attention(name: str | None) -> None:
     known = ["eager", *AttentionInterface().valid_keys()]
     if "/" not in name and name.split("|")[-1] not in known:  # with a slash it is one of the hub's
         raise ConfigError(
-            f"attn_implementation: there is none called {name!r}{did_you_mean(name, known)}\n"
+            f"attn_implementation: there is none called {name!r}"
+            f"{did_you_mean(name, known, inline=True)}\n"
             f"  known: {', '.join(known)}"
         )
 

@@ -42,9 +42,9 @@ def register_losses(register: Register) -> None:
     """Offer losses, to be named in ``loss_type``.
 
     Args:
-        register: Call as ``register(name, loss, data="pairs", reference=True, prompt_nll=False)``,
-            where ``loss(logps, **options)`` returns one loss per sequence, (B,), or that and a
-            dict of metrics, and leaves the mean to the trainer. ``data`` is ``pairs``,
+        register: Call as ``register(name, loss, data="pairs", reference=True, prompt_nll=False,
+            kl=False)``, where ``loss(logps, **options)`` returns one loss per sequence, (B,), or
+            that and a dict of metrics, and leaves the mean to the trainer. ``data`` is ``pairs``,
             ``unpaired`` or ``rewards``; see :class:`trl_deepseek.types.Loss`.
     """
 

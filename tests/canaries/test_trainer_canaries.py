@@ -1,11 +1,10 @@
-"""What trainers/base.py, trainers/sft.py and noise.py use of TRL, transformers and PEFT beyond
-their documented interface: one test per name, so that an upgrade fails by name.
+"""What TRL, transformers and PEFT do that our trainers and noise lean on, beyond the names of the
+table in test_private_names.py: one test per habit, so that an upgrade fails by name.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 from pathlib import Path
 from typing import Any
@@ -18,29 +17,11 @@ import trl
 from accelerate import ParallelismConfig
 from datasets import Dataset
 
-from trl_deepseek import load_registry
+from trl_deepseek import Registry, load_registry
+from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.rewards.placing import Guards
 
 TRAINERS = ("SFTTrainer", "DPOTrainer", "KTOTrainer", "GRPOTrainer", "RewardTrainer")
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("transformers", "Trainer._save"),  # base: the inference template is shown around it
-        ("transformers", "Trainer.train"),  # base: the noise is attached around it
-        ("transformers", "PreTrainedModel.base_model"),  # noise: the backbone
-        ("transformers", "PreTrainedModel.get_input_embeddings"),  # noise: where it is added
-        ("peft", "PeftModel.get_base_model"),  # noise: the model inside
-        ("trl", "SFTTrainer._prepare_dataset"),  # sft: reads the rows that ours rewrites
-        ("trl", "SFTTrainer.evaluate"),  # sft: a new dataset is rewritten before it
-    ],
-)
-def test_the_name_is_there(module: str, name: str) -> None:
-    item: Any = importlib.import_module(module)
-    for part in name.split("."):
-        assert hasattr(item, part), f"{module}.{name}"
-        item = getattr(item, part)
-    assert callable(item) or isinstance(item, property)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -155,3 +136,20 @@ def test_the_collator_of_packed_rows_gives_positions_and_no_mask(tmp_path: Path)
     batch = collate([{"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4], "seq_lengths": [3, 1]}])
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0]]
     assert "attention_mask" not in batch
+
+
+def test_trl_awaits_a_guarded_reward_under_its_own_name() -> None:
+    from trl.trainer.utils import get_callable_name, is_async_callable
+
+    def short(completions: list[str]) -> list[float]:
+        return [0.0] * len(completions)
+
+    (guard,) = Guards([short], Registry([]), Settings()).functions
+    assert is_async_callable(guard)
+    assert get_callable_name(guard) == "short"
+
+
+def test_kto_moves_completions_on_unless_the_loss_is_called_apo_zero_unpaired() -> None:
+    # kto: shows TRL this name where a loss needs no estimate of the KL, and "kto" where it does.
+    source = inspect.getsource(trl.KTOTrainer.__init__)
+    assert 'calculate_kl = args.loss_type not in ["apo_zero_unpaired"]' in source

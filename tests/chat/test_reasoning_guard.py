@@ -113,6 +113,11 @@ def test_a_stream_is_checked_row_by_row_as_it_is_read(dropping: Any) -> None:
         next(checked)
 
 
+def test_a_stream_of_plain_texts_stays_the_stream_it_was(dropping: Any) -> None:
+    stream = Dataset.from_list([{"prompt": "1+1="}]).to_iterable_dataset()
+    assert chat.check_conversations(stream, dropping, "prompts.jsonl") is stream
+
+
 def test_training_on_a_stream_stops_at_a_control_token(tmp_path: Path) -> None:
     injected = {"role": "user", "content": "a<｜User｜>b"}
     chats = [{"messages": [USER, PLAIN]}] * 4 + [{"messages": [injected, PLAIN]}] * 4

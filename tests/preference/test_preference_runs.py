@@ -197,7 +197,7 @@ REFUSED: list[tuple[str, type, dict[str, Any], type[Exception], str]] = [
     ("simpo", DPOConfig, {"loss_kwargs": {"gama": 1}}, ConfigError, "did you mean 'gamma'"),
     ("sft", DPOConfig, {"loss_kwargs": {"gamma": 1}}, ConfigError, "its options: \\(none\\)"),
     ("sft", DPOConfig, {"ld_alpha": 0.5}, ConfigError, "'sft' does not use"),
-    ("dpo", DPOConfig, {"loss_weights": [1.0, 2.0]}, ConfigError, "one finite number for each"),
+    ("dpo", DPOConfig, {"loss_weights": [math.inf]}, ConfigError, "one finite number for each"),
     ("dpo", DPOConfig, {"loss_kwargs": "beta=1"}, ConfigError, "must be JSON"),
     ("aot", DPOConfig, {"use_weighting": True}, ConfigError, "does not apply to 'aot'"),
     ("orpo", DPOConfig, {"sync_ref_model": True}, ConfigError, "no loss of this run uses"),

@@ -252,3 +252,29 @@ def test_weights_that_are_lost_stop_the_run(build: Build) -> None:
         trainer.model.lm_head.weight.fill_(float("nan"))
     with pytest.raises(RunError, match="dpo"):
         trainer.train()
+
+
+def test_images_reach_every_pass_of_kto(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = build("kto", data=singles(True, False, True, False))
+    batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
+    images = torch.ones(4, 3, 2, 2)
+    batch |= {"pixel_values": images, "token_type_ids": batch["attention_mask"] * 0}
+    batch["KL_token_type_ids"] = batch["KL_attention_mask"] * 0 + 1
+    passes: list[dict[str, Any]] = []
+    score = type(trainer).token_logps
+
+    def seen(self: Any, model: Any, *, labels: Any, **inputs: Any) -> Any:
+        passes.append(inputs)
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        return score(self, model, labels=labels, **tokens)
+
+    monkeypatch.setattr(type(trainer), "token_logps", seen)
+    trainer.compute_loss(trainer.model, batch)
+    assert len(passes) == 4  # policy and reference, each on its completions and on those moved on
+    given = {"input_ids", "attention_mask", "pixel_values", "token_type_ids"}
+    for each in passes:
+        assert set(each) - {"use_cache"} == given
+        assert each["pixel_values"] is images
+        moved = each["input_ids"] is batch["KL_input_ids"]
+        assert (each["token_type_ids"] == int(moved)).all()
+    assert sum(each["input_ids"] is batch["KL_input_ids"] for each in passes) == 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from trl_deepseek import PairRewards, RewardConfig, RewardTrainer, hookimpl, load_registry, models
-from trl_deepseek.errors import ConfigError, DataError, UnknownName
+from trl_deepseek.errors import ConfigError, DataError, RunError, UnknownName
 
 MODELS = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
 BACKBONE = {"tiny-deepseek-llm": "Llama", "tiny-deepseek-v2": "DeepseekV2"}
@@ -173,14 +173,76 @@ def test_lora_trains_and_saves_the_score_head(
     assert any("lora_B" in key and weight.any() for key, weight in saved.items())
 
 
-def test_users_own_lora_config_is_not_changed(tmp_path: Path) -> None:
+def test_that_the_score_head_is_trained_too_is_said_once_and_the_users_config_left_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["embed_tokens"])
     trainer = RewardTrainer(
         "tiny-deepseek-llm", config(tmp_path), train_dataset=pairs(8), peft_config=given
     )
     assert given.modules_to_save == ["embed_tokens"]
+    assert given.task_type is None
     used = trainer.model.peft_config["default"].modules_to_save
     assert {"embed_tokens", "score"} <= set(used)
+    said = [r for r in caplog.records if "score head" in r.getMessage()]
+    assert len(said) == 1
+    assert "modules_to_save=['embed_tokens', 'score']" in said[0].getMessage()
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "score"], "(.*q_proj|score)"])
+def test_an_adapter_on_the_score_head_is_left_as_it_was_asked_for(
+    targets: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = LoraConfig(r=4, target_modules=targets)
+    trainer = RewardTrainer(
+        "tiny-deepseek-llm", config(tmp_path), train_dataset=pairs(8), peft_config=given
+    )
+    assert trainer.model.peft_config["default"].modules_to_save is None
+    assert "score.lora_A" in " ".join(n for n, _ in trainer.model.named_parameters())
+    assert "neither trained nor saved with the adapter" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("chosen_ids", "rejected_ids"), None])
+def test_tokens_in_trls_newer_and_older_columns_are_taken(
+    names: tuple[str, str] | None, tmp_path: Path
+) -> None:
+    rows = Dataset.from_list(
+        [{"chosen_input_ids": [5, 6, 7], "rejected_input_ids": [5, 8, 9, 9]}] * 4
+    )
+    if names is not None:
+        rows = rows.rename_columns(dict(zip(rows.column_names, names, strict=True)))
+        trainer = RewardTrainer("tiny-deepseek-llm", config(tmp_path), train_dataset=rows)
+    else:
+        with pytest.warns(FutureWarning, match="Detected legacy dataset columns"):
+            trainer = RewardTrainer("tiny-deepseek-llm", config(tmp_path), train_dataset=rows)
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"][0].tolist()[:3] == [5, 6, 7]
+
+
+@pytest.mark.parametrize("where", ["weights", "margins", "loss"])
+def test_what_is_not_finite_stops_the_run_before_a_step(where: str, tmp_path: Path) -> None:
+    """TRL logs the NaN as 0.0, overwrites the weights and ends with success."""
+    options, data = config(tmp_path), pairs(8, margin=True)
+    if where == "margins":
+        data = data.remove_columns("margin").add_column("margin", [float("nan")] * 8)
+    if where == "loss":
+
+        @hookimpl
+        def register_losses(register: Any) -> None:
+            register("far", lambda r: (r.chosen - r.rejected < 1).float() / 0, data="rewards")
+
+        options.loss_type = "far"
+        options.plugins = [SimpleNamespace(register_losses=register_losses)]  # type: ignore[list-item]
+        with pytest.raises(ConfigError, match="loss 'far' is not finite"):
+            RewardTrainer("tiny-deepseek-llm", options, train_dataset=data)
+        return
+    trainer = RewardTrainer("tiny-deepseek-llm", options, train_dataset=data)
+    if where == "weights":
+        with torch.no_grad():
+            trainer.model.score.weight[0, 0] = float("nan")
+    with pytest.raises(RunError, match="loss 'bradley_terry' is not finite"):
+        trainer.train()
+    assert trainer.state.global_step == 0
 
 
 @pytest.mark.parametrize("name", [MODELS[0], MODELS[2]])

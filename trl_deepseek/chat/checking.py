@@ -63,6 +63,8 @@ def check_conversations(
             raise TemplateError(f"{source}, row {number}: {error}") from error
 
     if not hasattr(dataset, "__len__"):
+        if not holds_conversations(dataset):
+            return dataset
 
         def checked(row: dict[str, Any], number: int) -> dict[str, Any]:
             fault = fault_of(row, number)

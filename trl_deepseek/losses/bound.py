@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 Batch = PairLogps | UnpairedLogps | PairRewards
 
+REMEDY = (
+    "lower the learning rate or beta, hold float16 weights in bfloat16 (Adam's epsilon is 0 in "
+    "float16), or look for NaN in the weights and the data"
+)
+
 
 @dataclass(frozen=True)
 class BoundLoss:
@@ -74,7 +79,7 @@ class BoundLoss:
             raise RunError(
                 f"loss {self.name!r} is not finite: {values.detach().tolist()}\n"
                 f"  its options: {options or '(none)'}\n"
-                "  lower the learning rate or beta, or look for NaN in the model's weights"
+                f"  {REMEDY}"
             )
         return values, metrics
 
@@ -187,7 +192,4 @@ def require_finite(loss: Tensor, names: Sequence[str]) -> None:
     import torch
 
     if not bool(torch.isfinite(loss).all()):
-        raise RunError(
-            f"loss {' + '.join(names)} is {loss.item()}\n"
-            "  lower the learning rate or beta, or look for NaN in the model's weights"
-        )
+        raise RunError(f"loss {' + '.join(names)} is {loss.item()}\n  {REMEDY}")

@@ -51,15 +51,7 @@ TRL_PAIRED = (
     "sigmoid_norm",
 )
 TRL_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
-TRL_UNDIVERGED = (
-    "nca_pair",
-    "bco_pair",
-    "sppo_hard",
-    "aot",
-    "aot_unpaired",
-    "apo_zero",
-    "apo_down",
-)
+TRL_DIVERGED = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 TRL_UNWEIGHTED = ("aot", "aot_unpaired")
 TRL_SFT = ("nll", "dft")
 TRL_GRPO = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo", "vespo")
@@ -258,7 +250,9 @@ def _check_trl(args: Any, names: Sequence[str]) -> None:
     smoothing = args.label_smoothing
     diverges = args.f_divergence_type != "reverse_kl"
     for name in names:
-        if (diverges and name in TRL_UNDIVERGED) or (args.use_weighting and name in TRL_UNWEIGHTED):
+        if (diverges and name not in TRL_DIVERGED) or (
+            args.use_weighting and name in TRL_UNWEIGHTED
+        ):
             setting = "f_divergence_type" if diverges else "use_weighting"
             raise ConfigError(f"{setting} does not apply to {name!r} in TRL\n  leave it out")
     if getattr(args, "loss_kwargs", None):

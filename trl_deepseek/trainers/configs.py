@@ -314,7 +314,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
     """``trl.DPOConfig`` with plugin names.
 
     Args:
-        loss_type: Registered losses on pairs, or TRL's own.
+        loss_type: Registered losses on pairs.
         label_smoothing: The loss's option of this name; when None, the loss's own default.
     """
 
@@ -325,8 +325,8 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
         metadata={
-            "help": "Registered loss (see `trl-deepseek plugins`) or one of TRL's; or several, "
-            "with --loss_weights."
+            "help": "Registered loss on pairs (see `trl-deepseek plugins`), or several, with "
+            "--loss_weights."
         },
     )
     label_smoothing: float | None = field(
@@ -340,7 +340,7 @@ class KTOConfig(PluginConfig, PreferenceFields, ClassWeights, trl.KTOConfig):
     """``trl.KTOConfig`` with plugin names.
 
     Args:
-        loss_type: Registered loss on labelled single examples, or one of TRL's own.
+        loss_type: Registered loss on labelled single examples.
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.KTOConfig._VALID_DICT_FIELDS, "loss_kwargs"]

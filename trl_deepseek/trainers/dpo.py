@@ -43,7 +43,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         plan: The losses of this run with their options and weights.
 
     Raises:
-        UnknownName: Neither a plugin nor TRL knows the loss, or no plugin the model or template.
+        UnknownName: No plugin registers the loss, model or template.
         ConfigError: An option does not fit the loss, or the loss is not one on pairs.
         DataError: The dataset has no pairs.
     """

@@ -160,7 +160,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         }
 
     def _moved_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Inputs for completions moved on by a row: their tokens, the rest as it is."""
+        """What the model is given of completions moved on by a row; the rest is the row's own."""
         moved = {
             name.removeprefix(MOVED): value
             for name, value in inputs.items()

@@ -33,7 +33,7 @@ def preference_trainer(
 
     Args:
         model: As the trainers take it.
-        loss_type: Registered losses, or TRL's own.
+        loss_type: Registered losses.
         train_dataset: Pairs or labelled singles.
         args: Config of the trainer that the loss needs; its ``loss_type`` is overruled.
         eval_dataset: As the trainers take it; so is ``processing_class``.
@@ -41,7 +41,7 @@ def preference_trainer(
         **kwargs: Passed to the trainer.
 
     Raises:
-        UnknownName: Neither a plugin nor TRL knows the loss.
+        UnknownName: No plugin registers the loss.
         ConfigError: The config is that of the other trainer, or an option does not fit.
         DataError: The loss needs pairs and there are only singles, or there is neither.
     """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,8 +39,9 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
     """Drop-in for ``trl.RewardTrainer``; see it for the arguments.
 
     ``args.loss_type`` names the loss, and ``model`` may be the name of an embedded model. With
-    ``peft_config`` the score head is always trained and saved beside the adapter. Rows longer than
-    ``args.max_length`` are left out, as TRL does, but counted: see ``left_out``.
+    ``peft_config`` the score head is trained and saved beside the adapter, unless it is one of the
+    adapter's targets. Rows longer than ``args.max_length`` are left out, as TRL does, but counted:
+    see ``left_out``.
 
     Attributes:
         loss: The loss that ``args.loss_type`` names, with its options.
@@ -204,17 +206,38 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
 
 
 def with_score_head(peft_config: Any) -> Any:
-    """A copy of the config for a sequence classifier whose score head is trained and saved whole.
+    """A copy of the config, for an adapter that is trained together with the score head.
 
     peft adds the head by itself only when the task type says so, and a head that is left out stays
-    as random as it began.
+    as random as it began. A config that names the head among its targets says what it wants.
     """
-    changed = copy.copy(peft_config)
+    changed = copy.deepcopy(peft_config)  # TRL adds to its lists
+    if _targets_score_head(changed):
+        logger.warning(
+            "the LoRA config has %r among its targets: the random weights beneath are neither "
+            "trained nor saved with the adapter; modules_to_save=[%r] would do both",
+            SCORE_HEAD,
+            SCORE_HEAD,
+        )
+        return changed
+    saved = list(getattr(changed, "modules_to_save", None) or ())
+    if changed.task_type != "SEQ_CLS" and SCORE_HEAD not in saved:
+        logger.warning(
+            "the score head begins random: it is trained whole and saved beside the adapter, "
+            "as if the LoRA config said task_type='SEQ_CLS', modules_to_save=%s",
+            [*saved, SCORE_HEAD],
+        )
     changed.task_type = "SEQ_CLS"
     if hasattr(changed, "modules_to_save"):
-        saved = list(changed.modules_to_save or ())
         changed.modules_to_save = [*saved, *([] if SCORE_HEAD in saved else [SCORE_HEAD])]
     return changed
+
+
+def _targets_score_head(peft_config: Any) -> bool:
+    targets = getattr(peft_config, "target_modules", None) or ()
+    if isinstance(targets, str):
+        return targets != "all-linear" and re.fullmatch(targets, SCORE_HEAD) is not None
+    return SCORE_HEAD in targets
 
 
 __all__ = ["RewardConfig", "RewardTrainer"]

@@ -1,0 +1,319 @@
+"""Every name of other libraries that we call, replace or read beyond their documented interface.
+
+One table, one test per row, so that an upgrade fails by name; and a search through our own source,
+which fails on a name that is missing from the table.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import inspect
+import pkgutil
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import trl_deepseek
+import trl_deepseek_plugins
+
+LIBRARIES = {"accelerate", "bitsandbytes", "jinja2", "peft", "torch", "transformers", "trl"}
+PACKAGES = (trl_deepseek, trl_deepseek_plugins)
+
+
+@dataclass(frozen=True)
+class Name:
+    """A name that an upgrade may take away.
+
+    Attributes:
+        owner: Module or class that has it; for an attribute of instances, their class.
+        name: The name itself.
+        where: Our file that uses it.
+        why: What for.
+        parameters: Of a method, where we override or call it, after ``self``.
+    """
+
+    owner: str
+    name: str
+    where: str
+    why: str
+    parameters: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.owner}.{self.name}"
+
+
+DPO, KTO, GRPO = "trl.DPOTrainer", "trl.KTOTrainer", "trl.GRPOTrainer"
+REWARD, TRAINER = "trl.RewardTrainer", "transformers.Trainer"
+BNB4 = "transformers.quantizers.quantizer_bnb_4bit"
+FOUR_BIT = "quantization/four_bit.py"
+
+TABLE = [
+    # trainers: what a batch becomes, and what is logged of it
+    Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
+    Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),
+    Name(DPO, "compute_ref_log_probs", "trainers/dpo.py", "by our pass", "model inputs"),
+    Name(KTO, "compute_ref_log_probs", "trainers/kto.py", "by our pass", "model inputs"),
+    Name(DPO, "aux_loss_enabled", "trainers/dpo.py", "whether experts are balanced"),
+    Name(KTO, "aux_loss_enabled", "trainers/kto.py", "whether experts are balanced"),
+    Name(DPO, "router_aux_loss_coef", "trainers/preference_base.py", "how much they are"),
+    Name(KTO, "router_aux_loss_coef", "trainers/preference_base.py", "how much they are"),
+    Name(DPO, "precompute_ref_logps", "trainers/dpo.py", "whether batches carry the reference's"),
+    Name(KTO, "precompute_ref_logps", "trainers/kto.py", "whether batches carry the reference's"),
+    Name(DPO, "ld_alpha", "trainers/dpo.py", "what tokens beyond the shorter completion count"),
+    Name(DPO, "ref_model", "trainers/preference_base.py", "a property here, so that none is set"),
+    Name(KTO, "ref_model", "trainers/preference_base.py", "a property here, so that none is set"),
+    Name(DPO, "_metrics", "trainers/preference_base.py", "what is logged"),
+    Name(KTO, "_metrics", "trainers/kto.py", "what is logged"),
+    Name(REWARD, "_metrics", "trainers/reward.py", "what is logged"),
+    Name(GRPO, "_metrics", "trainers/grpo.py", "what is logged"),
+    Name(DPO, "_total_train_tokens", "trainers/preference_base.py", "the count of tokens"),
+    Name(KTO, "_total_train_tokens", "trainers/preference_base.py", "the count of tokens"),
+    Name(REWARD, "_total_train_tokens", "trainers/reward.py", "the count of tokens"),
+    Name(DPO, "_tp_size", "trainers/preference_base.py", "how many processes see one batch"),
+    Name(KTO, "_tp_size", "trainers/preference_base.py", "how many processes see one batch"),
+    Name(REWARD, "_tp_size", "trainers/reward.py", "how many processes see one batch"),
+    Name(
+        REWARD, "_prepare_dataset", "trainers/reward.py", "rows that are left out are counted",
+        "dataset processing_class args dataset_name",
+    ),
+    Name("trl.DPOConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name("trl.KTOConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name("trl.RewardConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name("trl.trainer.utils", "FusedCausalLMOutput", "trainers/preference_base.py", "our answer"),
+    Name(
+        "trl.data_utils", "maybe_extract_prompt", "chat/thinking.py", "prompts inside pairs",
+        "example",
+    ),
+    # GRPO: what is generated, scored and saved
+    Name(
+        GRPO, "_calculate_rewards", "trainers/grpo.py", "scores are checked and kept",
+        "inputs prompts completions completion_ids_list",
+    ),
+    Name(
+        GRPO, "_generate_and_score_completions", "trainers/grpo.py", "weights of the step",
+        "inputs",
+    ),
+    Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
+    Name(GRPO, "_save_checkpoint", "trainers/grpo.py", "the batch worked off", "model trial"),
+    Name(
+        GRPO, "_load_optimizer_and_scheduler", "trainers/grpo.py", "the batch worked off",
+        "checkpoint",
+    ),
+    Name(GRPO, "_get_output_dir", "trainers/grpo.py", "where checkpoints lie", "trial"),
+    Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
+    Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
+    Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
+    Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
+    # all trainers: what is saved and loaded
+    Name(
+        TRAINER, "_save", "trainers/base.py", "the template that generates is saved",
+        "output_dir state_dict",
+    ),
+    Name(
+        TRAINER, "_load_from_checkpoint", "trainers/base.py", "adapters keep their dtype",
+        "resume_from_checkpoint model",
+    ),
+    Name(TRAINER, "train", "trainers/base.py", "the noise is attached around it"),
+    Name(TRAINER, "neftune_noise_alpha", "trainers/base.py", "None, so that the noise is ours"),
+    Name("transformers.trainer_utils", "get_last_checkpoint", "cli/run.py", "to resume", "folder"),
+    Name(
+        "transformers.utils", "is_torch_bf16_gpu_available", "trainers/configs.py", "the default",
+        "",
+    ),
+    Name("accelerate.utils", "gather_object", "trainers/grpo.py", "all processes' completions"),
+    # models and their heads
+    Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
+    Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),
+    Name("transformers.PreTrainedModel", "get_input_embeddings", "noise.py", "where noise goes"),
+    Name("peft.PeftModel", "get_base_model", "noise.py", "the model inside"),
+    Name("torch._dynamo.OptimizedModule", "_orig_mod", "lm_head/scoring.py", "what was compiled"),
+    Name("accelerate.hooks", "_hf_hook", "models/loading.py", "a copy shall have no hooks"),
+    Name("accelerate.Accelerator", "_original_forward", "models/loading.py", "nor their wrapper"),
+    Name(
+        "transformers.models.mixtral.modeling_mixtral", "load_balancing_loss_func",
+        "lm_head/balancing.py", "the experts' balance",
+        "gate_logits num_experts top_k attention_mask",
+    ),
+    # templates
+    Name(
+        "transformers.utils.chat_template_utils", "_compile_jinja_template",
+        "chat/recognising.py", "the syntax is checked by what will run it", "chat_template",
+    ),
+    Name(
+        "transformers.utils.chat_template_utils", "render_jinja_template", "chat/rendering.py",
+        "renders without a tokenizer",
+    ),
+    # quantization and memory
+    Name("transformers.quantizers.auto", "AUTO_QUANTIZER_MAPPING", FOUR_BIT, "ours is put there"),
+    Name(BNB4, "Bnb4BitHfQuantizer", FOUR_BIT, "quantizes experts too"),
+    Name(
+        f"{BNB4}.Bnb4BitHfQuantizer", "_process_model_before_weight_loading",
+        FOUR_BIT, "experts become 4-bit",
+    ),
+    Name(
+        f"{BNB4}.Bnb4BitHfQuantizer", "_process_model_after_weight_loading",
+        FOUR_BIT, "experts become 4-bit",
+    ),
+    Name("transformers.core_model_loading", "ConversionOps", FOUR_BIT, "experts as they load"),
+    Name("transformers.core_model_loading", "WeightConverter", FOUR_BIT, "experts as they load"),
+    Name("bitsandbytes.nn", "parametrize", FOUR_BIT, "experts are parameters"),
+    Name(
+        "bitsandbytes.nn.parametrize", "replace_parameter_4bit_prequantized",
+        FOUR_BIT, "experts are parameters",
+    ),
+    Name("transformers.integrations", "moe", "memory/rehearsal.py", "experts without data"),
+    Name(
+        "transformers.integrations.moe", "_grouped_mm", "memory/rehearsal.py",
+        "experts without data", "input weight offs",
+    ),
+    Name("trl.trainer.utils", "add_fused_lm_head", "memory/rehearsal.py", "TRL's head"),
+    Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),
+    Name("torch.utils", "_python_dispatch", "memory/live.py", "every tensor that is made"),
+    Name("torch.utils", "_pytree", "memory/live.py", "every tensor that is made"),
+    Name("torch.UntypedStorage", "_cdata", "memory/live.py", "whether two share memory"),
+]  # fmt: skip
+
+
+def resolve(path: str) -> Any:
+    parts = path.split(".")
+    for split in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:split]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[split:]:
+            found = getattr(found, part)
+        return found
+    raise ModuleNotFoundError(path)
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=str)
+def test_the_name_is_there_and_takes_what_it_took(entry: Name) -> None:
+    owner = resolve(entry.owner)
+    if isinstance(owner, ModuleType) and not hasattr(owner, entry.name):
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(f"{entry.owner}.{entry.name}")
+    if not hasattr(owner, entry.name):  # set on instances, or on what it is handed
+        classes = [c for c in getattr(owner, "__mro__", [owner]) if c is not object]
+        written = "".join(map(source_of, classes))
+        assert re.search(rf"\.{entry.name}\b.* = |\"{entry.name}\"", written)
+    elif entry.parameters is not None:
+        parameters = inspect.signature(inspect.unwrap(getattr(owner, entry.name))).parameters
+        assert " ".join(name for name in parameters if name != "self") == entry.parameters
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=str)
+def test_our_file_still_uses_the_name(entry: Name) -> None:
+    text = Path(trl_deepseek.__path__[0], entry.where).read_text(encoding="utf-8")
+    assert re.search(rf"\b{entry.name}\b", text), f"take {entry} out of the table"
+
+
+def files() -> Iterator[tuple[Path, ast.Module]]:
+    for package in PACKAGES:
+        for path in Path(package.__path__[0]).rglob("*.py"):
+            yield path, ast.parse(path.read_text(encoding="utf-8"))
+
+
+# The standard library's, and texts of ours that only look like names.
+NOT_OF_A_LIBRARY = {
+    *("_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
+    *("_exit", "_base_executable"),  # os, sys
+    *("_bytes", "_ids"),
+    *("_trl_deepseek_template", "_trl_deepseek_base_eos"),
+}
+
+
+def is_private(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"_[A-Za-z]\w*", name) is not None
+
+
+def used_and_defined(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Private names that a file reads, writes as text or imports, and those that it makes."""
+    used: set[str] = set()
+    defined: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            is_own = isinstance(node.value, ast.Name) and node.value.id == "self"
+            is_made = is_own and isinstance(node.ctx, ast.Store)
+            (defined if is_made else used).add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            used.add(node.value)
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if not module.startswith("trl_deepseek"):
+                used |= {alias.name for alias in node.names} | set(module.split("."))
+    return used, defined
+
+
+def test_every_private_name_that_is_not_ours_is_in_the_table() -> None:
+    trees = [tree for _, tree in files()]
+    used = set().union(*(used_and_defined(tree)[0] for tree in trees))
+    defined = set().union(*(used_and_defined(tree)[1] for tree in trees))
+    strange = {name for name in used - defined if is_private(name)} - NOT_OF_A_LIBRARY
+    assert strange - {entry.name for entry in TABLE} == set()
+
+
+def our_classes() -> Iterator[type]:
+    for package in PACKAGES:
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not info.name.endswith("__main__"):
+                for item in vars(importlib.import_module(info.name)).values():
+                    if isinstance(item, type) and item.__module__.startswith("trl_deepseek"):
+                        yield item
+
+
+def test_every_private_member_that_our_classes_share_with_a_librarys_is_in_the_table() -> None:
+    """Methods that override one, and attributes of ``self`` that a base class has made."""
+    known = {entry.name for entry in TABLE}
+    # What Python and torch put on every class of a kind, in no one's source.
+    known |= {"_abc_impl", "_backward_cls"}
+    for cls in set(our_classes()):
+        theirs = [base for base in cls.__mro__ if base.__module__.split(".")[0] in LIBRARIES]
+        for base in [base for base in cls.__mro__ if base.__module__.startswith("trl_deepseek")]:
+            text = textwrap.dedent(source_of(base))
+            names = {*vars(base), *re.findall(r"(?:self|super\(\))\.(\w+)", text)}
+            for name in filter(is_private, names - known):
+                assert not any(has(library, name) for library in theirs), f"{cls.__name__}.{name}"
+
+
+def has(cls: type, name: str) -> bool:
+    return name in vars(cls) or f"self.{name} = " in source_of(cls)
+
+
+source_of = functools.cache(inspect.getsource)
+
+
+def test_every_import_from_within_a_library_is_in_the_table() -> None:
+    known = {entry.name for entry in TABLE}
+    inner: dict[str, str] = {}
+    for path, tree in files():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and "." in (node.module or ""):
+                library, *_ = str(node.module).split(".")
+                if library in LIBRARIES - {"torch"}:
+                    public = importlib.import_module(library)
+                    inner |= {a.name: path.name for a in node.names if not hasattr(public, a.name)}
+    assert {name: file for name, file in inner.items() if name not in known} == {}
+
+
+def test_the_searches_find_what_they_look_for() -> None:
+    tree = ast.parse("from trl.x import _a\nself._b = y._c\ngetattr(y, '_d')\ndef _e(): ...")
+    used, defined = used_and_defined(tree)
+    assert {"_a", "_c", "_d"} <= used
+    assert {"_b", "_e"} <= defined
+    assert isinstance(resolve("trl.trainer.utils"), ModuleType)
+    assert has(resolve(GRPO), "_step")
+    assert not has(resolve(GRPO), "_stepp")
