@@ -31,7 +31,8 @@ TRAINERS = ("SFTTrainer", "DPOTrainer", "KTOTrainer", "GRPOTrainer", "RewardTrai
         ("transformers", "PreTrainedModel.base_model"),  # noise: the backbone
         ("transformers", "PreTrainedModel.get_input_embeddings"),  # noise: where it is added
         ("peft", "PeftModel.get_base_model"),  # noise: the model inside
-        ("trl", "SFTTrainer._prepare_dataset"),  # sft: reads the rows that ours rewrites
+        ("transformers", "Trainer._save_checkpoint"),  # base: what it is made with is written
+        ("transformers", "Trainer._get_output_dir"),  # base: where that checkpoint is
         ("trl", "SFTTrainer.evaluate"),  # sft: a new dataset is rewritten before it
     ],
 )
@@ -41,6 +42,14 @@ def test_the_name_is_there(module: str, name: str) -> None:
         assert hasattr(item, part), f"{module}.{name}"
         item = getattr(item, part)
     assert callable(item) or isinstance(item, property)
+
+
+@pytest.mark.parametrize("trainer", ["SFTTrainer", "DPOTrainer", "KTOTrainer", "RewardTrainer"])
+def test_rows_are_prepared_where_ours_counts_what_is_lost(trainer: str) -> None:
+    # With max_length None in args, nothing is cut or left out.
+    found = list(inspect.signature(getattr(trl, trainer)._prepare_dataset).parameters)
+    more = ["packing", "formatting_func"] if trainer == "SFTTrainer" else []
+    assert found == ["self", "dataset", "processing_class", "args", *more, "dataset_name"]
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
