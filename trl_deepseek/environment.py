@@ -59,7 +59,8 @@ def check_trackers(args: Any) -> None:
             continue
         if name not in known:
             raise ConfigError(
-                f"report_to: there is no tracker {name!r}{did_you_mean(str(name), known, inline=True)}\n"
+                f"report_to: there is no tracker {name!r}"
+                f"{did_you_mean(name, known, inline=True)}\n"
                 f"  trackers: {', '.join(known)}; none reports to nobody"
             )
         distribution, test = TRACKERS.get(name, (name, name))

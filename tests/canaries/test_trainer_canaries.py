@@ -24,6 +24,14 @@ from trl_deepseek.rewards.placing import Guards
 TRAINERS = ("SFTTrainer", "DPOTrainer", "KTOTrainer", "GRPOTrainer", "RewardTrainer")
 
 
+@pytest.mark.parametrize("trainer", ["SFTTrainer", "DPOTrainer", "KTOTrainer", "RewardTrainer"])
+def test_rows_are_prepared_where_ours_counts_what_is_lost(trainer: str) -> None:
+    # With max_length None in args, nothing is cut or left out.
+    found = list(inspect.signature(getattr(trl, trainer)._prepare_dataset).parameters)
+    more = ["packing", "formatting_func"] if trainer == "SFTTrainer" else []
+    assert found == ["self", "dataset", "processing_class", "args", *more, "dataset_name"]
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_no_trainer_saves_its_tokenizer_other_than_in_save(trainer: str) -> None:
     # base: the template that is saved is chosen in _save, which none of TRL's may go around.

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
-from trl_deepseek.chat.faults import TARGETS, Fault, Inspector, is_conversation
+from trl_deepseek.chat.faults import TARGETS, Fault, Inspector, holds_conversations, is_conversation
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
