@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import math
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from trl_deepseek.errors import describe
 
 # Beyond this the squares in a standard deviation overflow 32-bit floats (3.4e38) for a group.
 LARGEST = 1e18
@@ -145,11 +148,16 @@ def judge(value: Any, count: int) -> list[Outcome]:
         value = value.tolist()
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [Failure("error", f"returned {_show(value)}, not a list of {count} scores")] * count
-    scores = list(value)
+    scores = list(itertools.islice(value, count + 1))  # a generator may have no end
     if len(scores) != count:
-        message = f"returned {len(scores)} scores for {count} completions"
+        found = f"{len(scores)}" if len(scores) <= count else _number_of(value, count)
+        message = f"returned {found} scores for {count} completions"
         return [Failure("error", message)] * count
     return [judge_score(score) for score in scores]
+
+
+def _number_of(scores: Iterable[Any], count: int) -> str:
+    return str(len(scores)) if isinstance(scores, Sized) else f"more than {count}"
 
 
 def judge_score(value: Any) -> Outcome:
@@ -177,12 +185,6 @@ def _failure(error: BaseException) -> Failure:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return Failure("error", describe(error), text[-DETAIL:])
-
-
-def describe(error: BaseException) -> str:
-    """``Type: message`` on one line."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _show(value: Any) -> str:
