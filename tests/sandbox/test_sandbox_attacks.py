@@ -329,8 +329,26 @@ def test_it_cannot_hold_memory_outside_of_its_processes() -> None:
     program = """
 attempt(lambda: os.memfd_create("x"))
 attempt(lambda: call("shmget", 1, 1 << 30, 0o1600))
+attempt(lambda: call("semget", 1, 32000, 0o1600))
+attempt(lambda: call("msgget", 1, 0o1600))
+attempt(lambda: call("mq_open", b"/x", 0o102, 0o600, None))
 """
-    contained(run(CALLS + program), 2)
+    contained(run(CALLS + program), 5)
+
+
+def test_pools_of_processes_and_event_loops_work() -> None:
+    program = """
+import asyncio, math, multiprocessing
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        print(pool.map(math.sqrt, [4.0, 9.0]))
+    value = multiprocessing.Value("i", 3)
+    with value.get_lock():
+        print(value.value)
+    print(asyncio.run(asyncio.sleep(0, 5)))
+"""
+    outcome = run(program)
+    assert (outcome.stdout, outcome.stderr) == ("[2.0, 3.0]\n3\n5\n", "")
 
 
 def test_sockets_that_namespaces_do_not_cover_are_refused_and_pairs_work() -> None:

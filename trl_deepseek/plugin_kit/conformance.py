@@ -132,7 +132,6 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
 
     item = entry.item
     yield claim("has a name in lower case", lambda: _name(entry.name))
-    function = item.function if isinstance(item, (Reward, Loss)) else item
     if isinstance(item, Reward):
         yield from (claim(text, test) for text, test in _Tried(item, values).claims())
     if isinstance(item, Loss):
