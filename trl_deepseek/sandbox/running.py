@@ -13,6 +13,7 @@ code's own interpreter.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.sandbox import seccomp
 from trl_deepseek.sandbox.supervise import Limits, Outcome, supervise
+from trl_deepseek.workers.supervised import end_with_parent
 
 INSTALL = "apt-get install bubblewrap"
 ALLOW = "--allow_unsandboxed_code"
@@ -43,18 +45,18 @@ ENVIRONMENT = {
 PROGRAM = "/program.py"
 
 # Sets the kernel's limits on itself and, as root, gives up being root; then becomes the program.
-LAUNCHER = """
-import json, os, resource, sys
-limits, user, command = json.loads(sys.argv[1])
+LAUNCHER = f"""
+import json, os, resource, signal, sys
+{inspect.getsource(end_with_parent)}
+limits, user, parent, command = json.loads(sys.argv[1])
+if parent:
+    end_with_parent(parent)
 for name, value in limits.items():
     which = getattr(resource, name)
     _, hard = resource.getrlimit(which)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
     resource.setrlimit(which, (value, value))
-if user is None:  # in the sandbox bwrap sees to it: do not outlive whoever waits for the result
-    import ctypes
-    getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)(1, 9, 0, 0, 0)
-else:
+if user is not None:
     os.setgroups([])
     for number in (user, 65534):
         try:
@@ -94,7 +96,7 @@ def run_python(
     with tempfile.TemporaryDirectory(prefix="trl-deepseek-") as folder:
         file = Path(folder, "program.py")
         file.write_bytes(source)
-        command = _launch(limits, None, str(file))
+        command = _launch(limits, None, os.getpid(), str(file))
         environment = {**ENVIRONMENT, "HOME": folder}
         return supervise(command, limits, stdin.encode(), env=environment, cwd=folder)
 
@@ -149,7 +151,7 @@ def _run_inside(source: bytes, stdin: bytes, limits: Limits) -> Outcome:
         root = os.geteuid() == 0
         user = random.randrange(1 << 20, 1 << 30) if root else None
         inside = _bubblewrap(program, calls, limits, root)
-        command = [*inside, *_launch(limits, user, PROGRAM)]
+        command = [*inside, *_launch(limits, user, 0, PROGRAM)]
         return supervise(command, limits, stdin, pass_fds=[program, calls])
 
 
@@ -193,7 +195,7 @@ def _system() -> list[str]:
     return command
 
 
-def _launch(limits: Limits, user: int | None, program: str) -> list[str]:
+def _launch(limits: Limits, user: int | None, parent: int, program: str) -> list[str]:
     # The interpreter itself, not the virtual environment's link to it, which is not there inside.
     python = str(Path(getattr(sys, "_base_executable", sys.executable)).resolve())
     kernel = {
@@ -205,7 +207,7 @@ def _launch(limits: Limits, user: int | None, program: str) -> list[str]:
         "RLIMIT_AS": limits.memory,
     }
     command = [python, "-I", "-B", program]
-    return [python, "-I", "-S", "-c", LAUNCHER, json.dumps([kernel, user, command])]
+    return [python, "-I", "-S", "-c", LAUNCHER, json.dumps([kernel, user, parent, command])]
 
 
 @contextlib.contextmanager

@@ -10,15 +10,17 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from trl_deepseek.workers.supervised import descendants, end
+
 TICK = 0.05  # seconds between two looks at the memory
 CHUNK = 1 << 16
+OUTPUT = 1 << 20  # bytes of each stream that are kept unless a run asks for another number
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Limits:
     memory: int = 1 << 30
     processes: int = 32
     file_size: int = 64 << 20
-    output: int = 1 << 20
+    output: int = OUTPUT
 
 
 @dataclass(frozen=True)
@@ -174,8 +176,7 @@ def _memory(pid: int) -> int:
 
     total = 0
     with contextlib.suppress(psutil.Error):
-        family = psutil.Process(pid)
-        for process in [family, *family.children(recursive=True)]:
+        for process in [psutil.Process(pid), *descendants(pid)]:
             with contextlib.suppress(psutil.Error):
                 total += process.memory_info().rss
     return total
@@ -183,9 +184,7 @@ def _memory(pid: int) -> int:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """Kill the session and reap its leader; in a PID namespace all of it ends with its first."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    end(process)
     for stream in (process.stdin, process.stdout, process.stderr):
         if stream is not None:
             with contextlib.suppress(OSError):

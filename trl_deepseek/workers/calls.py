@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import math
+import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from trl_deepseek.errors import describe
 
 # Beyond this the squares in a standard deviation overflow 32-bit floats (3.4e38) for a group.
 LARGEST = 1e18
@@ -45,11 +49,13 @@ class Result:
         outcomes: One per sample of the call; None abstains.
         metrics: Arguments of the calls to ``log_metric``, in order.
         extras: Arguments of the calls to ``log_extra``, in order.
+        seconds: What the call took.
     """
 
     outcomes: list[Outcome]
     metrics: list[tuple[str, float]] = field(default_factory=list)
     extras: list[tuple[str, list[Any]]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,9 +77,9 @@ class Call:
         """How many outcomes it gives."""
         return self.count or 1
 
-    def failed(self, failure: Failure) -> Result:
+    def failed(self, failure: Failure, seconds: float = 0.0) -> Result:
         """The result when every sample of the call failed alike."""
-        return Result([failure] * self.samples)
+        return Result([failure] * self.samples, seconds=seconds)
 
 
 def perform(
@@ -87,13 +93,15 @@ def perform(
         wait: Runs an awaitable to its end, for async functions.
     """
     result, logs = _recorder(call)
+    start = time.perf_counter()
     try:
         value = function(**call.arguments, **logs)
         if inspect.isawaitable(value):
             value = wait(value)
         result.outcomes = judge(value, call.count)
     except BaseException as error:  # a reward may raise anything; all of it is a failure
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
+    result.seconds = time.perf_counter() - start
     return result
 
 
@@ -109,6 +117,7 @@ def run_to_end(awaitable: Awaitable[Any]) -> Any:
 async def perform_async(function: Callable[..., Any], call: Call) -> Result:
     """As :func:`perform`, inside a running event loop."""
     result, logs = _recorder(call)
+    start = time.perf_counter()
     try:
         value = function(**call.arguments, **logs)
         result.outcomes = judge(await value if inspect.isawaitable(value) else value, call.count)
@@ -116,9 +125,10 @@ async def perform_async(function: Callable[..., Any], call: Call) -> Result:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # from outside, at the deadline
             raise
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
     except BaseException as error:  # as in perform
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
+    result.seconds = time.perf_counter() - start
     return result
 
 
@@ -145,11 +155,16 @@ def judge(value: Any, count: int) -> list[Outcome]:
         value = value.tolist()
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return [Failure("error", f"returned {_show(value)}, not a list of {count} scores")] * count
-    scores = list(value)
+    scores = list(itertools.islice(value, count + 1))  # a generator may have no end
     if len(scores) != count:
-        message = f"returned {len(scores)} scores for {count} completions"
+        found = f"{len(scores)}" if len(scores) <= count else _number_of(value, count)
+        message = f"returned {found} scores for {count} completions"
         return [Failure("error", message)] * count
     return [judge_score(score) for score in scores]
+
+
+def _number_of(scores: Iterable[Any], count: int) -> str:
+    return str(len(scores)) if isinstance(scores, Sized) else f"more than {count}"
 
 
 def judge_score(value: Any) -> Outcome:
@@ -177,12 +192,6 @@ def _failure(error: BaseException) -> Failure:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames))
     return Failure("error", describe(error), text[-DETAIL:])
-
-
-def describe(error: BaseException) -> str:
-    """``Type: message`` on one line."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _show(value: Any) -> str:

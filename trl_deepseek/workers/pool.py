@@ -21,12 +21,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from trl_deepseek.errors import ConfigError, RewardError
+from trl_deepseek.errors import ConfigError, RewardError, describe
 from trl_deepseek.workers.calls import Call, Failure, Result
 from trl_deepseek.workers.inprocess import GIVE_UP, NOT_TRIED
 from trl_deepseek.workers.process import Died, Unsendable, WorkerProcess
 from trl_deepseek.workers.shipping import Shipment
-from trl_deepseek.workers.worker import MARK
+from trl_deepseek.workers.supervised import MARK
 
 # Seconds of calls that one message to a worker should hold: messages then cost next to nothing,
 # and the workers still end a batch together.
@@ -210,18 +210,25 @@ class Pool:
                 job.one_by_one = True
                 self._give_back(job, places)
         except Died as death:
-            lost = self._processes.pop(slot, None)
-            if lost is not None:
-                lost.kill()
-            with contextlib.suppress(Died):  # told when it is needed
-                if not self._closed:  # the next call should not wait for the interpreter
-                    self._start(slot)
-            failure = job.calls[pending[0]].failed(death.failure)
-            with self._change:
-                # First back to the others what was only waiting behind the call that failed.
-                place = pending.popleft()
-                self._give_back(job, pending)
-                job.finish(place, failure, time.monotonic() - started, died=True)
+            self._lose(slot, job, pending, death.failure, time.monotonic() - started)
+        except Exception as error:  # not foreseen: the job must end all the same
+            failure = Failure("error", f"its worker process cannot be used: {describe(error)}")
+            self._lose(slot, job, pending, failure, time.monotonic() - started)
+
+    def _lose(
+        self, slot: int, job: _Job, pending: deque[int], failure: Failure, seconds: float
+    ) -> None:
+        """The first pending call failed and cost the worker; others may make the rest."""
+        lost = self._processes.pop(slot, None)
+        if lost is not None:
+            lost.kill()
+        with contextlib.suppress(Died):  # told when it is needed
+            if not self._closed:  # the next call should not wait for the interpreter
+                self._start(slot)
+        with self._change:
+            place = pending.popleft()
+            self._give_back(job, pending)
+            job.finish(place, job.calls[place].failed(failure), seconds, died=True)
 
     def _begin_early(self, process: WorkerProcess, job: _Job) -> list[int]:
         """Send the next calls before the last one has ended; their places."""
@@ -259,7 +266,7 @@ class Pool:
 
     def _start(self, slot: int) -> WorkerProcess:
         try:
-            self._processes[slot] = WorkerProcess(self._memory)
+            self._processes[slot] = WorkerProcess(self._memory, __name__)
         except OSError as error:
             failure = Failure("error", f"no worker process can be started: {error.strerror}")
             raise Died(failure) from error

@@ -14,26 +14,31 @@ import threading
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, Pipe
-from pathlib import Path
 from typing import Any
 
-from trl_deepseek.workers.calls import DETAIL, Call, Failure, Result, describe
+from trl_deepseek.errors import describe
+from trl_deepseek.workers.calls import DETAIL, Call, Failure, Result
 from trl_deepseek.workers.inprocess import timed_out
 from trl_deepseek.workers.shipping import Shipment
-from trl_deepseek.workers.worker import MARK, Define, Score
+from trl_deepseek.workers.supervised import MARK, descendants, end, new_mark
+from trl_deepseek.workers.worker import Ask, Define, Score
 
 # Seconds for the interpreter and the imports of a reward; its own timeout starts after them.
 START = 120.0
 # Seconds between two looks at whether a silent worker still lives.
 LOOK = 0.05
-# More child processes than this are a fork bomb, not a reward.
+# More processes than this are a fork bomb, not a reward; how often they are counted, which takes
+# some milliseconds, and once more than this have been seen the worker has to go.
 MAX_CHILDREN = 64
+COUNT = 0.25
 # Bytes that the connection holds in any case while nobody reads.
 EARLY = 32_000
 
+# With -P, and with the working directory last where the path has it, no file that happens to lie
+# there is imported in place of a module.
 _BOOT = (
     "import json, os, sys; sys.path[:] = json.loads(os.environ.pop('TRL_DEEPSEEK_SYS_PATH'));"
-    "from trl_deepseek.workers.worker import main; main(*map(int, sys.argv[1:]))"
+    "from trl_deepseek.workers.worker import main; main(*map(int, sys.argv[2:]))"
 )
 # A worker is no rank of a distributed run: it must not try to join one.
 _RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK")
@@ -60,24 +65,29 @@ class Unsendable(Exception):
 class WorkerProcess:
     """A running worker.
 
-    Start it from a thread that lives as long as it should: Linux ends a worker with the thread
-    that started it.
+    Args:
+        memory: Bytes of private memory that it may have.
+        owner: The module it works for, for people who look at a list of processes.
+        tied: Whether it ends at once with the thread that starts it, as Linux has it, and so with
+            this process; else only when it next reads or writes.
     """
 
-    def __init__(self, memory: int) -> None:
+    def __init__(self, memory: int, owner: str, *, tied: bool = True) -> None:
         self.defined: set[str] = set()
-        self._memory = memory
+        self.mark = new_mark()
+        path = sorted(sys.path, key=lambda folder: folder == "")
         mine, theirs = Pipe()
         environment = {
             name: value
             for name, value in os.environ.items()
             if name not in _RANK_VARIABLES and not name.startswith(_RANK_PREFIXES)
         }
-        environment |= {MARK: "1", "TRL_DEEPSEEK_SYS_PATH": json.dumps(sys.path)}
+        environment |= {MARK: self.mark, "TRL_DEEPSEEK_SYS_PATH": json.dumps(path)}
         environment.setdefault("OMP_NUM_THREADS", "1")  # the processes are the parallelism
         with theirs:
+            numbers = (theirs.fileno(), os.getpid() if tied else 0, memory)
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT, *map(str, (theirs.fileno(), os.getpid(), memory))],
+                [sys.executable, "-P", "-c", _BOOT, owner, *map(str, numbers)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -93,15 +103,20 @@ class WorkerProcess:
         """Whether it still runs; it may have been killed from outside while it had no work."""
         return self._process.poll() is None
 
-    def define(self, key: str, shipment: Shipment) -> None:
-        """Load a function in the worker, unless it has it.
+    @property
+    def returncode(self) -> int | None:
+        """Its exit code, minus the signal that ended it, or None while it runs."""
+        return self._process.poll()
+
+    def define(self, key: str, shipment: Shipment, *, make: bool = False) -> None:
+        """Load a function in the worker, unless it has it; see :class:`Define`.
 
         Raises:
             Died: The worker ended, or the function does not load there.
         """
         if key in self.defined:
             return
-        self._send(Define(key, shipment))
+        self._send(Define(key, shipment, make))
         problem = self._receive(START)
         if problem is not None:
             raise Died(Failure("error", f"does not load in a worker process: {problem}"))
@@ -129,6 +144,15 @@ class WorkerProcess:
         self._send_bytes(message)
         return True
 
+    def ask(self, key: str, items: Sequence[Any], seconds: float) -> None:
+        """Send items; the function's answers are then due one by one. Raises as :meth:`begin`."""
+        self._send(Ask(key, items, seconds))
+
+    def answer(self, timeout: float) -> tuple[str, Any]:
+        """The next answer: a traceback or nothing, and the value. Raises as :meth:`result`."""
+        answer: tuple[str, Any] = self._receive(timeout)
+        return answer
+
     def result(self, timeout: float | None) -> Result:
         """The next result.
 
@@ -142,16 +166,14 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill the worker and everything it started; wait until the worker has ended."""
-        strays = _descendants(self._process.pid)
-        for process in (-self._process.pid, *strays):
-            # Its group is gone already where all of it has ended.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if process < 0:
-                    os.killpg(-process, signal.SIGKILL)
-                else:
-                    os.kill(process, signal.SIGKILL)
-        self._process.wait()
+        end(self._process, self.mark)
         self._connection.close()
+
+    def forget(self) -> None:
+        """In a forked child: let go of the parent's worker without ending it."""
+        with contextlib.suppress(OSError):
+            self._connection.close()
+        self._process.returncode = 0  # not ours to wait for
 
     def _send(self, message: Any) -> None:
         self._send_bytes(_pickle(message))
@@ -164,6 +186,7 @@ class WorkerProcess:
 
     def _receive(self, timeout: float | None) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
+        count = time.monotonic() + COUNT
         while True:
             left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
             try:
@@ -171,11 +194,16 @@ class WorkerProcess:
                     return self._connection.recv()
             except (EOFError, OSError, pickle.UnpicklingError) as error:
                 raise Died(self._end()) from error
+            except Exception as error:  # whatever an object's own methods raise
+                message = f"what it logged cannot be read here: {describe(error)}"
+                raise Died(Failure("error", message)) from error
             if self._process.poll() is not None and not self._connection.poll(0):
                 raise Died(self._end())
-            if len(_children(self._process.pid)) > MAX_CHILDREN:
-                message = f"started more than {MAX_CHILDREN} processes"
-                raise Died(Failure("error", message, self._tail()))
+            if time.monotonic() >= count:
+                count = time.monotonic() + COUNT
+                if len(descendants(self._process.pid)) > MAX_CHILDREN:
+                    message = f"started more than {MAX_CHILDREN} processes"
+                    raise Died(Failure("error", message, self._tail()))
             if deadline is not None and time.monotonic() >= deadline:
                 raise Died(Failure("timeout", timed_out(timeout or 0).message, self._tail()))
 
@@ -211,23 +239,3 @@ def _pickle(message: Any) -> bytes:
         return pickle.dumps(message)
     except Exception as error:  # whatever an object's own methods raise
         raise Unsendable(error) from error
-
-
-def _children(process: int) -> list[int]:
-    """Process ids of the direct children, on Linux; elsewhere none are seen."""
-    found: list[int] = []
-    for file in Path(f"/proc/{process}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # the thread has ended since
-            found += map(int, file.read_text().split())
-    return found
-
-
-def _descendants(process: int) -> list[int]:
-    """Children, their children and so on, those in other sessions too."""
-    found: list[int] = []
-    pending = [process]
-    while pending:
-        children = _children(pending.pop())
-        found += children
-        pending += children
-    return found

@@ -8,20 +8,17 @@ ends the helper process itself when an item's time is up, and the next item gets
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
-import pickle
 import signal
-import subprocess
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, Pipe
 from typing import Any
 
-MEMORY = 4 << 30  # bytes of address space a helper may take
+from trl_deepseek.workers.process import Died, WorkerProcess
+from trl_deepseek.workers.shipping import ship
+
+MEMORY = 4 << 30  # bytes of private memory a helper may take
 GRACE = 5.0  # seconds after which the parent ends a helper that its own timer has not ended
 
 Factory = Callable[[], Callable[[Any], Any]]
@@ -50,68 +47,39 @@ def call_each(factory: Factory, items: Sequence[Any], seconds: float) -> list[An
     while len(results) < len(items):
         helper = _take(factory)
         try:
-            results += helper.run(items[len(results) :], seconds)
+            whole = _ask(helper, factory, items[len(results) :], seconds, results)
         except BaseException:  # Ctrl-C included: what is half read cannot be used again
-            helper.close()
+            helper.kill()
             raise
-        if helper.alive:
+        if whole:
             _give_back(factory, helper)
     return results
 
 
-class _Helper:
-    """One helper process, and our end of the pipe to it."""
-
-    def __init__(self, factory: Factory) -> None:
-        self.connection, theirs = Pipe()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", __name__, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        theirs.close()
-        self.alive = True
-        try:
-            self.connection.send_bytes(pickle.dumps(factory))
-            failure = self.connection.recv()
-        except (EOFError, OSError):
-            failure = "it ended before it was ready"
-        if failure:
-            self.close()
-            raise RuntimeError(f"the helper process for {factory.__qualname__} failed: {failure}")
-
-    def run(self, items: Sequence[Any], seconds: float) -> list[Any]:
-        """Results up to the first item that the process did not survive, that one included."""
-        self.connection.send((seconds, list(items)))
-        results: list[Any] = []
+def _ask(
+    helper: WorkerProcess,
+    factory: Factory,
+    items: Sequence[Any],
+    seconds: float,
+    results: list[Any],
+) -> bool:
+    """Add results up to the first item that the helper does not survive; whether it lives on."""
+    try:
+        helper.ask(factory.__qualname__, items, seconds)
+    except Died:  # while it was idle, so it is no item's fault
+        helper.kill()
+        return False
+    try:
         for _ in items:
-            try:
-                if not self.connection.poll(seconds + GRACE):
-                    self.process.kill()
-                failure, result = self.connection.recv()
-            except (EOFError, OSError):
-                self.close()
-                return [*results, Unfinished(_reason(self.process.returncode, seconds))]
+            failure, result = helper.answer(seconds + GRACE)
             if failure:
                 raise RuntimeError(failure)
             results.append(result)
-        return results
-
-    def close(self) -> None:
-        """End the process, however busy it is."""
-        self.alive = False
-        self.connection.close()
-        self.process.kill()
-        self.process.wait()
-
-    def forget(self) -> None:
-        """In a forked child: let go of the parent's helper without ending it."""
-        with contextlib.suppress(OSError):
-            self.connection.close()
-        self.process.returncode = 0  # not ours to wait for
+    except Died:
+        helper.kill()
+        results.append(Unfinished(_reason(helper.returncode or 0, seconds)))
+        return False
+    return True
 
 
 def _reason(code: int, seconds: float) -> str:
@@ -123,70 +91,53 @@ def _reason(code: int, seconds: float) -> str:
 
 
 # Idle helpers of this process by factory: starting one takes about a second.
-_idle: dict[Factory, list[_Helper]] = {}
+_idle: dict[Factory, list[WorkerProcess]] = {}
 _lock = threading.Lock()
 
 
-def _take(factory: Factory) -> _Helper:
+def _take(factory: Factory) -> WorkerProcess:
     with _lock:
-        waiting = _idle.get(factory)
-        if waiting:
-            return waiting.pop()
-    return _Helper(factory)
+        waiting = _idle.setdefault(factory, [])
+        while waiting:
+            helper = waiting.pop()
+            if helper.alive():
+                return helper
+            helper.kill()  # it was ended from outside; what it started may still live
+    # Rewards run in threads that end with their batch, which the helper has to outlive.
+    helper = WorkerProcess(MEMORY, __name__, tied=False)
+    try:
+        helper.define(factory.__qualname__, ship(factory, factory.__qualname__), make=True)
+    except Died as death:
+        helper.kill()
+        raise RuntimeError(
+            f"the helper process for {factory.__qualname__} failed: {death}\n{death.failure.detail}"
+        ) from death
+    return helper
 
 
-def _give_back(factory: Factory, helper: _Helper) -> None:
+def _give_back(factory: Factory, helper: WorkerProcess) -> None:
     with _lock:
         _idle.setdefault(factory, []).append(helper)
 
 
+def _idle_ones() -> list[WorkerProcess]:
+    found = [helper for helpers in _idle.values() for helper in helpers]
+    _idle.clear()
+    return found
+
+
 def _close_all() -> None:
     with _lock:
-        for helper in [helper for helpers in _idle.values() for helper in helpers]:
-            helper.close()
-        _idle.clear()
+        for helper in _idle_ones():
+            helper.kill()
 
 
 def _forget_all() -> None:
     global _lock
     _lock = threading.Lock()  # the parent's may have been held by another thread
-    for helper in [helper for helpers in _idle.values() for helper in helpers]:
+    for helper in _idle_ones():
         helper.forget()
-    _idle.clear()
 
 
 atexit.register(_close_all)
 os.register_at_fork(after_in_child=_forget_all)
-
-
-def _serve(connection: Connection) -> None:
-    """The helper's life: load the factory, then answer batches until the parent hangs up."""
-    import resource
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process, even inside C code
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = MEMORY if hard == resource.RLIM_INFINITY else min(MEMORY, hard)
-    with contextlib.suppress(ValueError, OSError):  # macOS knows no such limit
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    try:
-        function = pickle.loads(connection.recv_bytes())()
-    except BaseException:
-        connection.send(traceback.format_exc())
-        return
-    connection.send("")
-    while True:
-        seconds, items = connection.recv()
-        for item in items:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
-            try:
-                answer = ("", function(item))
-            except Exception:
-                answer = (traceback.format_exc(), None)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            connection.send(answer)
-
-
-if __name__ == "__main__":
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        _serve(Connection(int(sys.argv[1])))

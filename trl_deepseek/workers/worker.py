@@ -1,35 +1,38 @@
 """A worker process: gets functions, then calls to make, and answers each call as it ends.
 
-Started by ``trl_deepseek.workers.pool`` as a fresh interpreter in a session of its own, so that it
-and all it starts can be killed together. It ends when its parent does.
+Started by ``trl_deepseek.workers.process`` as a fresh interpreter in a session of its own, so that
+it and all it starts can be killed together. It ends when its parent does.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import contextlib
 import os
 import resource
 import signal
-import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from trl_deepseek.workers.calls import Call, Failure, Result, describe, perform
+from trl_deepseek.errors import describe
+from trl_deepseek.workers.calls import Call, Failure, Result, perform
 from trl_deepseek.workers.shipping import Shipment, unpack
-
-MARK = "TRL_DEEPSEEK_REWARD_WORKER"  # set in the environment of every worker
-_PR_SET_PDEATHSIG = 1
+from trl_deepseek.workers.supervised import end_with_parent
 
 
 @dataclass(frozen=True)
 class Define:
-    """Ask a worker to load the function that it will know as ``key``."""
+    """Ask a worker to load the function that it will know as ``key``.
+
+    With ``make`` what is shipped makes that function when it is called.
+    """
 
     key: str
     shipment: Shipment
+    make: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,22 +43,37 @@ class Score:
     calls: Sequence[Call]
 
 
+@dataclass(frozen=True)
+class Ask:
+    """Ask a worker for ``key(item)`` of each item, whatever that is.
+
+    An item that is not done within ``seconds`` ends the worker, even in one endless operation in C.
+    """
+
+    key: str
+    items: Sequence[Any]
+    seconds: float
+
+
 def main(channel: int, parent: int, memory: int) -> None:
     """Serve the parent until it closes its end.
 
     Args:
         channel: File descriptor of the connection to the parent.
-        parent: The parent's process id.
+        parent: The parent's process id; 0 where the thread of the parent that started this process
+            ends before it, which Linux would take for the parent's end.
         memory: Bytes of private memory that this process may have.
     """
     os.set_inheritable(channel, False)
-    _end_with(parent)
+    if parent:
+        end_with_parent(parent)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     me = os.getpid()
     connection = Connection(channel)
     functions: dict[str, Callable[..., Any]] = {}
-    with asyncio.Runner() as runner:
+    # The parent may hang up at any time.
+    with contextlib.suppress(EOFError, ConnectionError), asyncio.Runner() as runner:
 
         def wait(awaitable: Any) -> Any:
             async def result() -> Any:
@@ -64,12 +82,11 @@ def main(channel: int, parent: int, memory: int) -> None:
             return runner.run(result())
 
         while True:
-            try:
-                request = connection.recv()
-            except (EOFError, ConnectionError):
-                return
+            request = connection.recv()
             if isinstance(request, Define):
                 connection.send(_define(request, functions))
+            elif isinstance(request, Ask):
+                _answer(connection, request, functions[request.key])
             else:
                 for call in request.calls:
                     answer = perform(functions[request.key], call, wait)
@@ -81,22 +98,29 @@ def main(channel: int, parent: int, memory: int) -> None:
 def _define(request: Define, functions: dict[str, Callable[..., Any]]) -> str | None:
     """Load a function; what went wrong, or None."""
     try:
-        functions[request.key] = unpack(request.shipment)
-    except (Exception, SystemExit) as error:  # importing a user's module may raise anything
+        function = unpack(request.shipment)
+        functions[request.key] = function() if request.make else function
+    except BaseException as error:  # importing a user's module may raise anything
         return describe(error)
     return None
+
+
+def _answer(connection: Connection, request: Ask, function: Callable[..., Any]) -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process
+    for item in request.items:
+        signal.setitimer(signal.ITIMER_REAL, request.seconds)
+        try:
+            answer = ("", function(item))
+        except Exception:
+            answer = (traceback.format_exc(), None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        connection.send(answer)
 
 
 def _send(connection: Connection, answer: Result, call: Call) -> None:
     try:
         connection.send(answer)
-    except (TypeError, AttributeError, ValueError) as error:  # what was logged does not pickle
+    except ConnectionError:
+        raise
+    except Exception as error:  # what was logged does not pickle
         connection.send(call.failed(Failure("error", f"log_extra: {describe(error)}")))
-
-
-def _end_with(parent: int) -> None:
-    """Die when the parent does, however it dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
