@@ -5,6 +5,7 @@
 ``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
 """
 
+from trl_deepseek.chat.beginnings import begin_once
 from trl_deepseek.chat.checking import check_conversations
 from trl_deepseek.chat.control_tokens import escape
 from trl_deepseek.chat.faults import holds_conversations
@@ -21,6 +22,7 @@ from trl_deepseek.chat.thinking import with_thinking
 
 __all__ = [
     "Encoding",
+    "begin_once",
     "check_conversations",
     "encode",
     "escape",

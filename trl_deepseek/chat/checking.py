@@ -41,7 +41,7 @@ def check_conversations(
         tokenizer: With the chat template that trains.
         source: The dataset's name, for messages.
         control_tokens: Whether a control token that stands literally in a message is an error.
-        tools: Definitions that every row is rendered with, besides its own.
+        tools: Definitions that every row is rendered with; None where each brings its own.
         masks: Whether the loss is taken by the template's marks, so that a message may opt out
             with ``"train": false`` or ``"weight": 0``.
         show_progress: Whether to show a bar.
@@ -59,8 +59,8 @@ def check_conversations(
     def fault_of(row: Mapping[str, Any], number: int) -> Fault | None:
         try:
             return next(inspector.faults(row), None)
-        except TemplateError as error:
-            raise TemplateError(f"{source}, row {number}: {error}") from error
+        except (DataError, TemplateError) as error:
+            raise type(error)(f"{source}, row {number}: {error}") from error
 
     if not hasattr(dataset, "__len__"):
 

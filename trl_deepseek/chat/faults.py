@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.control_tokens import COLUMNS, literal
-from trl_deepseek.errors import TemplateError
+from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -41,7 +41,7 @@ class Inspector:
     Args:
         tokenizer: With the chat template that trains; without one nothing is rendered.
         control_tokens: What finds a literal control token; None where they are allowed.
-        tools: Definitions that every row is rendered with, besides its own.
+        tools: Definitions that every row is rendered with; None where each brings its own.
         masks: Whether the loss is taken by the template's marks, so that a message may opt out.
     """
 
@@ -61,6 +61,7 @@ class Inspector:
         """The faults of a row, cheapest first.
 
         Raises:
+            DataError: Its tools are no tool definitions.
             TemplateError: The template cannot render it.
         """
         for column in (*TARGETS, "prompt"):
@@ -118,7 +119,14 @@ class Inspector:
 
     def _unwritten(self, conversation: Conversation, row: Mapping[str, Any]) -> Iterator[Fault]:
         """What the template leaves out, or writes as something else."""
-        tools = self._tools(row)
+        tools, own = self._tools(row), _own_tools(row)
+        if own and self.tools is not None and not _told(conversation, own):
+            yield Fault(
+                "the column tools has definitions, and here prompts are written with the tools "
+                "that the trainer is given alone",
+                "pass the functions as GRPOTrainer(tools=[...]), or write the definitions into the "
+                "system message and remove the column",
+            )
         asked = [i for i, m in enumerate(conversation) if m.get("role") == "user"]
         thoughts = [
             (m, thought)
@@ -193,8 +201,7 @@ class Inspector:
             return None
 
     def _tools(self, row: Mapping[str, Any]) -> Any:
-        tools = row.get("tools")
-        return (json.loads(tools) if isinstance(tools, str) and tools else tools) or self.tools
+        return _own_tools(row) if self.tools is None else self.tools
 
     def render(self, conversation: Conversation, row: Mapping[str, Any], tools: Any) -> str:
         """The text that the tokenizer makes of a row's conversation.
@@ -267,6 +274,22 @@ def reasoning_of(message: Mapping[str, Any]) -> str:
         if isinstance(message.get(key), str) and message[key].strip():
             return str(message[key]).strip()
     return reasoning.inline(text_of(message)).strip()
+
+
+def _own_tools(row: Mapping[str, Any]) -> Any:
+    """The tool definitions of a row's column ``tools``, which may hold them as JSON.
+
+    Raises:
+        DataError: They are no list of definitions.
+    """
+    tools = row.get("tools") or None
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise DataError(f"column 'tools' holds text that is not JSON: {error}") from error
+    if tools and not (isinstance(tools, list) and all(isinstance(t, Mapping) for t in tools)):
+        raise DataError("column 'tools' holds no list of tool definitions")
+    return tools
 
 
 def _unreadable(message: Mapping[str, Any], number: int) -> Iterator[Fault]:

@@ -36,6 +36,7 @@ class PluginTrainer:
     template_name: str | None
     embedding_noise: noise.EmbeddingNoise | None
     embedded: str | None  # the name of the embedded model that is trained
+    rows_bring_tools = True  # whether prompts are rendered with a row's own tool definitions
 
     def __init__(self, model: Any, *positional: Any, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -58,7 +59,7 @@ class PluginTrainer:
         Everything that would not be trained on as it reads is refused before the model is loaded.
         """
         args, tokenizer = options["args"], options["processing_class"]
-        tools = options.get("tools")
+        tools = options.get("tools") or (None if self.rows_bring_tools else [])
         if getattr(args, "control_tokens", "error") == "escape":
             chat.escape(tokenizer)
         read = dict(options)
@@ -84,6 +85,8 @@ class PluginTrainer:
                 "  name one with chat_template; registered: "
                 f"{', '.join(self.registry.chat_templates)}"
             )
+        field = getattr(args, "dataset_text_field", None) or "text"
+        dataset = chat.begin_once(dataset, tokenizer, source, field)
         if self.template_name is not None:
             dataset = chat.with_thinking(dataset, tokenizer)
         return chat.check_conversations(

@@ -66,6 +66,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             failed on everything ``reward_max_failures`` times in a row.
     """
 
+    rows_bring_tools = False  # TRL renders prompts with the trainer's tools alone
+
     def __init__(
         self,
         model: str | PreTrainedModel,

@@ -34,6 +34,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-coder-v2-instruct",
             "deepseek-coder-v2-lite-base",
             "deepseek-coder-v2-lite-instruct",
+            "tiny-deepseek-llm",
         ),
         "roles": WITHOUT_TOOLS,
     },
@@ -50,7 +51,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",), "roles": WITHOUT_TOOLS},
     "deepseek-v2.5": {
-        "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724"),
+        "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724", "tiny-deepseek-v2"),
     },
     "deepseek-v3": {"models": ("deepseek-v3-base", "tiny-deepseek-v3")},
     "deepseek-v3-0324": {"models": ("deepseek-prover-v2-671b",)},
