@@ -224,11 +224,13 @@ def test_every_family_ends_its_turns(family: str, caplog: pytest.LogCaptureFixtu
 @pytest.mark.parametrize("kind", ["SFT", "DPO", "KTO", "Reward", "GRPO"])
 def test_every_trainer_refuses_a_role_before_it_holds_a_model(kind: str, tmp_path: Path) -> None:
     asking = [{"role": "critic", "content": "x"}, USER]
-    row: dict[str, Any] = {
+    rows: dict[str, dict[str, Any]] = {
         "SFT": {"prompt": asking, "completion": [ANSWER]},
         "KTO": {"prompt": asking, "completion": [ANSWER], "label": True},
         "GRPO": {"prompt": asking},
-    }.get(kind, {"prompt": asking, "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "b"}]})
+    }
+    pair = {"prompt": asking, "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "b"}]}
+    row = rows.get(kind, pair)
     config = getattr(trl_deepseek, f"{kind}Config")
     args = config(str(tmp_path), chat_template="deepseek-v3", report_to="none", use_cpu=True)
     functions = {"reward_funcs": [lambda completions, **_: [0.0]]} if kind == "GRPO" else {}

@@ -14,6 +14,7 @@ from trl_deepseek.chat.installing import (
     inference_template,
     install,
     installed,
+    parse_tool_calls,
     set_stop_tokens,
 )
 from trl_deepseek.chat.recognising import recognise, resolve
@@ -31,6 +32,7 @@ __all__ = [
     "inference_template",
     "install",
     "installed",
+    "parse_tool_calls",
     "recognise",
     "render",
     "resolve",

@@ -30,7 +30,7 @@ def begin_once(
     bos = inner.bos_token
     if not bos or inner(f"{bos}x")["input_ids"][:2] != [inner.bos_token_id] * 2:
         return dataset
-    names = dataset.column_names or next(iter(dataset), {})
+    names: Any = dataset.column_names or next(iter(dataset), {})
     first = ["prompt"] if "prompt" in names else [text_field, "chosen", "rejected"]
     columns = [column for column in first if column in names]
 

@@ -65,7 +65,7 @@ class Inspector:
             TemplateError: The template cannot render it.
         """
         for column in (*TARGETS, "prompt"):
-            value = row.get(column)
+            value: Any = row.get(column)
             if is_conversation(value) and not all(isinstance(m, Mapping) for m in value):
                 yield Fault(f"{column} has a message that is none (null)", "leave the row out")
                 return

@@ -96,6 +96,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         self._next_table = 0
         self._scored: _Scored | None = None
         model, tokenizer = self._resolve_model(model, args, processing_class)
+        if kwargs.get("tools") or kwargs.get("environment_factory"):
+            chat.parse_tool_calls(tokenizer)
         self._prefix = chat.generation_prefix(tokenizer)
         guards = Guards(functions, registry, settings, self._prefix, _use_gpu())
         weakref.finalize(self, guards.close)
