@@ -8,7 +8,6 @@
 from trl_deepseek.chat.beginnings import begin_once
 from trl_deepseek.chat.checking import check_conversations
 from trl_deepseek.chat.control_tokens import escape
-from trl_deepseek.chat.faults import holds_conversations
 from trl_deepseek.chat.installing import (
     generation_prefix,
     inference_template,
@@ -17,6 +16,7 @@ from trl_deepseek.chat.installing import (
     parse_tool_calls,
     set_stop_tokens,
 )
+from trl_deepseek.chat.messages import holds_conversations
 from trl_deepseek.chat.recognising import recognise, resolve
 from trl_deepseek.chat.rendering import Encoding, encode, render
 from trl_deepseek.chat.thinking import with_thinking
