@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
@@ -146,8 +147,16 @@ class Registry:
 
     @property
     def models(self) -> Catalog[ModelBuilder]:
-        """Embedded models, named in ``model_name_or_path``."""
-        return self._catalog("models")
+        """Embedded models, named in ``model_name_or_path``.
+
+        Their tokenizers carry the chat template that names the model among its ``models``.
+        """
+        templates = self.chat_templates.values()
+        entries = {
+            name: replace(entry, item=_with_template(entry.item, name, templates))
+            for name, entry in self._entries["models"].items()
+        }
+        return Catalog("models", entries, self.broken)
 
     @property
     def datasets(self) -> Catalog[DatasetBuilder]:
@@ -166,3 +175,19 @@ class Registry:
 
     def _catalog(self, kind: str) -> Catalog[Any]:
         return Catalog(kind, self._entries[kind], self.broken)
+
+
+def _with_template(
+    build: ModelBuilder, name: str, templates: Iterable[ChatTemplate]
+) -> ModelBuilder:
+    """``build``, whose tokenizer carries the template of ``name`` unless it brings its own."""
+
+    @functools.wraps(build)
+    def built(*args: Any, **options: Any) -> Any:
+        model, tokenizer = build(*args, **options)
+        own = next((template for template in templates if name in template.models), None)
+        if own is not None and tokenizer.chat_template is None:
+            tokenizer.chat_template = own.inference
+        return model, tokenizer
+
+    return built

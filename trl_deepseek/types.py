@@ -46,6 +46,8 @@ class ChatTemplate:
         parses_arguments: Whether tool arguments must be mappings, since the format writes them
             one by one; JSON strings are parsed before rendering.
         official: Renders as the authors' template does where ``inference`` mends it, else None.
+        response: How an answer is taken apart into reasoning, tool calls and content: what
+            transformers reads as ``tokenizer.response_template``. None where no parser is known.
     """
 
     inference: str
@@ -55,6 +57,7 @@ class ChatTemplate:
     opens_thinking: bool = False
     parses_arguments: bool = False
     official: str | None = None
+    response: Mapping[str, Any] | None = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

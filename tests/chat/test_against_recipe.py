@@ -120,7 +120,7 @@ def test_answers_and_thoughts_are_continued_as_by_deepseek(family: str, effort: 
     is_newest = family == "deepseek-v4.1"
     encoding = recipe.DeepseekV41Encoding() if is_newest else recipe.DeepseekV4Encoding()
     model = "DeepSeek-V4.1-Flash" if is_newest else "DeepSeek-V4-Pro"
-    options = {"thinking": bool(effort), "reasoning_effort": effort}
+    options: dict[str, Any] = {"thinking": bool(effort), "reasoning_effort": effort}
     begun: list[dict[str, Any]] = [
         {"content": "", "reasoning_content": "half a thought"},
         {"content": "", "reasoning_content": "with blanks \n"},

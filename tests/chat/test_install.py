@@ -86,6 +86,7 @@ def test_a_family_is_recognised_by_how_the_tokenizer_renders_and_by_the_models_n
     model_and_tokenizer: tuple[Any, Any],
 ) -> None:
     _, tokenizer = model_and_tokenizer
+    tokenizer.chat_template = None
     assert chat.recognise(tokenizer, "deepseek-ai/DeepSeek-R1", REGISTRY) == "deepseek-r1"
     assert chat.recognise(tokenizer, "acme/some-model", REGISTRY) is None
     tokenizer.chat_template = REGISTRY.chat_templates["deepseek-v3"].inference

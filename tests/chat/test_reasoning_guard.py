@@ -90,9 +90,12 @@ def test_conversations_without_any_template_are_refused(name: str, tmp_path: Pat
     other = {**row, **({"rejected": [INLINE]} if "rejected" in row else {})}
     labels = {"label": True, "solution": "2"}
     config = getattr(trl_deepseek, f"{name}Config")
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    tokenizer.chat_template = None
     with pytest.raises(TemplateError) as caught:
         getattr(trl_deepseek, f"{name}Trainer")(
-            model="tiny-deepseek-llm",
+            model=model,
+            processing_class=tokenizer,
             args=config(output_dir=str(tmp_path), report_to="none", disable_tqdm=True),
             train_dataset=Dataset.from_list(
                 [{**other, **labels}, {**other, "label": False, "solution": "2"}]

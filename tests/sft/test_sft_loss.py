@@ -222,10 +222,10 @@ def test_a_template_file_without_generation_marks_is_said_to_train_on_everything
     file.write_text(CHATML)
     trainer = build([{"messages": messages(CHATS[0])}], chat_template=str(file))
     assert trainer.args.assistant_only_loss is False
-    assert caplog.messages[-1] == (
+    assert (
         f"chat template {file} has no {{% generation %}}: the loss is not on the assistant's "
         "tokens only"
-    )
+    ) in caplog.messages
 
 
 def test_an_evaluation_on_new_alpaca_rows_is_read_alike(build: Callable[..., Any]) -> None:

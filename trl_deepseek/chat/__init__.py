@@ -5,22 +5,25 @@
 ``inference_template`` and ``set_stop_tokens`` make what is saved generate with it.
 """
 
+from trl_deepseek.chat.beginnings import begin_once
 from trl_deepseek.chat.checking import check_conversations
 from trl_deepseek.chat.control_tokens import escape
-from trl_deepseek.chat.faults import holds_conversations
 from trl_deepseek.chat.installing import (
     generation_prefix,
     inference_template,
     install,
     installed,
+    parse_tool_calls,
     set_stop_tokens,
 )
+from trl_deepseek.chat.messages import holds_conversations
 from trl_deepseek.chat.recognising import recognise, resolve
 from trl_deepseek.chat.rendering import Encoding, encode, render
 from trl_deepseek.chat.thinking import with_thinking
 
 __all__ = [
     "Encoding",
+    "begin_once",
     "check_conversations",
     "encode",
     "escape",
@@ -29,6 +32,7 @@ __all__ = [
     "inference_template",
     "install",
     "installed",
+    "parse_tool_calls",
     "recognise",
     "render",
     "resolve",

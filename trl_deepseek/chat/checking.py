@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
-from trl_deepseek.chat.faults import TARGETS, Fault, Inspector, holds_conversations, is_conversation
+from trl_deepseek.chat.faults import Fault, Inspector, holds_conversations
+from trl_deepseek.chat.messages import TARGETS, is_conversation
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check_conversations(
         tokenizer: With the chat template that trains.
         source: The dataset's name, for messages.
         control_tokens: Whether a control token that stands literally in a message is an error.
-        tools: Definitions that every row is rendered with, besides its own.
+        tools: Definitions that every row is rendered with; None where each brings its own.
         masks: Whether the loss is taken by the template's marks, so that a message may opt out
             with ``"train": false`` or ``"weight": 0``.
         show_progress: Whether to show a bar.
@@ -59,8 +60,8 @@ def check_conversations(
     def fault_of(row: Mapping[str, Any], number: int) -> Fault | None:
         try:
             return next(inspector.faults(row), None)
-        except TemplateError as error:
-            raise TemplateError(f"{source}, row {number}: {error}") from error
+        except (DataError, TemplateError) as error:
+            raise type(error)(f"{source}, row {number}: {error}") from error
 
     if not hasattr(dataset, "__len__"):
         if not holds_conversations(dataset):

@@ -14,17 +14,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat import reasoning
-from trl_deepseek.chat.control_tokens import COLUMNS, literal
-from trl_deepseek.errors import TemplateError
+from trl_deepseek.chat.control_tokens import literal
+from trl_deepseek.chat.messages import (
+    ANSWERS,
+    TARGETS,
+    Conversation,
+    conversations,
+    is_conversation,
+    reasoning_of,
+    text_of,
+)
+from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-ANSWERS = ("completion", "chosen", "rejected")
-TARGETS = ("messages", *ANSWERS)  # columns whose assistant messages are trained on
 COMMON = ("system", "user", "assistant")
-
-Conversation = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Inspector:
     Args:
         tokenizer: With the chat template that trains; without one nothing is rendered.
         control_tokens: What finds a literal control token; None where they are allowed.
-        tools: Definitions that every row is rendered with, besides its own.
+        tools: Definitions that every row is rendered with; None where each brings its own.
         masks: Whether the loss is taken by the template's marks, so that a message may opt out.
     """
 
@@ -61,10 +66,11 @@ class Inspector:
         """The faults of a row, cheapest first.
 
         Raises:
+            DataError: Its tools are no tool definitions.
             TemplateError: The template cannot render it.
         """
         for column in (*TARGETS, "prompt"):
-            value = row.get(column)
+            value: Any = row.get(column)
             if is_conversation(value) and not all(isinstance(m, Mapping) for m in value):
                 yield Fault(f"{column} has a message that is none (null)", "leave the row out")
                 return
@@ -118,7 +124,14 @@ class Inspector:
 
     def _unwritten(self, conversation: Conversation, row: Mapping[str, Any]) -> Iterator[Fault]:
         """What the template leaves out, or writes as something else."""
-        tools = self._tools(row)
+        tools, own = self._tools(row), _own_tools(row)
+        if own and self.tools is not None and not _told(conversation, own):
+            yield Fault(
+                "the column tools has definitions, and here prompts are written with the tools "
+                "that the trainer is given alone",
+                "pass the functions as GRPOTrainer(tools=[...]), or write the definitions into the "
+                "system message and remove the column",
+            )
         asked = [i for i, m in enumerate(conversation) if m.get("role") == "user"]
         thoughts = [
             (m, thought)
@@ -193,8 +206,7 @@ class Inspector:
             return None
 
     def _tools(self, row: Mapping[str, Any]) -> Any:
-        tools = row.get("tools")
-        return (json.loads(tools) if isinstance(tools, str) and tools else tools) or self.tools
+        return _own_tools(row) if self.tools is None else self.tools
 
     def render(self, conversation: Conversation, row: Mapping[str, Any], tools: Any) -> str:
         """The text that the tokenizer makes of a row's conversation.
@@ -231,42 +243,20 @@ _LOST_EARLIER = Fault(
 )
 
 
-def is_conversation(value: Any) -> bool:
-    """Whether a column's value is a list of messages."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+def _own_tools(row: Mapping[str, Any]) -> Any:
+    """The tool definitions of a row's column ``tools``, which may hold them as JSON.
 
-
-def holds_conversations(dataset: Any) -> bool:
-    """Whether a column of the first row is a conversation."""
-    row: Mapping[str, Any] = next(iter(dataset), {})
-    return any(is_conversation(row.get(column)) for column in COLUMNS if column != "tools")
-
-
-def conversations(row: Mapping[str, Any]) -> Iterator[Conversation]:
-    """The whole conversations of a row: its messages, or its prompt with each answer or alone."""
-    prompt = row.get("prompt")
-    before: Conversation = list(prompt or []) if is_conversation(prompt) else []
-    if is_conversation(row.get("messages")):
-        yield row["messages"]
-    answers = [row[c] for c in ANSWERS if is_conversation(row.get(c))]
-    for answer in answers or [[]] * bool(before):
-        yield [*before, *answer]
-
-
-def text_of(message: Mapping[str, Any]) -> str:
-    """The content of a message as text; that of parts, as OpenAI's API has them, joined."""
-    content = message.get("content")
-    if isinstance(content, list):
-        return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
-    return content if isinstance(content, str) else ""
-
-
-def reasoning_of(message: Mapping[str, Any]) -> str:
-    """The reasoning of a message, from its own key or inline in ``<think>``; empty if none."""
-    for key in reasoning.KEYS:
-        if isinstance(message.get(key), str) and message[key].strip():
-            return str(message[key]).strip()
-    return reasoning.inline(text_of(message)).strip()
+    Raises:
+        DataError: They are no list of definitions.
+    """
+    tools = row.get("tools") or None
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) else tools
+    except ValueError as error:
+        raise DataError(f"column 'tools' holds text that is not JSON: {error}") from error
+    if tools and not (isinstance(tools, list) and all(isinstance(t, Mapping) for t in tools)):
+        raise DataError("column 'tools' holds no list of tool definitions")
+    return tools
 
 
 def _unreadable(message: Mapping[str, Any], number: int) -> Iterator[Fault]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _MARK = "_trl_deepseek_template"
 _BASE_EOS = "_trl_deepseek_base_eos"
+_TYPES_ARGUMENTS = "5.15"  # the transformers whose parse_response takes tools
 _PLACEHOLDER = "\ue000"  # a private-use character: no template writes it by itself
 
 
@@ -72,6 +73,34 @@ def install(
 def installed(tokenizer: PreTrainedTokenizerBase) -> ChatTemplate | None:
     """The template that :func:`install` put into ``tokenizer``, or None."""
     return getattr(tokenizer, _MARK, None)
+
+
+def parse_tool_calls(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make ``tokenizer.parse_response`` find the tool calls of answers, as TRL's GRPO needs it to.
+
+    Does nothing where no template is installed, or the tokenizer already knows how.
+
+    Raises:
+        TemplateError: The installed template does not say how its calls are read, or transformers
+            is too old to type their arguments.
+    """
+    template, inner = installed(tokenizer), getattr(tokenizer, "tokenizer", tokenizer)
+    if template is None or getattr(inner, "response_template", None) is not None:
+        return
+    import transformers
+    from packaging.version import Version
+
+    if template.response is None:
+        raise TemplateError(
+            "there are tools, and this chat template does not say how to read calls of them\n"
+            "  name one that does, such as --chat_template deepseek-v4"
+        )
+    if Version(transformers.__version__) < Version(_TYPES_ARGUMENTS):
+        raise TemplateError(
+            f"reading tool calls needs transformers {_TYPES_ARGUMENTS} or newer, which types their "
+            f"arguments by the tools; this is {transformers.__version__}"
+        )
+    inner.response_template = dict(template.response)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat.faults import reasoning_of
 from trl_deepseek.chat.installing import generation_prefix
+from trl_deepseek.chat.messages import reasoning_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

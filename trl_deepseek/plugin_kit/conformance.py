@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek.chat.reasoning import CLOSE, OPEN
 from trl_deepseek.errors import ConfigError, PluginError, TrlDeepseekError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import SINGULAR, Entry, Origin
@@ -31,13 +32,13 @@ SAID = (
     "4",
     "",
     "The answer is 4.",
-    "<think>\nTwo and two.\n</think>\n\n4",
-    "Two and two.\n</think>\n\n4",
+    f"{OPEN}\nTwo and two.\n{CLOSE}\n\n4",
+    f"Two and two.\n{CLOSE}\n\n4",
     "\\boxed{4}",
     "```python\nprint(4)\n```",
     "答案是 4",
 )
-HUGE = ("word " * 200_000, "a" * 1_000_000, "<think>" * 100_000, "{" * 500_000)
+HUGE = ("word " * 200_000, "a" * 1_000_000, OPEN * 100_000, "{" * 500_000)
 COLUMNS = {"tests": ["assert True"]}  # a value for a column of this name; "4" for any other
 
 

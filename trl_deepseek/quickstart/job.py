@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
 
@@ -195,7 +196,7 @@ class Quickstart:
                 begin=begin,
             )
 
-        found, made_to_think = answer(""), answer("<think>")
+        found, made_to_think = answer(""), answer(reasoning.OPEN)
         return Point(
             stage,
             trainer.state.global_step,

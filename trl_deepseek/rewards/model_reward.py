@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ModelError
 from trl_deepseek.types import Messages
 
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from trl_deepseek.registry import Registry
-
-THINK = "<think>"
 
 
 class ModelReward:
@@ -278,10 +277,10 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 def _with_prefix(completion: Messages, prefix: str) -> Messages:
     """The completion with the opening of its reasoning, which the generation prompt wrote."""
-    if not completion or not prefix.startswith(THINK):
+    if not completion or not prefix.startswith(reasoning.OPEN):
         return completion
     first, *rest = completion
     content = first.get("content")
-    if not isinstance(content, str) or content.startswith(THINK):
+    if not isinstance(content, str) or content.startswith(reasoning.OPEN):
         return completion
     return [{**first, "content": prefix + content}, *rest]

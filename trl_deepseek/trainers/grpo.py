@@ -106,6 +106,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         self._history: History | None = None
         self._next_table = 0
         self._scored: _Scored | None = None
+        if inputs.options.get("tools") or inputs.options.get("environment_factory"):
+            chat.parse_tool_calls(inputs.tokenizer)
         self._prefix = chat.generation_prefix(inputs.tokenizer)
         guards = Guards(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
@@ -153,6 +155,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         )
         weighed = weights.weigh(args.reward_weights, names)
         inputs = find(model, args, processing_class, registry, options)
+        inputs.tools = options.get("tools") or []  # TRL renders prompts with these alone
         inputs.parts = _Rewards(functions, weighed, settings, code_runs)
         return read_conversations(inputs, train_dataset, eval_dataset)
 

@@ -38,6 +38,7 @@ class Inputs:
         train_dataset: Rows as TRL reads them; so is ``eval_dataset``.
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
+        tools: Definitions that every row is rendered with; None for those of the row.
     """
 
     registry: Registry
@@ -50,6 +51,7 @@ class Inputs:
     eval_dataset: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
+    tools: Any = None
 
 
 def registry_for(args: Any) -> Registry:
@@ -134,6 +136,8 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
             "  name one with chat_template; registered: "
             f"{', '.join(inputs.registry.chat_templates)}"
         )
+    field = getattr(args, "dataset_text_field", None) or "text"
+    dataset = chat.begin_once(dataset, tokenizer, source, field)
     if inputs.template_name is not None:
         dataset = chat.with_thinking(dataset, tokenizer)
     return chat.check_conversations(
@@ -143,7 +147,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         # A template that we do not know may be meant to be filled with tokens.
         control_tokens=inputs.template_name is not None
         and getattr(args, "control_tokens", "error") == "error",
-        tools=inputs.options.get("tools"),
+        tools=inputs.tools,
         masks=bool(getattr(args, "assistant_only_loss", False)),
         show_progress=not args.disable_tqdm,
     )

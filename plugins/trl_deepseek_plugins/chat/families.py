@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from trl_deepseek_plugins.chat.responses import response_template
+
 ROLES = ("system", "user", "assistant", "tool")
 WITHOUT_TOOLS = ROLES[:3]
 WITH_DEVELOPER = (*ROLES, "developer")
@@ -34,6 +36,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-coder-v2-instruct",
             "deepseek-coder-v2-lite-base",
             "deepseek-coder-v2-lite-instruct",
+            "tiny-deepseek-llm",
         ),
         "roles": WITHOUT_TOOLS,
     },
@@ -50,7 +53,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",), "roles": WITHOUT_TOOLS},
     "deepseek-v2.5": {
-        "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724"),
+        "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724", "tiny-deepseek-v2"),
     },
     "deepseek-v3": {"models": ("deepseek-v3-base", "tiny-deepseek-v3")},
     "deepseek-v3-0324": {"models": ("deepseek-prover-v2-671b",)},
@@ -73,6 +76,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "models": ("deepseek-v3.2-speciale",),
         "parses_arguments": True,
         "roles": WITH_DEVELOPER,
+        "response": response_template("function_calls", ""),
     },
     "deepseek-v4": {
         "models": (
@@ -83,16 +87,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
         ),
         "parses_arguments": True,
         "roles": WITH_REMINDER,
+        "response": response_template("tool_calls", ""),
     },
     "deepseek-v4-0731": {
         "models": ("deepseek-v4-flash-0731", "deepseek-v4-pro-0731"),
         "parses_arguments": True,
         "roles": WITH_REMINDER,
+        "response": response_template("tool_calls", ""),
     },
     "deepseek-v4.1": {
         "models": ("deepseek-v4.1-flash", "deepseek-v4.1-flash-1017", "deepseek-v4.1-pro"),
         "parses_arguments": True,
         "roles": WITH_REMINDER,
+        "response": response_template(" calls", " "),
     },
     "role-tokens": {"end_of_turn": "<|end|>", "roles": WITHOUT_TOOLS},
 }

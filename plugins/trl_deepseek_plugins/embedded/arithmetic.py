@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import hookimpl
+from trl_deepseek.chat.reasoning import CLOSE, OPEN
 from trl_deepseek.errors import DataError
 from trl_deepseek.types import DatasetKind, Register
 
@@ -76,7 +77,7 @@ def answer_with_steps(a: int, b: int) -> str:
         total = int(x) + int(y) + carry
         steps.append(f"{x}+{y}+{carry}={total}")
         carry = total // 10
-    return f"<think>{' '.join(steps)}</think>{a + b}"
+    return f"{OPEN}{' '.join(steps)}{CLOSE}{a + b}"
 
 
 def _questions(split: str, chance: random.Random) -> Iterator[tuple[int, int]]:
