@@ -20,7 +20,6 @@ from trl_deepseek_plugins.rewards.code.extraction import Fence, extract
 from trl_deepseek_plugins.rewards.code.formats import COLUMNS, Test, check_tests, read_tests
 from trl_deepseek_plugins.rewards.code.reading import TestsError, defined_in
 
-INSIDE = ("wire", "program", "small_pytest", "collecting", "tester", "harness")
 STARTING = 5.0  # seconds for the sandbox and Python to start
 OUTPUT = 64 << 20  # bytes that all results of one completion may take
 
@@ -158,19 +157,29 @@ def _share(
 def _harness() -> str:
     """The files that run inside as one program; it can import nothing of ours there."""
     package = f"{__name__}.inside"
-    folder = Path(__file__).with_name("inside")
-    parts = [(f"{package}.{name}", folder.joinpath(f"{name}.py").read_text()) for name in INSIDE]
+    parents = [package.rsplit(".", left)[0] for left in range(package.count(".") + 1)]
+    files = Path(__file__).with_name("inside").glob("[a-z]*.py")
+    sources = {f"{package}.{file.stem}": file.read_text() for file in files}
     return f"""
-import sys, types
-names = {[package, *(name for name, _ in parts)]!r}
-sys.modules[names[0]] = types.ModuleType(names[0])
-for name, source in {parts!r}:
-    module = sys.modules[name] = types.ModuleType(name)
-    exec(compile(source, name, "exec"), module.__dict__)
-    setattr(sys.modules[names[0]], name.rpartition(".")[2], module)
-main = module.main
-for name in names:
-    del sys.modules[name]
-del names, name, source, sys, types
+import sys
+from importlib.machinery import ModuleSpec
+
+class Sources:
+    sources = {dict.fromkeys(parents, "") | sources!r}
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return ModuleSpec(name, cls, is_package=True) if name in cls.sources else None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @classmethod
+    def exec_module(cls, module):
+        exec(compile(cls.sources[module.__name__], module.__name__, "exec"), module.__dict__)
+
+sys.meta_path.insert(0, Sources)
+from {package}.harness import main
 main()
 """

@@ -178,11 +178,11 @@ def _mapping(given: Mapping[str, Any], function: str | None, entry: str | None) 
         into, out = given["input"], given["output"]
         if given.get("testtype") == "stdin" or given.get("type") in ("stdin", "stdin_stdout"):
             function = None
-        if function is None and isinstance(into, list) and isinstance(out, list):
-            # A column of mappings comes back as a mapping of columns.
-            if given.get("testtype") is None and len(into) == len(out) and len(into) > 1:
-                yield from _suite({"inputs": into, "outputs": out}, "tests")
-                return
+        # A column of mappings comes back as a mapping of columns.
+        lists = isinstance(into, list) and isinstance(out, list) and len(into) == len(out) > 1
+        if lists and function is None and given.get("testtype") is None:
+            yield from _suite({"inputs": into, "outputs": out}, "tests")
+            return
         yield _one(into, out, function)
     elif any(name in given for name in BRINGS_TESTS):
         yield from _all({"entry_point": entry, **given})

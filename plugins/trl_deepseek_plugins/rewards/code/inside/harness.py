@@ -5,8 +5,8 @@ which knows the code under test alone and forks a fresh process for every run of
 runs a test's text and speaks to the program over a socket. So the memory of the program never
 held a test. There is no ``/proc``, and the kernel refuses to let one process read another.
 
-A line is ``[index, result]``: the SHA-256 of a program's output, line ends aside; a list of the value
-that a function returned; true where a test's text ran through. Null where it failed.
+A line is ``[index, result]``: the SHA-256 of a program's output, line ends aside; a list of the
+value that a function returned; true where a test's text ran through. Null where it failed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 import types
 from typing import Any
 
-from trl_deepseek_plugins.rewards.code.inside import program, tester, wire
+from trl_deepseek_plugins.rewards.code.inside import program, wire
 
 LARGEST_OUTPUT = 64 << 20  # bytes of one program
 LARGEST_VALUE = 16 << 20  # bytes of one result as JSON
@@ -53,13 +53,14 @@ def _raise_programs(control: socket.socket) -> None:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             os.dup2(nowhere, number)
+        _forget_harness()
         compiled = _compile(wire.receive(control))
         wire.send(control, compiled is not None)
         while compiled is not None:
             message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not message:
                 break
-            pid = os.fork()
+            pid = _fork()
             if pid == 0:
                 os.setsid()
                 control.close()
@@ -131,7 +132,7 @@ def _run_test(nursery: socket.socket, test: dict[str, Any], deadline: float) -> 
     mine, theirs = socket.socketpair()
     pipe, writing = os.pipe()
     with _Program(nursery, b"C", [theirs.detach()]):
-        pid = os.fork()
+        pid = _fork()
         if pid == 0:
             os.setsid()
             nursery.close()
@@ -149,6 +150,8 @@ def _run_test(nursery: socket.socket, test: dict[str, Any], deadline: float) -> 
 
 def _test(connection: socket.socket, test: dict[str, Any], result: int) -> None:
     """The process of one test; does not return."""
+    from trl_deepseek_plugins.rewards.code.inside import tester  # only this process needs it
+
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
@@ -173,6 +176,27 @@ def _read(pipe: int, deadline: float, largest: int) -> bytes | None:
         if len(said) <= largest:
             said += chunk
     return None
+
+
+def _fork() -> int:
+    """Fork, perhaps once the processes that a program has left behind are gone."""
+    deadline = time.monotonic() + AFTER_KILL
+    while True:
+        try:
+            return os.fork()
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _forget_harness() -> None:
+    """Make what runs here something that a program cannot import."""
+    package = __name__.partition(".")[0]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not hasattr(finder, "sources")]
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+    vars(sys.modules["__main__"]).clear()
 
 
 def _kill_group(pid: int) -> None:

@@ -15,15 +15,22 @@ import sys
 import threading
 import types
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from trl_deepseek_plugins.rewards.code.inside import wire
 
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
+
+
+def _reflected(operation: Callable[..., Any], target: Any, value: Any) -> Any:
+    return operation(value, target)
+
+
 COMPARED = ("lt", "le", "gt", "ge", "eq")
 OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in (*BINARY, *COMPARED)},
-    **{f"r{name}": (lambda a, b, do=getattr(operator, name): do(b, a)) for name in BINARY},
+    **{f"r{name}": partial(_reflected, getattr(operator, name)) for name in BINARY},
     **{name: getattr(operator, name) for name in ("getitem", "setitem", "delitem", "contains")},
     **{name: getattr(operator, name) for name in ("neg", "abs", "index")},
     **{name: getattr(builtins, name) for name in ("getattr", "setattr", "delattr", "hash")},

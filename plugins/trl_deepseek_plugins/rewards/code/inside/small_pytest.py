@@ -171,7 +171,7 @@ class _Mark:
 
     def __getattr__(self, name: str) -> Any:
         def mark(*args: Any, **_: Any) -> Any:
-            if (len(args) == 1 and inspect.isroutine(args[0])) or isinstance(args[:1], type):
+            if len(args) == 1 and (inspect.isroutine(args[0]) or isinstance(args[0], type)):
                 return args[0]
             return lambda function: function
 

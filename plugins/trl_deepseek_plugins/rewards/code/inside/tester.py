@@ -14,11 +14,10 @@ import os
 import socket
 import sys
 import types
-import unittest
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from trl_deepseek_plugins.rewards.code.inside import collecting, small_pytest, wire
+from trl_deepseek_plugins.rewards.code.inside import wire
 from trl_deepseek_plugins.rewards.code.inside.program import BINARY, COMPARED
 
 
@@ -31,11 +30,10 @@ def call(connection: socket.socket, test: dict[str, Any]) -> Any:
 def run_text(connection: socket.socket, test: dict[str, Any]) -> bool:
     """Run a test's text; True where all of it ran through."""
     remote = Remote(connection, test["names"])
-    sys.modules["pytest"] = small_pytest.module()
+    _offer_frameworks(test["setup"] + test["source"])
     sys.meta_path.append(_ProgramFinder(remote, test["modules"]))
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
-    unittest.main = lambda *_, **__: None  # type: ignore[assignment,misc]  # they are run anyway
     for name in test["names"]:
         # What the program lacks is a NameError when used; Python's own must not take its place.
         found = remote.find(name, missing_ok=not hasattr(builtins, name))
@@ -45,7 +43,22 @@ def run_text(connection: socket.socket, test: dict[str, Any]) -> bool:
         exec(compile(source, "tests.py", "exec", dont_inherit=True), module.__dict__)
     if test["call"] is not None:
         module.__dict__["check"](eval(test["call"], module.__dict__))
+    if not test["collect"]:
+        return True
+    from trl_deepseek_plugins.rewards.code.inside import collecting  # slow to load
+
     return collecting.run(module, test["collect"])
+
+
+def _offer_frameworks(source: str) -> None:
+    if "pytest" in source:
+        from trl_deepseek_plugins.rewards.code.inside import small_pytest
+
+        sys.modules["pytest"] = small_pytest.module()
+    if "unittest" in source:
+        import unittest
+
+        unittest.main = lambda *_, **__: None  # type: ignore[assignment,misc]  # they run anyway
 
 
 class Remote:
