@@ -47,6 +47,8 @@ def prepare(args: argparse.Namespace) -> tuple[training.Job, Callable[[], Any]]:
     functions = rewards.resolve(chosen.reward_funcs, job.registry)
     data.require_columns(job.train_dataset, ["prompt"], args.dataset_name, "GRPO")
     rewards.check_columns(functions, job.train_dataset.column_names)
+    if hasattr(job.train_dataset, "__len__"):  # else streamed
+        rewards.check_rows(functions, job.train_dataset)
     rewards.check_sandbox(functions, job.config.allow_unsandboxed_code)
     weigh(job.config.reward_weights, [rewards.name_of(function) for function in functions])
 

@@ -4,6 +4,7 @@ The rewards themselves are plugins; nothing here knows one by name.
 """
 
 from trl_deepseek.rewards.calls import as_batch
+from trl_deepseek.rewards.checking import check_rows
 from trl_deepseek.rewards.resolving import check_columns, check_sandbox, is_function, resolve
 from trl_deepseek.rewards.signature import Signature, name_of, signature_of
 
@@ -11,6 +12,7 @@ __all__ = [
     "Signature",
     "as_batch",
     "check_columns",
+    "check_rows",
     "check_sandbox",
     "is_function",
     "name_of",

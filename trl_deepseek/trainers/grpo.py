@@ -83,6 +83,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             columns = getattr(dataset, "column_names", None)  # a stream may not know them
             if isinstance(columns, list):
                 rewards.check_columns(functions, columns)
+            if hasattr(dataset, "__len__"):  # else streamed
+                rewards.check_rows(functions, dataset)
         allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
         code_runs = rewards.check_sandbox(functions, allowed)
         names = [rewards.name_of(function) for function in functions]

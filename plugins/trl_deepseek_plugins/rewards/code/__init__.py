@@ -88,7 +88,7 @@ def code_tests(
     for index, completion in enumerate(completions):
         row = {name: values[index] for name, values in given.items()}
         key = json.dumps(row, sort_keys=True, default=repr)
-        prompt = None if prompts is None else text(prompts[index])
+        prompt = None if prompts is None else _last_message(prompts[index])
         key = f"{key}\n{prompt}"
         if key not in read:
             read[key] = _tests(row, prompt)
@@ -117,6 +117,11 @@ def _tests(row: Mapping[str, Any], prompt: str | None) -> list[Test]:
         logger.warning("code_tests abstains: %s", error)
         return []
     return [_with_prompt(test, prompt) for test in tests] if prompt else tests
+
+
+def _last_message(prompt: Any) -> str:
+    """The text of a prompt, of a conversation its last message's."""
+    return prompt if isinstance(prompt, str) else text([{**prompt[-1], "role": "assistant"}])
 
 
 def _with_prompt(test: Test, prompt: str) -> Test:

@@ -86,7 +86,7 @@ def read_tests(row: Mapping[str, Any]) -> list[Test]:
         TestsError: They cannot be read or test nothing.
     """
     if not any(name in row for name in BRINGS_TESTS):
-        raise TestsError(f"no column with tests: {', '.join(BRINGS_TESTS)}")
+        raise TestsError(f"it needs the column 'tests', or one of {', '.join(BRINGS_TESTS[1:])}")
     tests = list(_all(row))
     programs = [test for test in tests if test.job["kind"] == "program"]
     if programs and len(programs) == len(tests) and all(t.expected == NOTHING for t in programs):
