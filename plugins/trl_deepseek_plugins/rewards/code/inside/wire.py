@@ -60,6 +60,7 @@ READERS: dict[str, Callable[..., Any]] = {
     "timedelta": datetime.timedelta,
     "iterator": lambda *items: iter(items),
 }
+LARGEST_MESSAGE = 256 << 20  # bytes
 LARGEST = 1 << 1024  # integers up to here are written as numbers
 
 
@@ -128,9 +129,11 @@ def receive(connection: socket.socket) -> Any:
     """Receive one message.
 
     Raises:
-        EOFError: The other side is gone.
+        EOFError: The other side is gone, or sends what is no message.
     """
     (length,) = struct.unpack("!Q", _exactly(connection, 8))
+    if length > LARGEST_MESSAGE:
+        raise EOFError
     return json.loads(_exactly(connection, length))
 
 
