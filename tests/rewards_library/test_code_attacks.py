@@ -172,7 +172,7 @@ def test_the_right_answer_is_paid_where_the_attacks_are_not() -> None:
     code = "def solve(x):\n    return 4711\nif __name__ == '__main__':\n    print(4711)"
     paid = ["asserts", "tolerance", "distance", "order", "HumanEval", "MBPP"]
     for name in [*paid, "APPS", "pytest", "unittest", "program"]:
-        columns = {key: [value] for key, value in FORMS[name].items()}
+        columns: dict[str, Any] = {key: [value] for key, value in FORMS[name].items()}
         assert code_tests([f"```python\n{code}\n```"], **columns) == [1.0], name
 
 

@@ -25,7 +25,8 @@ needs_sandbox = pytest.mark.skipif(
 
 def score(code: str, row: dict[str, Any]) -> float | None:
     """One row's columns for one completion."""
-    (found,) = code_tests([f"```python\n{code}\n```"], **{key: [row[key]] for key in row})
+    columns: dict[str, Any] = {key: [row[key]] for key in row}
+    (found,) = code_tests([f"```python\n{code}\n```"], **columns)
     return found
 
 
@@ -206,7 +207,7 @@ def test_input_and_output_have_the_same_line_ends() -> None:
     assert score(code, {"tests": [{"input": "a\r\nb\r", "output": "'a\\nb\\n'\r\n"}]}) == 1.0
 
 
-ASSERT_NOTHING = {
+ASSERT_NOTHING: dict[str, tuple[dict[str, Any], str]] = {
     "blank": ({"tests": "  \n"}, "asserts nothing"),
     "a comment": ({"tests": "# add(1, 2)"}, "asserts nothing"),
     "a call": ({"tests": "add(1, 2)"}, "asserts nothing"),
@@ -239,6 +240,8 @@ ASSERT_NOTHING = {
         },
         "holds an object",
     ),
+    "a number": ({"test_list": 5}, "no known form"),
+    "an expression of no kind": ({"test": "def check(f): assert f()", "entry_point": 3}, "form"),
     "no column": ({"solution": "1"}, "needs the column 'tests'"),
 }
 

@@ -36,7 +36,7 @@ needs_sandbox = pytest.mark.skipif(
 )
 
 
-def columns(problems: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def columns(problems: list[dict[str, Any]]) -> dict[str, Any]:
     return {name: [p[name] for p in problems] for name in ("test", "entry_point")}
 
 
@@ -85,5 +85,5 @@ def test_a_helper_that_the_prompt_defines_is_not_taken_from_the_program() -> Non
     right = fenced(problem, problem["canonical_solution"])
     asked = f"Finish this function:\n```python\n{problem['prompt']}```"
     for prompt in (problem["prompt"], [{"role": "user", "content": asked}]):
-        given = {**columns([problem] * 2), "prompts": [prompt] * 2}
+        given: dict[str, Any] = {**columns([problem] * 2), "prompts": [prompt] * 2}
         assert code_tests([right, cheat], **given) == [1.0, 0.0]

@@ -121,7 +121,9 @@ def _tests(row: Mapping[str, Any], prompt: str | None) -> list[Test]:
 
 def _last_message(prompt: Any) -> str:
     """The text of a prompt, of a conversation its last message's."""
-    return prompt if isinstance(prompt, str) else text([{**prompt[-1], "role": "assistant"}])
+    if isinstance(prompt, str) or not prompt:
+        return prompt or ""
+    return text([{**prompt[-1], "role": "assistant"}])
 
 
 def _with_prompt(test: Test, prompt: str) -> Test:

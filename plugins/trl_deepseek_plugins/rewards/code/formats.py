@@ -87,7 +87,10 @@ def read_tests(row: Mapping[str, Any]) -> list[Test]:
     """
     if not any(name in row for name in BRINGS_TESTS):
         raise TestsError(f"it needs the column 'tests', or one of {', '.join(BRINGS_TESTS[1:])}")
-    tests = list(_all(row))
+    try:
+        tests = list(_all(row))
+    except (AttributeError, TypeError, LookupError, RecursionError) as error:
+        raise TestsError(f"tests in no known form ({error})") from error
     programs = [test for test in tests if test.job["kind"] == "program"]
     if programs and len(programs) == len(tests) and all(t.expected == NOTHING for t in programs):
         raise TestsError("tests that all expect no output, which an empty program gives")

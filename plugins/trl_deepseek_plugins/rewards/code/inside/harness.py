@@ -112,7 +112,7 @@ class _Program:
 
 def _run_program(nursery: socket.socket, test: dict[str, Any], deadline: float) -> str | None:
     """Digest of what the program wrote, or None where it failed or took too long."""
-    with open("input.txt", "w", newline="") as file:
+    with open("input.txt", "w", newline="", errors="surrogatepass") as file:
         file.write(test["input"])
     reading = os.open("input.txt", os.O_RDONLY)
     os.unlink("input.txt")

@@ -61,7 +61,7 @@ def _offer_frameworks(source: str) -> None:
     if "unittest" in source:
         import unittest
 
-        unittest.main = lambda *_, **__: None  # type: ignore[assignment,misc]  # they run anyway
+        unittest.main = lambda *_, **__: None  # type: ignore[assignment]  # they run anyway
 
 
 class Remote:
