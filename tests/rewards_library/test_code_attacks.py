@@ -15,26 +15,26 @@ pytestmark = pytest.mark.skipif(
 )
 
 # One job in all the forms that tests have: the number that a name stands for.
-CHECK = "def check(f):\n    assert f(7) == 4711\n    assert abs(f(7) - 4711) < 1e-6"
+CHECK = "def check(f):\n    assert f(7) == 47110815\n    assert abs(f(7) - 47110815) < 1e-6"
 FORMS: dict[str, dict[str, Any]] = {
-    "asserts": {"tests": "assert solve(7) == 4711\nassert 4711 == solve(7)"},
-    "tolerance": {"tests": "import math\nassert math.isclose(solve(7), 4711, rel_tol=1e-9)"},
-    "distance": {"tests": "assert abs(solve(7) - 4711) < 1e-6"},
-    "order": {"tests": "assert 4710 < solve(7) < 4712"},
-    "membership": {"tests": "assert 4711 in solve(7)\nassert solve(7)[0] == 4711"},
-    "method": {"tests": "assert solve(7).count(4711) == 1"},
+    "asserts": {"tests": "assert solve(7) == 47110815\nassert 47110815 == solve(7)"},
+    "tolerance": {"tests": "import math\nassert math.isclose(solve(7), 47110815, rel_tol=1e-9)"},
+    "distance": {"tests": "assert abs(solve(7) - 47110815) < 1e-6"},
+    "order": {"tests": "assert 47110814 < solve(7) < 47110816"},
+    "membership": {"tests": "assert 47110815 in solve(7)\nassert solve(7)[0] == 47110815"},
+    "method": {"tests": "assert solve(7).count(47110815) == 1"},
     "HumanEval": {"test": CHECK, "entry_point": "solve"},
-    "MBPP": {"test_list": ["assert sorted(set([solve(7)])) == [4711]"]},
-    "APPS": {"inputs": [[7]], "outputs": [[4711]], "fn_name": "solve"},
+    "MBPP": {"test_list": ["assert sorted(set([solve(7)])) == [47110815]"]},
+    "APPS": {"inputs": [[7]], "outputs": [[47110815]], "fn_name": "solve"},
     "pytest": {
         "tests": "import pytest\nfrom solution import *\n@pytest.mark.parametrize('x, y', "
-        "[(7, 4711)])\ndef test_it(x, y):\n    assert solve(x) == pytest.approx(y)"
+        "[(7, 47110815)])\ndef test_it(x, y):\n    assert solve(x) == pytest.approx(y)"
     },
     "unittest": {
         "tests": "import unittest, solution\nclass T(unittest.TestCase):\n"
-        "    def test_it(self):\n        self.assertEqual(solution.solve(7), 4711)"
+        "    def test_it(self):\n        self.assertEqual(solution.solve(7), 47110815)"
     },
-    "program": {"tests": [{"input": "7", "output": "4711"}]},
+    "program": {"tests": [{"input": "7", "output": "47110815"}]},
     "raises": {"tests": "import pytest\nwith pytest.raises(ValueError):\n    solve(7)"},
 }
 
@@ -78,12 +78,13 @@ ATTACKS = {
     "its own check": "def check(*a): pass\ndef solve(x): return 0",
     "its own tests": "def test_it(*a): pass\nclass T: pass\ndef solve(x): return 0",
     "its own names": (
-        "abs = lambda x: 0\nsorted = set = lambda x: [4711]\nsum = len = round = lambda *a: 0\n"
+        "abs = lambda x: 0\nsorted = set = lambda x: [47110815]\nsum = len = round = lambda *a: 0\n"
         "assertEqual = isinstance = lambda *a: True\ndef solve(x): return 0"
     ),
     "patched builtins": (
         "import builtins\nfor n in ('abs', 'sorted', 'set', 'isinstance', 'type', 'len', 'round'):"
-        "\n    setattr(builtins, n, lambda *a: [4711])\nbuiltins.AssertionError = BaseException\n"
+        "\n    setattr(builtins, n, lambda *a: [47110815])\n"
+        "builtins.AssertionError = BaseException\n"
         "builtins.__build_class__ = lambda *a, **k: None\ndef solve(x): return 0"
     ),
     "patched libraries": (
@@ -92,18 +93,19 @@ ATTACKS = {
         "unittest.TestCase.assertEqual = lambda *a: None\n"
         "unittest.TestResult.wasSuccessful = lambda self: True\n"
         "p = types.ModuleType('pytest'); p.approx = lambda *a: 0; sys.modules['pytest'] = p\n"
-        "json.dumps = lambda *a, **k: '[\"value\", 4711, []]'\n"
+        "json.dumps = lambda *a, **k: '[\"value\", 47110815, []]'\n"
         "sys.modules['tests'] = sys.modules['solution'] = p\ndef solve(x): return 0"
     ),
     "frames": (
         "import sys\ndef solve(x=0):\n    frame = sys._getframe()\n    while frame:\n"
         "        for space in (frame.f_locals, frame.f_globals):\n"
         "            for key, value in list(space.items()):\n"
-        "                if '4711' in repr(value): return 4711\n        frame = frame.f_back\n"
+        "                if '47110815' in repr(value): return 47110815\n"
+        "        frame = frame.f_back\n"
         "print(solve())"
     ),
     "garbage": (
-        "import gc\ndef solve(x=0):\n    wanted = ''.join(['47', '11'])\n"
+        "import gc\ndef solve(x=0):\n    wanted = ''.join(['4711', '0815'])\n"
         "    for o in gc.get_objects():\n        try:\n"
         "            if wanted in repr(o): return int(wanted)\n"
         "        except Exception: pass\nprint(solve())"
@@ -111,18 +113,20 @@ ATTACKS = {
     "every file": (
         "import os\ndef solve(x=0):\n    for top in ('/tmp', '/dev/shm', '/program.py', '/proc'):\n"
         "        for d, _, files in os.walk(top):\n            for f in files:\n"
-        "                if str(4700 + 11) in open(os.path.join(d, f)).read(): return 4700 + 11\n"
-        "    if str(4700 + 11) in open('/program.py').read(): return 4700 + 11\nprint(solve())"
+        "                if str(47110804 + 11) in open(os.path.join(d, f)).read():\n"
+        "                    return 47110804 + 11\n"
+        "    if str(47110804 + 11) in open('/program.py').read():\n        return 47110804 + 11\n"
+        "print(solve())"
     ),
     "every descriptor": (
         "import os\ndef solve(x=0):\n    for fd in range(3, 256):\n        try:\n"
         "            os.set_blocking(fd, False)\n"
-        "            if str(4700 + 11).encode() in os.read(fd, 1 << 20): return 4700 + 11\n"
+        "            if str(47110804 + 11).encode() in os.read(fd, 1 << 20): return 47110804 + 11\n"
         "        except OSError: pass\nprint(solve())"
     ),
     "fake verdicts": (
         "import os, struct, json\n"
-        "lines = b'[0, true]\\n[0, [4711]]\\n[0, \"ok\"]\\n'\n"
+        "lines = b'[0, true]\\n[0, [47110815]]\\n[0, \"ok\"]\\n'\n"
         "for fd in range(256):\n    try: os.write(fd, lines)\n    except OSError: pass\n"
         "def solve(x): return 0"
     ),
@@ -169,7 +173,7 @@ def test_no_attack_is_paid_on_any_form_of_tests(name: str) -> None:
 
 
 def test_the_right_answer_is_paid_where_the_attacks_are_not() -> None:
-    code = "def solve(x):\n    return 4711\nif __name__ == '__main__':\n    print(4711)"
+    code = "def solve(x):\n    return 47110815\nif __name__ == '__main__':\n    print(47110815)"
     paid = ["asserts", "tolerance", "distance", "order", "HumanEval", "MBPP"]
     for name in [*paid, "APPS", "pytest", "unittest", "program"]:
         columns: dict[str, Any] = {key: [value] for key, value in FORMS[name].items()}

@@ -237,16 +237,16 @@ def _one(into: Any, out: Any, function: str | None) -> Test:
     if function is None:
         job = {"kind": "program", "input": _text(into, "input")}
         return Test(job, wire.digest(_text(out, "output").encode(errors="surrogatepass")))
-    job = {"kind": "call", "function": function}
+    call = {"kind": "call", "function": function}
     if isinstance(into, str):  # LiveCodeBench: each line is an argument
         lines = [line for line in into.split("\n") if line.strip()]
-        job["arguments"] = [_loaded(line, "input") for line in lines]
-        return Test(job, [_loaded(out, "output")])
+        arguments = [_loaded(line, "input") for line in lines]
+        return Test({**call, "arguments": arguments}, [_loaded(out, "output")])
     if not isinstance(into, Sequence):
         raise TestsError(f"the input of function {function!r} is a list of arguments, not {into!r}")
-    job["arguments"] = list(into)
     # APPS writes a result alone or in a list of one.
-    return Test(job, [out, out[0]] if isinstance(out, list) and len(out) == 1 else [out])
+    results = [out, out[0]] if isinstance(out, list) and len(out) == 1 else [out]
+    return Test({**call, "arguments": list(into)}, results)
 
 
 def _text(value: Any, name: str) -> str:

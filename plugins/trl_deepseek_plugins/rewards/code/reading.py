@@ -212,17 +212,21 @@ def _check_fixtures(body: ast.Module, test: Function | ast.ClassDef) -> None:
         if "fixture" in "".join(map(ast.unparse, node.decorator_list))
     }
     for node in ast.walk(body):
-        of_pytest = isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "pytest"
-        if of_pytest and node.attr not in small_pytest.NAMES:  # type: ignore[attr-defined]
-            raise TestsError(f"a test that uses pytest.{node.attr}, which is not in the sandbox")  # type: ignore[attr-defined]
-    is_class = isinstance(test, ast.ClassDef)
-    if is_class and any("TestCase" in ast.unparse(base) for base in test.bases):
-        return
-    for node in [part for part in test.body if isinstance(part, FUNCTIONS)] if is_class else [test]:
-        if not node.name.startswith("test"):
+        if not isinstance(node, ast.Attribute) or getattr(node.value, "id", "") != "pytest":
             continue
-        given = " ".join(map(ast.unparse, [*node.decorator_list, *test.decorator_list]))
-        for argument in node.args.args[1 if is_class else 0 :]:
+        if node.attr not in small_pytest.NAMES:
+            raise TestsError(f"a test that uses pytest.{node.attr}, which is not in the sandbox")
+    if isinstance(test, ast.ClassDef):
+        if any("TestCase" in ast.unparse(base) for base in test.bases):
+            return
+        methods, bound = [part for part in test.body if isinstance(part, FUNCTIONS)], 1
+    else:
+        methods, bound = [test], 0
+    for method in methods:
+        if not method.name.startswith("test"):
+            continue
+        given = " ".join(map(ast.unparse, [*method.decorator_list, *test.decorator_list]))
+        for argument in method.args.args[bound:]:
             if argument.arg not in known and argument.arg not in given:
                 raise TestsError(
                     f"a test that uses pytest's fixture {argument.arg!r}, which the sandbox lacks"

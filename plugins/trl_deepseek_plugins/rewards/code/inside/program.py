@@ -142,8 +142,10 @@ class _Server:
         """A reference to an object, with what the tests need to know to stand in for it."""
         if isinstance(value, _Back):
             return ["back", value.number]
-        if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
-            return ["builtin", value.__name__]
+        if isinstance(value, type) and value.__module__ == "builtins":
+            name = value.__name__
+            if vars(builtins).get(name) is value:
+                return ["builtin", name]
         number = self.numbers.get(id(value))
         if number is None:
             number = self.numbers[id(value)] = len(self.objects)

@@ -138,8 +138,9 @@ class Remote:
         number = getattr(value, "_number", None)
         if isinstance(number, int):
             return ["ref", number]
-        if getattr(builtins, getattr(value, "__name__", ""), None) is value:
-            return ["builtin", value.__name__]
+        name = getattr(value, "__name__", "")
+        if value is vars(builtins).get(name):
+            return ["builtin", name]
         if isinstance(value, Iterator):
             return ["iterator", *(wire.encode(item, self.refer) for item in value)]
         if callable(value):
