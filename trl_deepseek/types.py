@@ -200,6 +200,8 @@ class Reward:
         runs_code: Whether it runs code from the completions, for which there must be a sandbox.
         requires: Modules of optional packages that it imports when it is called; looked for before
             a model is loaded.
+        check_row: Says what is wrong with a row of the dataset (column to value), or None; every
+            row is asked about before a model is loaded.
     """
 
     name: str
@@ -210,6 +212,7 @@ class Reward:
     samplewise: bool = False
     runs_code: bool = False
     requires: tuple[str, ...] = ()
+    check_row: Callable[[Mapping[str, Any]], str | None] | None = None
 
     def __post_init__(self) -> None:
         limit: Any = self.timeout

@@ -9,6 +9,7 @@ import pytest
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.sandbox import running as sandbox
 from trl_deepseek_plugins.rewards.code import code_tests
+from trl_deepseek_plugins.rewards.code.formats import check_tests
 
 needs_sandbox = pytest.mark.skipif(
     sandbox.unavailable() is not None, reason=f"no sandbox here: {sandbox.unavailable()}"
@@ -150,14 +151,14 @@ def test_a_large_output_is_compared_whole() -> None:
 
 
 @needs_sandbox
-def test_expected_outputs_do_not_enter_the_sandbox() -> None:
-    # The control: it does find what is there, such as its own input.
+def test_expected_outputs_do_not_enter_the_program() -> None:
+    # The control: it does find what is there, such as what it has read.
     code = """
-import gc, os, sys
+import gc, sys
+said = sys.stdin.read()
 text = repr([o for o in gc.get_objects() if isinstance(o, (dict, list, tuple))][:20000])
-files = [open(n).read() for n in os.listdir('.') if os.path.isfile(n)]
 needle = ''.join(['needle', '-in-', 'output'])
-print(needle if needle in text + repr(files) else 'nothing')
+print(needle if needle in text else 'nothing')
 """
     assert code_tests([block(code)], [[{"input": "", "output": "needle-in-output"}]]) == [0.0]
     assert code_tests([block(code)], [[{"input": "", "output": "nothing"}]]) == [1.0]
@@ -165,9 +166,9 @@ print(needle if needle in text + repr(files) else 'nothing')
     assert code_tests([block(code)], [seen]) == [1.0]
 
 
-def test_a_test_of_no_known_form_is_refused() -> None:
-    with pytest.raises(ValueError, match="a test is"):
-        code_tests([block(ADD)], [[{"in": 1}]])
+def test_a_test_of_no_known_form_is_refused_before_training_and_abstains_in_it() -> None:
+    assert "a test is a text of Python, or" in str(check_tests({"tests": [{"in": 1}]}))
+    assert code_tests([block(ADD)], [[{"in": 1}]]) == [None]
 
 
 def test_without_a_sandbox_it_refuses_unless_allowed(monkeypatch: pytest.MonkeyPatch) -> None:

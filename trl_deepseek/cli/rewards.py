@@ -150,6 +150,9 @@ def _options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _score(functions: Sequence[Any], samples: Samples, args: argparse.Namespace) -> list[Trial]:
     rewards.check_columns(functions, samples.columns)
+    columns = samples.columns.items()
+    rows = [{k: v[i] for k, v in columns} for i in range(len(samples.completions))]
+    rewards.check_rows(functions, rows)
     return [score(function, samples, args.reward_timeout) for function in functions]
 
 

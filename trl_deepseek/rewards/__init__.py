@@ -4,6 +4,7 @@ The rewards themselves are plugins; nothing here knows one by name.
 """
 
 from trl_deepseek.rewards.calls import as_batch
+from trl_deepseek.rewards.checking import check_rows
 from trl_deepseek.rewards.resolving import (
     check_columns,
     check_sandbox,
@@ -17,6 +18,7 @@ __all__ = [
     "Signature",
     "as_batch",
     "check_columns",
+    "check_rows",
     "check_sandbox",
     "columns_of",
     "is_function",

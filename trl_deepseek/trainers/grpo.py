@@ -278,6 +278,8 @@ def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
         columns = getattr(part, "column_names", None)  # a stream may not know them
         if isinstance(columns, list):
             rewards.check_columns(functions, columns)
+        if hasattr(part, "__len__"):  # else streamed
+            rewards.check_rows(functions, part)
         return data.check_prompts(part, data.source_of(part, split), rewards.columns_of(functions))
 
     return data.each(dataset, read)

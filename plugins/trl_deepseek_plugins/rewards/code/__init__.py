@@ -3,155 +3,190 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.chat.reasoning import Completion, answer
+from trl_deepseek.chat.reasoning import Completion, answer, text
 from trl_deepseek.sandbox import running as sandbox
 from trl_deepseek.sandbox.supervise import Limits
 from trl_deepseek.types import Register
+from trl_deepseek_plugins.rewards.code.extraction import Fence, extract
+from trl_deepseek_plugins.rewards.code.formats import COLUMNS, Test, check_tests, read_tests
+from trl_deepseek_plugins.rewards.code.reading import TestsError, defined_in
 
-HARNESS = Path(__file__).with_name("harness.py")
-SLACK = 4096  # characters of output that are kept beyond the expected ones
 STARTING = 5.0  # seconds for the sandbox and Python to start
+OUTPUT = 64 << 20  # bytes that all results of one completion may take
 
-_BLOCK = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)(?:^```|\Z)", re.MULTILINE | re.DOTALL)
+logger = logging.getLogger(__name__)
 
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("code_tests", code_tests, columns=("tests",), timeout=3600.0, runs_code=True)
+    register("code_tests", code_tests, timeout=3600.0, runs_code=True, check_row=check_tests)
 
 
 def code_tests(
     completions: Sequence[Completion],
-    tests: Sequence[Any],
+    tests: Sequence[Any] | None = None,
+    prompts: Sequence[Any] | None = None,
     generation_prefix: str | None = None,
     seconds: float = 6.0,
     memory: int = 1 << 30,
+    fence: Fence = "last",
+    all_or_nothing: bool = False,
     allow_unsandboxed_code: bool = False,
-    **_: object,
+    **columns: Any,
 ) -> list[float | None]:
     r"""The share of its tests that the answer's code passes, 0.0 to 1.0.
 
     The code is the last ``python`` block of the answer, or its last block where none says
-    ``python``. Each test runs it anew: ``{"input": ..., "output": ...}`` as a program, whose
-    standard output must be the expected one, line by line, but for white space at the ends of
-    lines and of the whole; a text as a module, after which the text (assert statements) must run
-    through. Code that ends early, hangs or passes a limit fails that test. No code scores 0.0.
-    Abstains where there are no tests.
+    ``python``. Each test runs it anew: as a program, whose standard output must be the expected
+    one, line by line, but for white space at the ends of lines and of the whole; as a function,
+    which must return the expected value; or as a module, on which a text of asserts, pytest or
+    unittest must run through. Code that ends early, hangs or passes a limit fails that test. No
+    code scores 0.0. Abstains where there are no tests, or none that test anything.
 
-    It runs in a sandbox (:mod:`trl_deepseek.sandbox.running`). The expected outputs never enter
-    it, so a program cannot look them up; assert statements run inside the code's own interpreter,
-    which a solution that sets out to can deceive.
+    It runs in a sandbox (:mod:`trl_deepseek.sandbox.running`), and in a process of its own there:
+    the expected outputs and the text of the tests never enter it, and what it returns comes back
+    as plain values, so no ``__eq__`` of its own decides.
 
     Range: 0.0 to 1.0.
 
-    Source: the two forms of tests of APPS (arXiv:2105.09938) and HumanEval (arXiv:2107.03374).
+    Source: the forms of tests of HumanEval (arXiv:2107.03374), MBPP (arXiv:2108.07732), APPS
+    (arXiv:2105.09938), CodeContests (arXiv:2203.07814) and LiveCodeBench (arXiv:2403.07974).
 
     Differs: open-r1's compares only as many lines as there are, so that output cut short passes.
 
     Args:
         completions: TRL's.
-        tests: Per sample, a list of tests, or JSON of one.
+        tests: Per sample, its tests; None where the columns of another format bring them.
+        prompts: TRL's; a function that a test uses and the prompt defines is the prompt's.
         generation_prefix: What the prompt has opened.
         seconds: Wall time and processor time for each test.
         memory: Bytes for each test.
+        fence: Which of several blocks: ``last``, ``first``, ``longest``, or ``all`` in one.
+        all_or_nothing: 1.0 where all tests pass, else 0.0.
         allow_unsandboxed_code: Run it with this user's rights where there is no sandbox. Passed
             by our trainer from the option of that name.
+        columns: The columns of a format that :mod:`.formats` lists.
 
     Raises:
         ConfigError: There is no sandbox, and running without is not allowed.
-        ValueError: A test has neither form.
+        ValueError: ``fence`` is none of the four.
     """
+    given = {name: values for name, values in columns.items() if name in COLUMNS}
+    if tests is not None:
+        given["tests"] = tests
     jobs: list[tuple[str, str] | None] = []
-    for completion, given in zip(completions, tests, strict=True):
-        wanted = json.dumps(_tests(given), sort_keys=True)
-        jobs.append(
-            (_code(answer(completion, generation_prefix)), wanted) if wanted != "[]" else None
-        )
+    read: dict[str, list[Test]] = {}
+    for index, completion in enumerate(completions):
+        row = {name: values[index] for name, values in given.items()}
+        key = json.dumps(row, sort_keys=True, default=repr)
+        prompt = None if prompts is None else _last_message(prompts[index])
+        key = f"{key}\n{prompt}"
+        if key not in read:
+            read[key] = _tests(row, prompt)
+        code = extract(answer(completion, generation_prefix), fence)
+        jobs.append((code, key) if read[key] else None)
     distinct = list(dict.fromkeys(job for job in jobs if job and job[0].strip()))
     if distinct and not allow_unsandboxed_code:
         sandbox.require()
 
     def run(job: tuple[str, str]) -> float:
-        return _share(job[0], json.loads(job[1]), seconds, memory, allow_unsandboxed_code)
+        return _share(job[0], read[job[1]], seconds, memory, allow_unsandboxed_code)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shares = dict(zip(distinct, pool.map(run, distinct), strict=True))
-    return [None if job is None else shares.get(job, 0.0) for job in jobs]
+    scores = [None if job is None else shares.get(job, 0.0) for job in jobs]
+    if all_or_nothing:
+        return [None if score is None else float(score == 1.0) for score in scores]
+    return scores
 
 
-def _code(given: str) -> str:
-    """The last Python block of an answer; empty where it has no block."""
-    blocks = [(tag.lower(), code) for tag, code in _BLOCK.findall(given)]
-    python = [code for tag, code in blocks if tag in ("python", "python3", "py")]
-    return (python or [code for _, code in blocks] or [""])[-1]
+def _tests(row: Mapping[str, Any], prompt: str | None) -> list[Test]:
+    """The tests of a row; none, with a warning, where they cannot be read."""
+    try:
+        tests = read_tests(row)
+    except TestsError as error:
+        logger.warning("code_tests abstains: %s", error)
+        return []
+    return [_with_prompt(test, prompt) for test in tests] if prompt else tests
 
 
-def _tests(given: Any) -> list[Any]:
-    """One sample's tests in one of the two forms.
+def _last_message(prompt: Any) -> str:
+    """The text of a prompt, of a conversation its last message's."""
+    if isinstance(prompt, str) or not prompt:
+        return prompt or ""
+    return text([{**prompt[-1], "role": "assistant"}])
 
-    Raises:
-        ValueError: They are in neither.
-    """
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = [given]  # assert statements in one text
-    tests = [given] if isinstance(given, (str, Mapping)) else list(given or [])
-    for test in tests:
-        if isinstance(test, Mapping) and {"input", "output"} <= test.keys():
-            continue
-        if not isinstance(test, str):
-            raise ValueError(
-                "a test is {'input': ..., 'output': ...} or a text of assert statements, "
-                f"not {test!r}"
-            )
-    return tests
+
+def _with_prompt(test: Test, prompt: str) -> Test:
+    """A test that takes from the prompt, not from the program, what the prompt defines."""
+    if test.job["kind"] != "text":
+        return test
+    others = [name for name in test.job["names"] if name != test.job["call"]]
+    source = others and (defined_in(prompt, others) or defined_in(extract(prompt), others))
+    return Test({**test.job, "setup": f"{test.job['setup']}\n{source}"}) if source else test
 
 
 def _share(
-    code: str, tests: list[Any], seconds: float, memory: int, allow_unsandboxed: bool
+    code: str, tests: Sequence[Test], seconds: float, memory: int, allow_unsandboxed: bool
 ) -> float:
     """Run every test in one sandbox; what does not come back has failed."""
-    token = os.urandom(16).hex()
-    expected = [None if isinstance(test, str) else str(test["output"]) for test in tests]
-    keep = [len(output or "") + SLACK for output in expected]
-    job = {
-        "code": code,
-        "seconds": seconds,
-        "token": token,
-        "tests": [
-            {"assert": test} if isinstance(test, str) else {"input": str(test["input"])}
-            for test in tests
-        ],
-        "keep": keep,
-    }
+    job = {"code": code, "seconds": seconds, "tests": [test.job for test in tests]}
     limits = Limits(
         wall_time=seconds * len(tests) + STARTING,
         cpu_time=seconds + 1,
         memory=memory,
-        output=6 * sum(keep) + (1 << 16),  # a character takes up to six bytes as JSON
+        output=OUTPUT,
     )
     outcome = sandbox.run_python(
-        HARNESS.read_text(), json.dumps(job), limits, allow_unsandboxed=allow_unsandboxed
+        _harness(), json.dumps(job), limits, allow_unsandboxed=allow_unsandboxed
     )
-    passed = 0
+    passed = set()
     for line in outcome.stdout.splitlines():
-        index, said = json.loads(line)
-        if expected[index] is None:
-            passed += said == token
-        else:
-            passed += said is not None and _lines(said) == _lines(expected[index] or "")
-    return passed / len(tests)
+        try:
+            index, result = json.loads(line)
+            if tests[index].passed(result):
+                passed.add(index)
+        except (ValueError, TypeError, LookupError, RecursionError):
+            continue  # a line that was cut: that test has failed
+    return len(passed) / len(tests)
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+@lru_cache(maxsize=1)
+def _harness() -> str:
+    """The files that run inside as one program; it can import nothing of ours there."""
+    package = f"{__name__}.inside"
+    parents = [package.rsplit(".", left)[0] for left in range(package.count(".") + 1)]
+    files = Path(__file__).with_name("inside").glob("[a-z]*.py")
+    sources = {f"{package}.{file.stem}": file.read_text() for file in files}
+    return f"""
+import sys
+from importlib.machinery import ModuleSpec
+
+class Sources:
+    sources = {dict.fromkeys(parents, "") | sources!r}
+
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return ModuleSpec(name, cls, is_package=True) if name in cls.sources else None
+
+    @staticmethod
+    def create_module(spec):
+        return None
+
+    @classmethod
+    def exec_module(cls, module):
+        exec(compile(cls.sources[module.__name__], module.__name__, "exec"), module.__dict__)
+
+sys.meta_path.insert(0, Sources)
+from {package}.harness import main
+main()
+"""
