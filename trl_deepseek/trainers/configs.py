@@ -106,7 +106,7 @@ class PluginConfig:
     def __post_init__(self) -> None:
         ranges.read_mappings(
             self,
-            [*type(self)._VALID_DICT_FIELDS, "liger_kernel_config"],
+            [*getattr(type(self), "_VALID_DICT_FIELDS", ()), "liger_kernel_config"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)
@@ -203,8 +203,9 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         self.reward_weights = weights.parse(self.reward_weights)
-        if str(self.scale_rewards).lower() in ("true", "false"):  # TRL's two older words
-            self.scale_rewards = "group" if str(self.scale_rewards).lower() == "true" else "none"
+        older = {"true": "group", "false": "none"}  # TRL's two older words
+        scale: Any = vars(self)["scale_rewards"]
+        self.scale_rewards = older.get(str(scale).lower(), scale)
         super().__post_init__()
         self.reward_settings()
 
