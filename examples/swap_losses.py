@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import datasets
 import psutil
 import torch
 from datasets import Dataset
@@ -39,7 +40,6 @@ from trl_deepseek import (
     models,
     preference_trainer,
 )
-from trl_deepseek.cli.output import hide_progress_bars
 from trl_deepseek.evaluation import evaluate
 from trl_deepseek.lm_head import token_logps
 
@@ -189,7 +189,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="Print one JSON list instead.")
     args = parser.parse_args()
     torch.set_num_threads(1)  # the tensors are too small for more
-    hide_progress_bars()
+    datasets.disable_progress_bars()
     with tempfile.TemporaryDirectory() as folder:
         start, tokenizer = start_model(registry, args.sft_steps, args.seed, folder)
         rows = [

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from trl_deepseek.adapters.lora import EXPERTS, HEADS
+from trl_deepseek.lm_head.streaming_softmax import score
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.models import skeleton
 
@@ -42,6 +43,7 @@ class Step:
         dtype: Of weights that are not quantized.
         autocast: The dtype of mixed precision; None for none.
         sequence_classification: Whether the model is a reward model.
+        lean_head: Whether log-probs come from our head (registered preference losses), not TRL's.
     """
 
     sequences: int
@@ -50,6 +52,7 @@ class Step:
     dtype: torch.dtype
     autocast: torch.dtype | None
     sequence_classification: bool = False
+    lean_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,9 +168,12 @@ def _loss(model: Any, step: Step, ids: Tensor, head: bool) -> Tensor:
     if step.sequence_classification:
         scores: Tensor = model(input_ids=ids, use_cache=False).logits
         return scores.float().sum()
-    if not head:
+    if not head or step.lean_head:
         hidden: Tensor = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        return hidden.sum()
+        if not head:
+            return hidden.sum()
+        layer = base.get_output_embeddings()
+        return score(hidden.flatten(0, 1), layer.weight, layer.bias, ids.flatten()).logps.sum()
     add_fused_lm_head(base)
     loss: Tensor = model(input_ids=ids, labels=ids, fused_lm_head=True).loss
     return loss

@@ -14,6 +14,7 @@ import torch
 
 from trl_deepseek import models
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.losses.plan import plan
 from trl_deepseek.memory.estimate import busiest, estimate, largest_batch
 from trl_deepseek.memory.rehearsal import Step, rehearse
 
@@ -49,7 +50,8 @@ def answer_for(job: Any, budget: int | None) -> dict[str, Any]:
     """
     config, chosen, adapter = job.config, job.quantization, job.adapter
     shape = models.load_config(job.model, job.registry, job.model_options.model_revision)
-    step = _step(job)
+    losses = plan(config, job.registry)
+    step = replace(_step(job), lean_head=bool(losses.losses))
     optimizer = str(getattr(config.optim, "value", config.optim))
     if chosen is not None and chosen.optimizer and "optim" not in job.options.given:
         optimizer = chosen.optimizer
@@ -61,7 +63,10 @@ def answer_for(job: Any, budget: int | None) -> dict[str, Any]:
         adapter=adapter,
         optimizer=optimizer,
         accumulates=accumulates,
-        holds_reference=_holds_reference(config, job.registry),
+        # GRPO without a KL term compares with nothing.
+        holds_reference=config.compares_with_reference
+        and losses.needs_reference
+        and getattr(config, "beta", None) != 0.0,
     )
     per_example = config.sequences_per_example
     answer: dict[str, Any] = {
@@ -121,15 +126,3 @@ def _step(job: Any) -> Step:
         autocast=mixed,
         sequence_classification=config.sequence_classification,
     )
-
-
-def _holds_reference(config: Any, registry: Any) -> bool:
-    """Whether full training with this config keeps a second, frozen model."""
-    if not config.compares_with_reference:
-        return False
-    if getattr(config, "beta", None) == 0.0:
-        return False
-    named = getattr(config, "loss_type", ())
-    names = [named] if isinstance(named, str) else list(named)
-    losses = [registry.losses[name] for name in names if name in registry.losses]
-    return not losses or any(loss.reference for loss in losses)
