@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from trl_deepseek.answers.finding import boxed, claims
+from trl_deepseek.answers.notation import full_width
 
 _OPEN = r"[\s\"'“*(（\[【$]*"
 _CLOSE = r"[\s\"'”*)）\]】$]*"
@@ -22,7 +23,10 @@ _CHOOSING = re.compile(
     r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
     r"|letter|would be|should be))*|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
     r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
-    rf"{_CLOSE}(?P<after>[^.。\n]{{0,40}})"
+    rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
+)
+_PRAISED = re.compile(
+    r"(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
 )
 _REJECTED = re.compile(
     r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
@@ -36,7 +40,7 @@ _SPACES = re.compile(r"\\[ ,;:!]|\\q?quad|~")
 
 def letter_of(claim: str) -> str | None:
     """The letter of one claim, a capital; None where it is none or several."""
-    plain = re.sub(r"\s+", " ", claim[:2000])
+    plain = re.sub(r"\s+", " ", full_width(claim[:2000]))
     for _ in range(3):
         plain = _STYLE.sub(r"\1", plain)
     plain = _SPACES.sub(" ", plain).strip()
@@ -60,14 +64,15 @@ def chosen(said: str, prompt: object = None) -> str | None:
         match["letter"].upper()
         for match in _CHOOSING.finditer(said)
         if not _REJECTED.match(match["after"])
-    ]
+    ] + _PRAISED.findall(said)
     stated = [letter for letter in letters if letter is not None]
     if stated and len(stated) == len(letters):
         return _only([*stated, *picked])
     if picked:
         return _only(picked)
-    first = said.strip()
-    return letter_of(first) if not found or found == [first] or "\n" not in first else None
+    first, *lines = said.strip().splitlines() or [""]
+    options = [line for line in lines if letter_of(line) is not None]
+    return None if options else letter_of(first)
 
 
 def _only(letters: list[str | None]) -> str | None:

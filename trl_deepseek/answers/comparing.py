@@ -82,7 +82,13 @@ def same(gold: Reading, given: Reading | None) -> bool:
         return _same_choice(gold, given)
     if gold.quantity and given.quantity:
         return same_number(gold.quantity, given.quantity)
+    if not units_agree(gold.unit, given.unit):
+        return False
     kinds = {gold.kind, given.kind}
+    if kinds in ({"brackets", "formula"}, {"union", "formula"}) and (
+        relation := formulas.same_set(gold, given)
+    ):
+        return relation
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:

@@ -71,7 +71,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z'’-]+")
 _AMOUNT = r"\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s?/\s?\d+)?"
 _TOKEN = re.compile(
     rf"(?:{_MATHS.pattern})|\*\*[^*\n]+\*\*"
-    rf"|(?<![\w.])[-+−]?[$€£¥]?(?:[-+−]|\d+\s)?{_AMOUNT}\s?(?:%|percent)?(?![A-Za-z_\d])",
+    rf"|(?<![A-Za-z0-9_.])[-+−]?[$€£¥]?(?:[-+−]|\d+\s)?{_AMOUNT}\s?(?:%|percent)?(?![A-Za-z_\d])",
     re.DOTALL,
 )
 _LEADS = re.compile(
@@ -140,9 +140,8 @@ def solution_text(solution: object) -> str:
         text = tagged[-1].strip()
     boxes, _ = _boxes(text)
     hashes = _HASHES.findall(text)
-    if boxes:
-        runs = _runs(text, boxes)
-        return _inside(runs[-1])
+    if "\\boxed" in text or boxes:
+        return _inside(_runs(text, boxes)[-1]) if boxes else ""
     if hashes:
         return str(hashes[-1]).strip()
     stated = _stated(text)
@@ -236,6 +235,7 @@ def _stated(said: str) -> list[str]:
     found: list[tuple[int, str]] = []
     for match in _STATED.finditer(said):
         claim = _sentence(said[match.end() : match.end() + 400])
+        claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
         if claim and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I):
             found.append((match.end(), claim))
     withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
@@ -275,8 +275,8 @@ def _is_bare(line: str) -> bool:
     begins = re.match(r"[A-Za-z]\s*(?:\([a-z]\))?\s*[=<>]|[-+−(\[{\\.$€£¥\d√πÃ]", bare)
     if not re.search(r"\d|[=<>^\\]", bare):  # words alone
         return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
-    if re.search(r"\d\s*[.)]\s+\S", bare):  # an item of a list
-        return False
+    if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
+        return False  # an item of a list, or a sentence
     return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
 
 

@@ -16,7 +16,7 @@ from trl_deepseek.answers.reading import Reading
 
 # What the parser reads as something else, or reads in part.
 _UNREADABLE = re.compile(
-    r"\d\s*_|\d\s+\d|\.\d*\.|:|\\text|\.\.\.|[\u4e00-\u9fff?!]{2}|[?@#&~`\"]|(?<![\\A-Za-z])[A-Za-z]{5,}"
+    r"^\s*(?:--|\[.*\]\s*$)|\d\s*_|\d\s+\d|\.\d*\.|:|\\text|\.\.\.|[\u4e00-\u9fff?!]{2}|[?@#&~`\"]|(?<![\\A-Za-z])[A-Za-z]{5,}"
     r"|,|;|\d[A-Za-z]\d|\\(?:pm|mp|cup|cap|setminus|in|mid|approx|equiv|ldots)(?![A-Za-z])"
 )
 _BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\}|(\d+))")
@@ -63,13 +63,15 @@ def parse(latex: str) -> Any:
     text = prepared(latex)
     if len(text) > 3000 or (_UNREADABLE.search(_MATRIX.sub("0", text))):
         return None
+    import sympy
+
+    is_complex = should_treat_as_complex(text)
     try:
-        return latex2sympy(
-            text,
-            is_real=not should_treat_as_complex(text),
-            convert_degrees=False,
-            normalization_config=None,
+        found = latex2sympy(
+            text, is_real=not is_complex, convert_degrees=False, normalization_config=None
         )
+        unit = [s for s in found.free_symbols if is_complex and s.name == "i"]
+        return found.subs(unit[0], sympy.I) if unit else found
     except (MemoryError, RecursionError):
         raise
     except Exception:  # whatever a parser raises at what is no formula
@@ -245,6 +247,10 @@ def _equal_at_points(a: Any, b: Any) -> bool | None:
                 if values[0] != values[1]:
                     return False
                 continue
+            if all(v.is_real and abs(v) < sympy.Integer(10) ** 5000 for v in values):
+                exact = [side.doit() for side in (a, b)]
+                if all(side.is_Rational for side in exact):
+                    return bool(exact[0] == exact[1])
             floats = a.has(sympy.Float) or b.has(sympy.Float)
             size = max(abs(values[0]), abs(values[1]))
             apart = abs(values[0] - values[1])
@@ -258,11 +264,11 @@ def _equal_at_points(a: Any, b: Any) -> bool | None:
 
 
 def _rounds_to(a: Any, b: Any, gold_number: Quantity | None, number: Quantity | None) -> bool:
-    """A decimal of six digits or more is the number that rounds to it, as 1.414214 is a root."""
+    """A decimal of six places or more is the number that rounds to it, as 1.414214 is a root."""
     import sympy
 
     for value, written in ((a, number), (b, gold_number)):
-        if written is None or written.places is None or written.digits < 6 or written.percent:
+        if written is None or written.places is None or written.places < 6 or written.percent:
             continue
         if value.free_symbols or value.is_rational:
             continue

@@ -59,6 +59,11 @@ _STEP = re.compile(r"\\(?:begin|end)\{[a-z*]+\}|\\[{}]|\\[lr]angle")
 _EDGES = ' \t\n.,;:*_`"。，；：'
 
 
+def full_width(text: str) -> str:
+    """Full-width letters, digits and signs as the usual ones."""
+    return text.translate(_FULL_WIDTH)
+
+
 def normalise(text: str) -> str:
     """An answer without its dress; what it says is the same."""
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)

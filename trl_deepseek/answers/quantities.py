@@ -111,7 +111,7 @@ def read_quantity(text: str) -> Quantity | None:
         value *= _SCALES[scale["scale"]]
         rest = scale["rest"].removeprefix("}")
     percent = _PERCENT.fullmatch(rest) is not None
-    unit = "" if percent else _unit(rest)
+    unit = "" if percent else read_unit(rest)
     if unit is None:
         return None
     if found["currency"]:
@@ -151,13 +151,15 @@ def _decimal(text: str) -> Fraction:
     return Fraction(text.replace(",", "").replace(" ", "").removesuffix("."))
 
 
-def _unit(rest: str) -> str | None:
+def read_unit(rest: str) -> str | None:
     """What follows a number, as a unit in one spelling; None where it is something else."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", rest)
     written = "\\text" in rest or re.search(r"[\u4e00-\u9fff]", rest)
     text = text.replace(r"^\circ", "°").strip()
     if not text:
         return ""
+    if text.startswith("^"):
+        return None  # a power of the number itself
     bare = re.sub(r"\^\s*\{?\s*([-\d]+)\s*\}?", r"^\1", text)
     if not re.fullmatch(r"°?[A-Za-z\u4e00-\u9fff°¢$€£¥ ./·^'\d-]*", bare) or _NO_UNIT.search(bare):
         return None
@@ -198,7 +200,7 @@ def same_number(gold: Quantity, given: Quantity) -> bool:
 
     Differs from math-verify, which rounds to six decimals and so takes 1e-7 for 2e-7 and 0.5000001
     for 0.5: a decimal is right here where it is equal, or the other's value rounded to at least
-    six digits, as 0.333333 is 1/3.
+    six decimals, as 0.333333 is 1/3.
     """
     if not units_agree(gold.unit, given.unit):
         return False
@@ -215,7 +217,7 @@ def _rounded(gold: Quantity, given: Quantity, a: Fraction, b: Fraction) -> bool:
     if a == 0 or b == 0:
         return False
     for one, other, exact, written in ((gold, given, a, b), (given, gold, b, a)):
-        fine = other.places is not None and other.digits >= 6
+        fine = other.places is not None and other.places >= 6 <= other.digits
         if one.places is None and one.value.denominator != 1 and fine and other.places is not None:
             places = other.places + (2 if other.percent and not one.percent else 0)
             if not _terminates(exact) and abs(exact - written) * 2 <= Fraction(1, 10**places):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trl_deepseek.answers.notation import normalise, split_top
-from trl_deepseek.answers.quantities import Quantity, read_quantity
+from trl_deepseek.answers.quantities import Quantity, read_quantity, read_unit
 
 Kind = Literal["quantity", "words", "choice", "list", "brackets", "union", "formula"]
 
@@ -32,6 +32,9 @@ _CHOICE = re.compile(
     r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>.*)",
     re.DOTALL,
 )
+_MEASURED = re.compile(
+    r"(?P<formula>.*[^\s^_{])\s*(?P<unit>\\text\s*\{[^{}]*[a-z][^{}]*\}(?:\s*\^\s*\{?\d\}?)?|(?<=[\d}a-z])[\u4e00-\u9fff]+)"
+)
 _LONGEST = 1000  # characters; more are no answer
 _EMPTY = {r"\emptyset", r"\{\}", r"\{ \}"}
 _WORD_FORMULA = re.compile(r"\\(?!text\b|circ\b|%|\$)[A-Za-z]+|[\^_+*=<>|{}\\]|\d\s*/\s*\d")
@@ -48,6 +51,7 @@ class Reading:
         quantity: Of a quantity.
         items: Of a list, brackets or a union; of a choice what follows the letter.
         brackets: Of brackets, both: ``()``, ``[)``, ``{}``.
+        unit: Of a formula, such as 4π cm.
     """
 
     kind: Kind
@@ -56,6 +60,7 @@ class Reading:
     quantity: Quantity | None = None
     items: tuple[Reading, ...] = ()
     brackets: str = ""
+    unit: str = ""
 
 
 def read(text: str, in_brackets: bool = False) -> Reading | None:
@@ -179,6 +184,10 @@ def _each(parts: list[str], depth: int, in_brackets: bool) -> tuple[Reading, ...
 def _plain(text: str, label: str) -> Reading:
     if _is_prose(text):
         return Reading("words", words(text), label)
+    measured = _MEASURED.fullmatch(text)
+    unit = read_unit(measured["unit"]) if measured else None
+    if measured and unit:
+        return Reading("formula", measured["formula"].strip(), label, unit=unit)
     return Reading("formula", text, label)
 
 
