@@ -95,13 +95,13 @@ CASES = [
     (r"\boxed{\frac{1}{3}}", r"\frac{1}{3}"),
     (r"\boxed{\frac{1}{2}}", r"\frac{1}{3}"),
     (r"\boxed{0.5}", r"\frac{1}{2}"),
-    (r"It is $\frac{2}{4}$.", r"$\frac{1}{2}$"),
+    (r"It is \boxed{\frac{2}{4}}.", r"$\frac{1}{2}$"),
     (r"\boxed{x^2+2x+1}", r"$(x+1)^2$"),
     (r"first $3$, then \boxed{4}", "4"),
     (r"\boxed{40 \text{ cm}}", "40"),
     (r"\boxed{\{1,2\}}", r"$\{2,1\}$"),
     (r"nothing at all", "4"),
-    (r"\boxed{4}", "no expression here"),
+    (r"\boxed{4}", "words and words but no expression at all"),
     (r"\boxed{1,000}", "1000"),
 ]
 

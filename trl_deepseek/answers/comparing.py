@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from trl_deepseek.answers.finding import solution_text
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
@@ -73,7 +72,7 @@ def same(gold: Reading, given: Reading | None) -> bool:
 
     if given is None:
         return False
-    if gold.kind == "formula" and "=" in gold.text or given.kind == "formula" and "=" in given.text:
+    if (gold.kind == "formula" and "=" in gold.text) or (given.kind == "formula" and "=" in given.text):
         whole = [f"{r.label}={r.text}" if r.label else r.text for r in (gold, given)]
         return formulas.same(*whole)
     if not _labels_agree(gold.label, given.label):

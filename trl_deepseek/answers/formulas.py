@@ -239,7 +239,7 @@ def _equal_at_points(a: Any, b: Any) -> bool | None:
                     if side.has(sympy.Sum, sympy.Integral, sympy.UnevaluatedExpr)
                     else side.subs(at),
                     _PRECISION,
-                )  # noqa: E501
+                )
                 if not value.is_number or value.has(sympy.nan, sympy.zoo):
                     return None
                 values.append(value)
