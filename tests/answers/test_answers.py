@@ -103,7 +103,7 @@ def _not_paid(name: str, trick: Trick, honest: str) -> None:
 def test_tricks_are_no_json_and_no_single_box(completion: str) -> None:
     rewards = load_registry().rewards
     assert rewards["json_format"](completions=[completion], keys=("a",)) == [0.0]
-    if "<｜" in completion or "User:" in completion or completion.count("boxed") != 1:
+    if "<｜" in completion or "User:" in completion or completion.count("boxed") > 2:
         assert rewards["boxed_format"](completions=[completion]) == [0.0]
 
 

@@ -30,10 +30,12 @@ _PRAISED = re.compile(
 )
 _REJECTED = re.compile(
     r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
-    r"(?:wrong|incorrect|false|not|out|excluded|eliminated|ruled out|错|不|排除)|\s*(?:,|and|or|/)\s*"
+    r"(?:wrong|incorrect|false|not|out|excluded|eliminated|ruled out|错|不|排除)"
+    r"|\s*(?:,|and|or|/)\s*"
     r"[\"'*(]*[A-Z]\b",
     re.IGNORECASE,
 )
+_TAGGED = re.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _STYLE = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|textit|mathbf|bf|rm)\s*\{([^{}]*)\}")
 _SPACES = re.compile(r"\\[ ,;:!]|\\q?quad|~")
 
@@ -58,6 +60,9 @@ def chosen(said: str, prompt: object = None) -> str | None:
     found = claims(said, prompt)
     said = said[-20_000:]
     letters = [letter_of(claim) for claim in found]
+    tagged = _TAGGED.fullmatch(said.strip())
+    if tagged:
+        return chosen(tagged["inside"], prompt)
     if boxed(said) or "<answer>" in said:
         return _only(letters)
     picked = [

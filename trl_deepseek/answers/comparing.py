@@ -72,7 +72,9 @@ def same(gold: Reading, given: Reading | None) -> bool:
 
     if given is None:
         return False
-    if (gold.kind == "formula" and "=" in gold.text) or (given.kind == "formula" and "=" in given.text):
+    if (gold.kind == "formula" and "=" in gold.text) or (
+        given.kind == "formula" and "=" in given.text
+    ):
         whole = [f"{r.label}={r.text}" if r.label else r.text for r in (gold, given)]
         return formulas.same(*whole)
     if not _labels_agree(gold.label, given.label):

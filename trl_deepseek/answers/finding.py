@@ -92,7 +92,7 @@ def boxed(text: str) -> list[str]:
 
     Placeholders, as in "put it in \boxed{}" or "\boxed{your answer}", are left out.
     """
-    return [inside for _, _, inside in _boxes(text)[0]]
+    return [inside for _, _, inside in _boxes(text, nested=True)[0]]
 
 
 def claims(said: str, prompt: Any = None) -> list[str]:
@@ -113,14 +113,14 @@ def claims(said: str, prompt: Any = None) -> list[str]:
 
 
 def turn(said: str) -> str:
-    """A text, or nothing where another turn follows its end: then its form is not what was asked."""
+    """A text, or nothing where another turn follows its end."""
     _, *after = _END.split(said, maxsplit=1)
     return "" if after and _END.sub("", after[0]).strip() else said
 
 
-def marked(said: str) -> list[str]:
+def marked(said: str, prompt: Any = None) -> list[str]:
     """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
-    first = _END.split(turn(said), maxsplit=1)[0]
+    first = _without_echo(_END.split(turn(said), maxsplit=1)[0], prompt)
     if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
         return claims(first)
     return [first.strip()]
@@ -212,7 +212,7 @@ def _inside(run: list[tuple[int, int, str]]) -> str:
     return ", ".join(dict.fromkeys(inside.strip() for _, _, inside in run))
 
 
-def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
+def _boxes(text: str, nested: bool = False) -> tuple[list[tuple[int, int, str]], bool]:
     """Start, end and inside of each innermost box; and whether the last one is cut off."""
     found: list[tuple[int, int, str]] = []
     opened: list[tuple[int, int] | None] = []  # per open brace, the box that it opens
@@ -221,7 +221,9 @@ def _boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
             box = opened.pop() if opened else None
             if box is not None:
                 inside = text[box[1] : token.start()]
-                if found and found[-1][0] >= box[1]:  # it only holds the box before it
+                if (
+                    found and found[-1][0] >= box[1] and not nested
+                ):  # it only holds the box before it
                     found[-1] = (box[0], token.end(), found[-1][2])
                 elif not _PLACEHOLDER.fullmatch(inside):
                     found.append((box[0], token.end(), inside))
@@ -308,7 +310,8 @@ def _without_echo(said: str, prompt: Any) -> str:
         prompt = "\n".join(part for part in parts if isinstance(part, str))
     if not isinstance(prompt, str) or "\\boxed" not in prompt:
         return said
-    for line in prompt.splitlines():
-        if "\\boxed" in line and not re.fullmatch(r"\s*\$*\\boxed\{[^{}]*\}\$*[\s.]*", line):
-            said = said.replace(line.strip(), " ")
+    for sentence in re.split(r"(?<=[.?!])\s+|\n", prompt):
+        bare = re.fullmatch(r"\s*\$*\\boxed\{[^{}]*\}\$*[\s.]*", sentence)
+        if "\\boxed" in sentence and not bare:
+            said = said.replace(sentence.strip(), " ")
     return said

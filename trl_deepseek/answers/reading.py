@@ -11,8 +11,10 @@ from trl_deepseek.answers.quantities import Quantity, read_quantity, read_unit
 
 Kind = Literal["quantity", "words", "choice", "list", "brackets", "union", "formula"]
 
-_COMMAS = re.compile(r"\s*(?:[,;]\s*(?:(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
-                     r"|和|或|与|及)\s*")  # fmt: skip
+_COMMAS = re.compile(
+    r"\s*(?:[,;]\s*(?:(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
+    r"|和|或|与|及)\s*"
+)
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
     r"(?P<label>(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
@@ -200,9 +202,8 @@ def _is_prose(text: str) -> bool:
         return True
     if re.search(r"[\u4e00-\u9fff]", plain):
         return True
-    return bool(re.search(r"(?<![A-Za-z])(?!(?:sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{3,}", plain)) or (
-        re.fullmatch(r"(?i)no|ok|[a-z]+ [a-z ]+", plain) is not None
-    )  # fmt: skip
+    word = r"(?<![A-Za-z])(?!(?:sin|cos|tan|log|ln|exp|pi|sqrt)\b)[A-Za-z]{3,}"
+    return bool(re.search(word, plain) or re.fullmatch(r"(?i)no|ok|[a-z]+ [a-z ]+", plain))
 
 
 def words(text: str) -> str:

@@ -230,7 +230,7 @@ class _Tried:
         return None
 
     def tricks(self) -> str | None:
-        """Asked only of rewards that tell a right answer to the column ``solution`` from a wrong."""
+        """Asked only of rewards that tell a right from a wrong answer to ``solution``."""
         if "solution" not in self.columns or self.values.get("solution", "4") != "4":
             return None
         right, wrong = self.outcomes((r"\boxed{4}", r"\boxed{5}"))

@@ -24,6 +24,7 @@ def exact_match(
     completions: Sequence[Completion],
     solution: Sequence[object],
     generation_prefix: str | None = None,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
     r"""1.0 where the answer is the solution, character for character, else 0.0.
@@ -37,10 +38,11 @@ def exact_match(
     Source: the exact match of arXiv:1606.05250, section 6.1, without its normalisation.
     """
     scores: list[float | None] = []
-    for completion, row in zip(completions, solution, strict=True):
+    asked = prompts if prompts is not None else [None] * len(completions)
+    for completion, row, prompt in zip(completions, solution, asked, strict=True):
         whole = "" if row is None else str(row).strip()
         said = answer(completion, generation_prefix)
-        found = marked(said)
+        found = marked(said, prompt)
         golds = {whole, solution_text(row).strip()} - {""}
         right = bool(found) and all(claim in golds for claim in found)
         scores.append(float(right) if whole else None)
