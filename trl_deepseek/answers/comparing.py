@@ -78,7 +78,10 @@ def same(gold: Reading, given: Reading | None) -> bool:
         whole = [f"{r.label}={r.text}" if r.label else r.text for r in (gold, given)]
         return formulas.same(*whole)
     if not _labels_agree(gold.label, given.label):
-        return False
+        unknowns = gold.label and given.label and "formula" in (gold.kind, given.kind)
+        return bool(unknowns) and formulas.same(
+            f"{gold.label}={gold.text}", f"{given.label}={given.text}"
+        )
     if gold.kind == "choice" or given.kind == "choice":
         return _same_choice(gold, given)
     if gold.quantity and given.quantity:
@@ -86,8 +89,10 @@ def same(gold: Reading, given: Reading | None) -> bool:
     if not units_agree(gold.unit, given.unit):
         return False
     kinds = {gold.kind, given.kind}
-    if kinds in ({"brackets", "formula"}, {"union", "formula"}) and (
-        relation := formulas.same_set(gold, given)
+    if (
+        kinds & {"brackets", "union"}
+        and kinds & {"formula", "list"}
+        and (relation := formulas.same_set(gold, given))
     ):
         return relation
     if "words" in kinds:
@@ -130,6 +135,9 @@ def _same_sets(gold: Reading, given: Reading) -> bool:
 
 def _same_lists(gold: Reading, given: Reading) -> bool:
     r"""A list is a set whose braces were left out, and one value a set of one."""
+    bounds = any(re.search(r"[<>]|\\[lg]e ", side.text) for side in (gold, given))
+    if bounds and (" or " in gold.text) != (" or " in given.text):
+        return False  # x > 1 and x < 2 is not x > 1 or x < 2
     sides = []
     for side in (gold, given):
         if side.kind == "brackets" and side.brackets != "{}":

@@ -22,6 +22,7 @@ _UNREADABLE = re.compile(
 _BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\}|(\d+))")
 _MATRIX = re.compile(r"\\begin\{pmatrix\}.*\\end\{pmatrix\}", re.DOTALL)
 _MIXED = re.compile(r"(?<![\d.}^_])(\d+)\s?\\frac\{(\d+)\}\{(\d+)\}")
+_CAPITAL = re.compile(r"\\[A-Za-z]+|([A-Z])(?:_(?:(\w)|\{(\w+)\}))?")
 _RELATIONS = re.compile(r"(?<!\\)[<>=]|\\(?:le|ge|ne)(?![A-Za-z])")
 _POINTS = ("7/5", "-11/7", "13/4", "-17/9", "2/7")
 _PRECISION = 40
@@ -50,6 +51,10 @@ def prepared(latex: str) -> str:
     # To the parser 1\frac{1}{2} is a product.
     text = _MIXED.sub(
         lambda m: f"({m[1]}+\\frac{{{m[2]}}}{{{m[3]}}})" if int(m[2]) < int(m[3]) else m[0], text
+    )
+    # The parser has no capitals: to it R^2-r^2 is zero.
+    text = _CAPITAL.sub(
+        lambda m: f"{m[1].lower()}_{{88{m[2] or m[3] or ''}}}" if m[1] else m[0], text
     )
     return re.sub(r"(?<!\\)%", r"\\%", text)
 
@@ -286,18 +291,13 @@ def same_set(gold: Reading, given: Reading) -> bool:
 
     sets = []
     for side in (gold, given):
-        text = side.text
-        if side.kind == "formula":
-            relation = parse(text)
-            if relation is None or len(relation.free_symbols) != 1:
+        if side.kind == "list" and " or " in side.text:
+            both = [_solutions(item) for item in side.items]
+            if None in both:
                 return False
-            parts = getattr(relation, "_unsorted_args", [relation])
-            found: Any = sympy.S.Reals
-            for part in parts:
-                if not part.is_Relational:
-                    return False
-                found = found.intersect(part.as_set())
-            sets.append(found)
+            sets.append(sympy.Union(*both))
+        elif side.kind == "formula":
+            sets.append(_solutions(side))
         elif side.kind in ("brackets", "union"):
             pieces = side.items if side.kind == "union" else (side,)
             union: Any = sympy.S.EmptySet
@@ -313,4 +313,22 @@ def same_set(gold: Reading, given: Reading) -> bool:
             sets.append(union)
         else:
             return False
-    return bool(sets[0] == sets[1])
+    return None not in sets and bool(sets[0] == sets[1])
+
+
+def _solutions(reading: Reading) -> Any:
+    """The real numbers that an inequality in one unknown, or a chain of them, leaves."""
+    import sympy
+
+    relation = parse(reading.text) if reading.kind == "formula" else None
+    if relation is None or len(getattr(relation, "free_symbols", ())) != 1:
+        return None
+    found: Any = sympy.S.Reals
+    for part in getattr(relation, "_unsorted_args", [relation]):
+        if not getattr(part, "is_Relational", False):
+            return None
+        try:
+            found = found.intersect(part.as_set())
+        except (NotImplementedError, TypeError, ValueError):
+            return None
+    return found

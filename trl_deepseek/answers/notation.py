@@ -69,8 +69,10 @@ _COMMANDS = [
     (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])|\\textdegree", r"^\\circ "),
 ]  # fmt: skip
 # A thousands separator that is a space of some kind: 12\,500, 12~500, 12{,}500, 3,\!000
-_THIN = re.compile(r"(?<=\d)(?:\\[,;:!> ]|~)+(?=\d{3}(?:\D|$))")
-_SPACES = re.compile(r"\\[,;:> ]|\\q?quad(?![A-Za-z])|\\(?:h|thin)space(?:\{[^{}]*\})?|~|\s+")
+_THIN = re.compile(r"(?<=\d)(?:(?<!\\)\\[,;:!> ]|~)+(?=\d{3}(?:\D|$))")
+_SPACES = re.compile(
+    r"(?<!\\)\\[,;:> ]|\\q?quad(?![A-Za-z])|\\(?:h|thin)space(?:\{[^{}]*\})?|~|\s+"
+)
 _ARGUMENT = r"(\{[^{}]*(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}[^{}]*)*\}|\\[A-Za-z]+|[^\s\\{}])"
 _FRACTION = re.compile(rf"\\frac\s*{_ARGUMENT}\s*{_ARGUMENT}")
 _BINOMIAL = re.compile(rf"\\binom\s*{_ARGUMENT}\s*{_ARGUMENT}")
@@ -90,6 +92,7 @@ def full_width(text: str) -> str:
 def normalise(text: str) -> str:
     """An answer without its dress; what it says is the same."""
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)
+    text = re.sub(r"(?<=[\w)}])\*\*(?=[\d({-])", "^", text)
     text = text.replace("**", "").replace("`", "").replace(r"\!", "").replace("{,}", ",")
     text = _without_dollars(text)
     text = re.sub(r"(?<!\\)\\[\[\]()]", " ", text)
@@ -100,7 +103,7 @@ def normalise(text: str) -> str:
     text = _THIN.sub("", text)
     text = _SPACES.sub(" ", text)
     # math-verify takes \text{13} for a word, and reads \text{ and } as letters.
-    text = re.sub(r"\\text\s*\{\s*([-+]?[\d.,/]+)\s*\}", r"\1", text)
+    text = re.sub(r"\\text\s*\{\s*([-+]?\d[^{}]*?)\s*\}", r"\1", text)
     text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 ", text)
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)
     # The parser behind math-verify needs the braces: it reads neither \frac12 nor \sqrt3.

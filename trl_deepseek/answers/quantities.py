@@ -37,7 +37,7 @@ _SCALES = {
     "亿": 10**8,
 }
 _SCALE = re.compile(
-    rf"\s*(?:\\text\s*\{{\s*)?(?P<scale>{'|'.join(_SCALES)})s?(?![A-Za-z])(?P<rest>.*)"
+    rf"\s*(?:\\text\s*\{{\s*)?(?P<scale>{'|'.join(_SCALES)})s?(?![A-Za-z米克])(?P<rest>.*)"
 )
 # Words that are never a unit: functions, constants, names of variables.
 _NO_UNIT = re.compile(
@@ -163,7 +163,7 @@ def read_unit(rest: str) -> str | None:
     """What follows a number, as a unit in one spelling; None where it is something else."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", rest)
     written = "\\text" in rest or re.search(r"[\u4e00-\u9fff]", rest)
-    text = text.replace(r"^\circ", "°").strip()
+    text = text.replace(r"^\circ", "°").replace(r"\cdot", "·" if written else r"\cdot").strip()
     if not text:
         return ""
     if text.startswith("^"):

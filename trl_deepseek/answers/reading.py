@@ -20,6 +20,7 @@ _LABEL = re.compile(
     r"(?P<label>(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
     r"\s*(?:=|\\in(?![A-Za-z])|\bin\b)\s*(?P<rest>[^=]+)"
 )
+_POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
 _NO_LABEL = re.compile(r"\\(?:frac|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)")
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt|approx|equiv|mid)(?![A-Za-z])")
 _CLOCK = re.compile(
@@ -84,6 +85,9 @@ def _read(text: str, label: str, in_brackets: bool, depth: int) -> Reading | Non
     if _CLOCK.fullmatch(text) or _DATE.fullmatch(text) or _RATIO.fullmatch(text):
         # The parser behind math-verify takes 3:4 for 3/4, and 2024-1-5 for a difference.
         return Reading("words", words(text), label)
+    point = _POINT.match(text)
+    if point and not label:
+        return _read(text[point.end() :], re.sub(r"\s", "", point[1]), in_brackets, depth + 1)
     labelled = _LABEL.fullmatch(text)
     if labelled and not label and not _NO_LABEL.match(text) and not _RELATION.search(labelled[2]):
         name = re.sub(r"[\s{}]", "", labelled["label"])
