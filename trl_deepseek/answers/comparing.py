@@ -75,8 +75,8 @@ def same(gold: Reading, given: Reading | None) -> bool:
     if (gold.kind == "formula" and "=" in gold.text) or (
         given.kind == "formula" and "=" in given.text
     ):
-        whole = [f"{r.label}={r.text}" if r.label else r.text for r in (gold, given)]
-        return formulas.same(*whole)
+        one, other = (f"{r.label}={r.text}" if r.label else r.text for r in (gold, given))
+        return formulas.same(one, other)
     if not _labels_agree(gold.label, given.label):
         unknowns = gold.label and given.label and "formula" in (gold.kind, given.kind)
         return bool(unknowns) and formulas.same(

@@ -108,9 +108,9 @@ def normalise(text: str) -> str:
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)
     # The parser behind math-verify needs the braces: it reads neither \frac12 nor \sqrt3.
     text = _ROOT.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)
-    for pattern in (_FRACTION, _BINOMIAL):
+    for argument in (_FRACTION, _BINOMIAL):
         for _ in range(3):
-            text = pattern.sub(_braced, text)
+            text = argument.sub(_braced, text)
     text = re.sub(r"\\\\\s*$", "", text.strip())
     previous = None
     while text != previous:
