@@ -59,7 +59,7 @@ def test_repetition_penalty_refuses_a_reward_for_repeating() -> None:
 def test_cosine_length_is_trls(wrap: bool) -> None:
     texts = [r"\boxed{4}", r"\boxed{5}", r"\boxed{4}"] * 4
     messages = [[{"role": "assistant", "content": text}] for text in texts]
-    solution = ["4", "4", "no expression"] * 4
+    solution = ["4", "4", "words and words but no expression at all"] * 4
     ids = [[1] * length for length in (0, 0, 0, 50, 50, 50, 100, 100, 100, 150, 150, 150)]
     expected = get_cosine_scaled_reward(100)(messages, solution, ids)
     assert expected[:3] == [1.0, -1.0, None]

@@ -7,7 +7,6 @@ tag is not part of the completion.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -105,20 +104,6 @@ def _content(content: Any) -> str:
     return "".join(part.get("text", "") for part in content if part.get("type", "text") == "text")
 
 
-def boxed(text: str) -> list[str]:
-    r"""What stands in each closed ``\boxed{}`` of a text, braces balanced, in closing order."""
-    found: list[str] = []
-    opened: list[int | None] = []  # per open brace, where the box begins that it opens
-    for token in _BRACES.finditer(text):
-        if token[0] == "}":
-            start = opened.pop() if opened else None
-            if start is not None:
-                found.append(text[start : token.start()])
-        elif token[0].endswith("{") and token[0] != r"\{":
-            opened.append(token.end() if token[0] != "{" else None)
-    return found
-
-
 def token_counts(
     completions: Sequence[object], completion_ids: Sequence[Sequence[int]]
 ) -> list[int]:
@@ -136,6 +121,3 @@ def token_counts(
 
 
 _INLINE = re.compile(rf"\s*{OPEN}(.+?){CLOSE}", re.DOTALL)
-
-# A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
+import functools
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -26,8 +27,7 @@ from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.jobs.recipe import Recipe, Stage, read
-
-PR_SET_PDEATHSIG = 1
+from trl_deepseek.workers.supervised import end_with_parent
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -171,9 +171,10 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     started = time.monotonic()
     progress.begin(stage)
     words = _command_line(stage, recipe)
-    launcher = recipe.launcher or (sys.executable,)
-    if stage.command == "merge":  # the work of one process
-        launcher = (sys.executable,)
+    # -P: modules that lie in the working directory are not ours to run.
+    launcher = (sys.executable, "-P")
+    if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
+        launcher = recipe.launcher
     code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
     again = f"`trl-deepseek run {recipe.file}` goes on with it"
     if code in (130, -signal.SIGINT):
@@ -212,7 +213,10 @@ def _wait_for(command: list[str]) -> tuple[int, str]:
 
     before = signal.signal(signal.SIGTERM, stop)
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, preexec_fn=_end_with_parent
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
     )
     try:
         while True:
@@ -226,11 +230,6 @@ def _wait_for(command: list[str]) -> tuple[int, str]:
             process.terminate()
             process.wait()
         signal.signal(signal.SIGTERM, before)
-
-
-def _end_with_parent() -> None:
-    """Where the kernel can (Linux): end this process when its parent is killed."""
-    getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
 def _show(recipe: Recipe, progress: Progress) -> None:

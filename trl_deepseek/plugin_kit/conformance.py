@@ -12,12 +12,13 @@ import json
 import pickle
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek.chat.reasoning import CLOSE, OPEN
 from trl_deepseek.errors import ConfigError, PluginError, TrlDeepseekError
+from trl_deepseek.plugin_kit.tricks import NUMBERS
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import SINGULAR, Entry, Origin
 from trl_deepseek.rewards.signature import signature_of
@@ -165,6 +166,7 @@ class _Tried:
         yield "scores the same when asked again", self.deterministic
         yield "leaves alone what it is given", self.leaves_alone
         yield "scores an empty batch", self.empty
+        yield "does not pay tricks", self.tricks
         yield "scores huge completions in time", lambda: _failure(self.outcomes(HUGE), HUGE)
 
     @property
@@ -218,6 +220,26 @@ class _Tried:
             score(self.reward, samples, PATIENCE)
             if _frozen(samples) != before:
                 return "it changed its arguments, which other rewards score too"
+        return None
+
+    def tricks(self) -> str | None:
+        """Asked only of rewards that tell a right from a wrong answer to ``solution``."""
+        if "solution" not in self.columns or self.values.get("solution", "4") != "4":
+            return None
+        right, wrong = self.outcomes((r"\boxed{4}", r"\boxed{5}"))
+        if not isinstance(right, float) or not isinstance(wrong, float) or right <= wrong:
+            return None
+        given = self.samples([trick.completion for trick in NUMBERS])
+        columns = {**given.columns, "solution": [trick.solution for trick in NUMBERS]}
+        prompts = [trick.prompt for trick in NUMBERS]
+        samples = replace(given, columns=columns, prompts=prompts)
+        paid = score(self.reward, samples, PATIENCE).outcomes
+        for trick, outcome in zip(NUMBERS, paid, strict=True):
+            if isinstance(outcome, float) and outcome >= right:
+                return (
+                    f"it pays {outcome} to {trick.completion!r} for the solution "
+                    f"{trick.solution!r}, which {trick.name}"
+                )
         return None
 
     def empty(self) -> str | None:

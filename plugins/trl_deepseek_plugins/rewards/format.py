@@ -8,15 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
+from trl_deepseek.answers import boxed, turn
 from trl_deepseek.chat.reasoning import (
     CLOSE,
     OPEN,
     Completion,
     answer,
-    boxed,
     opens_thinking,
     texts,
 )
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
 
 _ANSWER_TAGS = ("<answer>", "</answer>")
@@ -104,16 +105,17 @@ def boxed_format(
 ) -> list[float]:
     r"""1.0 where the answer holds exactly one ``\boxed{...}``, not empty, else 0.0.
 
-    Boxes in the reasoning do not count.
+    Boxes in the reasoning do not count, nor do placeholders such as ``\boxed{your answer}``.
 
     Range: 0.0 or 1.0.
 
     Source: how answers to MATH are marked, arXiv:2103.03874.
     """
-    boxes = [boxed(answer(completion, generation_prefix)) for completion in completions]
+    boxes = [boxed(turn(answer(completion, generation_prefix))) for completion in completions]
     return [float(len(found) == 1 and bool(found[0].strip())) for found in boxes]
 
 
+@options_from_columns("keys")
 def json_format(
     completions: Sequence[Completion],
     generation_prefix: str | None = None,
@@ -122,7 +124,7 @@ def json_format(
 ) -> list[float]:
     """1.0 where the answer is one JSON value and nothing else, else 0.0.
 
-    It may stand in one ``json`` code block. NaN and Infinity are not JSON.
+    It may stand in ``<answer>``, and in one ``json`` code block. NaN and Infinity are not JSON.
 
     Range: 0.0 or 1.0.
 
@@ -136,6 +138,8 @@ def json_format(
     scores = []
     for completion in completions:
         given = answer(completion, generation_prefix)
+        tagged = _ANSWER.fullmatch(given)
+        given = tagged["inside"].strip() if tagged else given
         fence = _FENCE.fullmatch(given)
         value = _json(fence["inside"] if fence else given)
         fits = value is not _NOTHING and (not keys or isinstance(value, dict))

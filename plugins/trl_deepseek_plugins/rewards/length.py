@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trl_deepseek import hookimpl
 from trl_deepseek.chat.reasoning import token_counts
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
 
 
@@ -15,6 +16,7 @@ def register_rewards(register: Register) -> None:
     register("repetition_penalty", repetition_penalty, samplewise=True)
 
 
+@options_from_columns("max_length", "cache")
 def soft_overlong(
     completions: Sequence[object],
     completion_ids: Sequence[Sequence[int]],
@@ -59,6 +61,7 @@ def soft_overlong(
     ]
 
 
+@options_from_columns("ngram_size", "max_penalty")
 def repetition_penalty(
     completions: Sequence[object],
     completion_ids: Sequence[Sequence[int]],

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
+from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.chat.reasoning import Completion, answer, boxed
+from trl_deepseek.answers import chosen, claims, marked, numbers_agree, solution_text
+from trl_deepseek.answers.choices import letter_of
+from trl_deepseek.chat.reasoning import Completion, answer
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
-
-# 1,234.5 | 1234 | .5, each with an exponent; a fraction of two; the minus may be typographic.
-_AMOUNT = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-_NUMBER = re.compile(
-    rf"(?<![\w.])(?P<sign>[-+−]?)\s?[$€£¥]?(?P<over>{_AMOUNT})(?:\s?/\s?(?P<under>{_AMOUNT}))?(?!\w)"
-)
-# "the answer is (B)", "Answer: **B**", "答案是 B", "选 B"
-_STATED = re.compile(
-    r"(?:(?i:answer|option|choice)|答案|选项|选择|选)"
-    r"(?:(?i:is|are)|为|是|[\s:：=\"'*(（\[【$])*(?P<letter>[A-Z])(?![A-Za-z])"
-)
-_ALONE = re.compile(r"[\s\"'*(（\[【$]*(?P<letter>[A-Za-z])[\s\"'*)）\]】$.。:：]*")
-_LEADING = re.compile(r"[\s\"'*(（\[【$]*(?P<letter>[A-Z])\s*[\"'*)）\]】$]*[.):：、]\s")
 
 
 @hookimpl
@@ -35,38 +24,48 @@ def exact_match(
     completions: Sequence[Completion],
     solution: Sequence[object],
     generation_prefix: str | None = None,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
-    """1.0 where the answer is the solution, character for character, else 0.0.
+    r"""1.0 where the answer is the solution, character for character, else 0.0.
 
-    The answer is what follows the reasoning: all after the last ``</think>`` where there is one,
-    without surrounding white space. Reasoning that was never closed has no answer and scores 0.0.
-    Abstains where the solution is None or blank.
+    The answer is what stands in ``<answer>``, in the last ``\boxed{}`` or after ``####``, else all
+    that follows the reasoning, without surrounding white space. Reasoning that was never closed
+    has no answer and scores 0.0. Abstains where the solution is None or blank.
 
     Range: 0.0 or 1.0.
 
     Source: the exact match of arXiv:1606.05250, section 6.1, without its normalisation.
     """
-    return [
-        float(answer(completion, generation_prefix) == gold) if gold else None
-        for completion, gold in zip(completions, _golds(solution), strict=True)
-    ]
+    scores: list[float | None] = []
+    asked = prompts if prompts is not None else [None] * len(completions)
+    for completion, row, prompt in zip(completions, solution, asked, strict=True):
+        whole = "" if row is None else str(row).strip()
+        said = answer(completion, generation_prefix)
+        found = marked(said, prompt)
+        golds = {whole, solution_text(row).strip()} - {""}
+        right = bool(found) and all(claim in golds for claim in found)
+        scores.append(float(right) if whole else None)
+    return scores
 
 
+@options_from_columns("relative", "absolute")
 def numeric_match(
     completions: Sequence[Completion],
     solution: Sequence[object],
     generation_prefix: str | None = None,
     relative: float = 1e-6,
-    absolute: float = 1e-9,
+    absolute: float = 0.0,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
     r"""1.0 where the answer's number is the solution's, within a tolerance, else 0.0.
 
-    The number is the one in the last ``\boxed{}`` of the answer, else the last one that the
-    answer says. Thousands commas, exponents, fractions such as ``1/3`` and currency signs are
-    read; a percent sign or a unit after the number is not looked at. Abstains where the solution
-    holds no number.
+    The answer is found as in every first-party reward, see ``trl_deepseek.answers``; all of it
+    has to be one number, perhaps with a unit. Decimals, thousands separators, powers of ten,
+    fractions, mixed numbers, percentages and prices are read; roots and formulas are not, they
+    are for ``math_accuracy``. A unit counts where both have one. Two whole numbers are compared
+    exactly unless ``relative`` allows more than 1e-6. Abstains where the solution is no number.
 
     Range: 0.0 or 1.0.
 
@@ -74,39 +73,37 @@ def numeric_match(
 
     Args:
         completions: TRL's.
-        solution: Numbers, or texts whose last number counts (``#### 72``).
+        solution: Numbers, or texts that are one or mark one (``#### 72``).
         generation_prefix: What the prompt has opened.
         relative: Largest difference as a share of the larger of the two.
         absolute: Largest difference as it is.
+        prompts: TRL's; a line of it that shows a box is no answer when repeated.
     """
-    scores: list[float | None] = []
-    for completion, gold in zip(completions, _golds(solution), strict=True):
-        expected = _number(gold)
-        given = answer(completion, generation_prefix)
-        boxes = boxed(given)
-        found = _number(boxes[-1] if boxes else given)
-        if expected is None:
-            scores.append(None)
-        else:
-            close = found is not None and math.isclose(
-                found, expected, rel_tol=relative, abs_tol=absolute
+    asked = prompts if prompts is not None else [None] * len(completions)
+    return [
+        None if right is None else float(right)
+        for right in (
+            numbers_agree(
+                row, claims(answer(completion, generation_prefix), prompt), relative, absolute
             )
-            scores.append(float(close))
-    return scores
+            for completion, row, prompt in zip(completions, solution, asked, strict=True)
+        )
+    ]
 
 
 def multiple_choice(
     completions: Sequence[Completion],
     solution: Sequence[object],
     generation_prefix: str | None = None,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
     r"""1.0 where the answer chooses the solution's letter, else 0.0.
 
-    The choice is the letter in the last ``\boxed{}`` of the answer, else the last one stated
-    ("the answer is (B)", "答案是 B"), else the answer itself if it is one letter, else the letter
-    that it begins with ("B. Paris"). Anything else chooses nothing. Abstains where the solution
-    is None or blank.
+    The choice is the letter in ``<answer>`` or in the last ``\boxed{}`` of the answer, else the one
+    stated ("the answer is (B)", "I choose B", "答案是 B"), else the answer itself if it is one
+    letter, else the letter that it begins with ("B. Paris"). Several letters, and anything else,
+    choose nothing. Abstains where the solution is None or blank.
 
     Range: 0.0 or 1.0.
 
@@ -115,46 +112,17 @@ def multiple_choice(
     Raises:
         ValueError: A solution is not a letter: a number could count from 0 or from 1.
     """
+    asked = prompts if prompts is not None else [None] * len(completions)
     scores: list[float | None] = []
-    for completion, gold in zip(completions, _golds(solution), strict=True):
+    for completion, row, prompt in zip(completions, solution, asked, strict=True):
+        gold = "" if row is None else str(row).strip()
         if not gold:
             scores.append(None)
             continue
-        alone = _ALONE.fullmatch(gold)
-        if alone is None:
+        letter = letter_of(solution_text(gold))
+        if letter is None:
             raise ValueError(
                 f"the solution of a multiple-choice question is a letter, not {gold!r}"
             )
-        chosen = _choice(answer(completion, generation_prefix))
-        scores.append(float(chosen == alone["letter"].upper()))
+        scores.append(float(chosen(answer(completion, generation_prefix), prompt) == letter))
     return scores
-
-
-def _golds(solution: Sequence[object]) -> list[str]:
-    """The solutions as text; a number column of a dataset is one too."""
-    return ["" if gold is None else str(gold).strip() for gold in solution]
-
-
-def _number(text: str) -> float | None:
-    numbers = list(_NUMBER.finditer(text.replace("\\!", "").replace("{,}", ",")))
-    if not numbers:
-        return None
-    found = numbers[-1]
-    try:
-        value = float(found["over"].replace(",", ""))
-        if found["under"]:
-            value /= float(found["under"].replace(",", ""))
-    except ZeroDivisionError:
-        return None
-    return -value if found["sign"] in ("-", "−") else value
-
-
-def _choice(text: str) -> str | None:
-    boxes = boxed(text)
-    if boxes:
-        inside = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}", r"\1", boxes[-1])
-        found = _ALONE.fullmatch(inside)
-        return found["letter"].upper() if found else None
-    stated = list(_STATED.finditer(text))
-    found = stated[-1] if stated else _ALONE.fullmatch(text) or _LEADING.match(text)
-    return found["letter"].upper() if found else None

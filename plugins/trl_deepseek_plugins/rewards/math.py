@@ -1,18 +1,19 @@
 """Rewards for a right answer to a mathematical question, and for finding it in few tokens.
 
-Right is what math-verify's symbolic comparison calls equal.
+Right is what ``trl_deepseek.answers`` calls one answer, with math-verify's parser.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
+from trl_deepseek.answers import checker, claims
 from trl_deepseek.chat.reasoning import Completion, answer, token_counts
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
 from trl_deepseek.workers.time_limit import Unfinished, call_each
 
@@ -24,40 +25,49 @@ def register_rewards(register: Register) -> None:
     register("length_penalty", length_penalty, columns=("solution",))
 
 
+@options_from_columns("seconds")
 def math_accuracy(
     completions: Sequence[Completion],
     solution: Sequence[object],
     generation_prefix: str | None = None,
     seconds: float = 5.0,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
     r"""1.0 where the answer equals the solution mathematically, else 0.0.
 
-    The answer is what follows the reasoning. Of it counts a ``\boxed{}``, else other LaTeX, else
-    "the answer is 4", else all of it if it is nothing but an expression. An answer that cannot be
-    compared within ``seconds`` scores 0.0. Abstains where the solution is None or holds no
-    expression, or cannot be read within ``seconds``.
+    The answer is found as in every first-party reward, see ``trl_deepseek.answers``: in
+    ``<answer>``, in the last ``\boxed{}``, after ``####`` or "the answer is", else all of it, else
+    the one number of its last sentence. Who gives several has to be right in all. An answer that
+    cannot be read, or not be compared within ``seconds``, scores 0.0. Abstains where the solution
+    is missing or cannot be read, or not within ``seconds``.
 
     Range: 0.0 or 1.0.
 
-    Source: math-verify, the comparison behind TRL's ``accuracy_reward``.
+    Source: math-verify, whose parser reads the formulas, behind TRL's ``accuracy_reward``.
 
-    Differs: TRL's reads the reasoning too and wants LaTeX; its time limit holds neither outside the
+    Differs: TRL's reads the reasoning too and wants LaTeX, takes the first number of a bare
+    solution for all of it, and rounds to six decimals; its time limit holds neither outside the
     main thread nor inside C code.
     """
-    golds = ["" if gold is None else str(gold) for gold in solution]
-    answers = [answer(completion, generation_prefix) for completion in completions]
+    golds = ["" if gold is None else answer(str(gold)) for gold in solution]
+    asked = prompts if prompts is not None else [None] * len(completions)
+    answers = [
+        tuple(claims(answer(completion, generation_prefix), prompt))
+        for completion, prompt in zip(completions, asked, strict=True)
+    ]
     pairs = list(dict.fromkeys(zip(golds, answers, strict=True)))  # samples often repeat
-    found = dict(zip(pairs, call_each(_checker, pairs, seconds), strict=True))
+    found = dict(zip(pairs, call_each(checker, pairs, seconds), strict=True))
     for gold, given in pairs:
         if isinstance(found[gold, given], Unfinished):
             # Which of the two took too long? Without an answer only the solution is read.
-            (readable,) = call_each(_checker, [(gold, "")], seconds)
+            (readable,) = call_each(checker, [(gold, ())], seconds)
             found[gold, given] = None if isinstance(readable, Unfinished) else readable
     verdicts = [found[pair] for pair in zip(golds, answers, strict=True)]
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 
+@options_from_columns("max_length", "wrong", "correct")
 def cosine_length(
     completions: Sequence[Completion],
     solution: Sequence[object],
@@ -67,6 +77,7 @@ def cosine_length(
     wrong: tuple[float, float] = (-1.0, -0.5),
     correct: tuple[float, float] = (1.0, 0.5),
     max_completion_length: int | None = None,
+    prompts: Sequence[Any] | None = None,
     **_: object,
 ) -> list[float | None]:
     """Right answers earn more when short, wrong ones lose less when long; half a cosine between.
@@ -93,6 +104,7 @@ def cosine_length(
         wrong: Scores of a wrong answer at no tokens and at ``max_length``.
         correct: Scores of a right answer at no tokens and at ``max_length``.
         max_completion_length: Passed by our trainer.
+        prompts: TRL's.
 
     Raises:
         ValueError: ``max_length`` is neither given nor known from the run, or there are no token
@@ -106,7 +118,7 @@ def cosine_length(
         )
     scores: list[float | None] = []
     lengths = token_counts(completions, completion_ids)
-    right = math_accuracy(completions, solution, generation_prefix)
+    right = math_accuracy(completions, solution, generation_prefix, prompts=prompts)
     for length, found in zip(lengths, right, strict=True):
         start, end = correct if found else wrong
         share = (1 + math.cos(math.pi * min(length / limit, 1.0))) / 2  # 1 when short, 0 when long
@@ -141,7 +153,7 @@ def length_penalty(
         ValueError: There are no token ids.
     """
     lengths = token_counts(completions, completion_ids)
-    right = math_accuracy(completions, solution, generation_prefix)
+    right = math_accuracy(completions, solution, generation_prefix, prompts=prompts)
     groups = [json.dumps(prompt, sort_keys=True, default=str) for prompt in prompts]
     within: dict[str, list[int]] = {}
     for group, length in zip(groups, lengths, strict=True):
@@ -152,48 +164,3 @@ def length_penalty(
         share = 0.5 - (length - least) / (most - least) if most > least else 0.0
         scores.append(None if found is None else share if found else min(0.0, share))
     return scores
-
-
-def _checker() -> Callable[[tuple[str, str]], bool | None]:
-    """Import math-verify; the result tells whether ``(solution, answer)`` are equal.
-
-    It says None of a solution that holds no expression, and False of an empty answer.
-    """
-    from latex2sympy2_extended import NormalizationConfig
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-
-    latex = LatexExtractionConfig(
-        normalization_config=NormalizationConfig(units=True),
-        boxed_match_priority=0,  # before any other LaTeX
-        try_extract_without_anchor=False,
-    )
-    plain = ExprExtractionConfig(try_extract_without_anchor=False)
-
-    @lru_cache(maxsize=4096)
-    def read_solution(gold: str) -> Any:
-        return parse(gold, parsing_timeout=None)
-
-    def read_answer(given: str) -> Any:
-        whole = given.strip("*` ").removesuffix(".")
-        for text, config in [(given, latex), (given, plain), (f"\\boxed{{{whole}}}", latex)]:
-            found = parse(
-                text,
-                extraction_config=[config],
-                extraction_mode="first_match",
-                parsing_timeout=None,
-            )
-            if found:
-                return found
-        return []
-
-    def check(pair: tuple[str, str]) -> bool | None:
-        gold, given = pair
-        try:
-            expected = read_solution(gold)
-            if not expected:
-                return None
-            return bool(given) and bool(verify(expected, read_answer(given), timeout_seconds=None))
-        except (MemoryError, RecursionError):  # too large to hold
-            return False
-
-    return check

@@ -1,0 +1,85 @@
+"""The letter that an answer to a multiple-choice question chooses."""
+
+from __future__ import annotations
+
+import re
+
+from trl_deepseek.answers.finding import boxed, claims
+from trl_deepseek.answers.notation import full_width
+
+_OPEN = r"[\s\"'“*(（\[【$]*"
+_CLOSE = r"[\s\"'”*)）\]】$]*"
+_WORDS = r"(?:(?i:option|choice|the|is|letter)\s+|选项|选择|选)*"
+_ALONE = re.compile(
+    rf"{_OPEN}{_WORDS}{_OPEN}(?P<letter>[A-Za-z]){_CLOSE}(?:[.。:：,，]|项|选项)*\s*"
+)
+# (B) 12, B. Paris, B: Paris; not "A person", "A and B"
+_LEADING = re.compile(
+    rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]|{_OPEN}(?P<two>[A-Z])\s*[.):：、）])"
+    rf"(?P<rest>.*)",
+    re.DOTALL,
+)
+_CHOOSING = re.compile(
+    r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
+    r"|letter|would be|should be))*|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
+    r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
+    rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
+)
+_PRAISED = re.compile(
+    r"(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
+)
+_REJECTED = re.compile(
+    r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
+    r"(?:wrong|incorrect|false|not|out|excluded|eliminated|ruled out|错|不|排除)"
+    r"|\s*(?:,|and|or|/)\s*"
+    r"[\"'*(]*[A-Z]\b",
+    re.IGNORECASE,
+)
+_TAGGED = re.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>", re.DOTALL)
+_STYLE = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|textit|mathbf|bf|rm)\s*\{([^{}]*)\}")
+_SPACES = re.compile(r"\\[ ,;:!]|\\q?quad|~")
+
+
+def letter_of(claim: str) -> str | None:
+    """The letter of one claim, a capital; None where it is none or several."""
+    plain = re.sub(r"\s+", " ", full_width(claim[:2000]))
+    for _ in range(3):
+        plain = _STYLE.sub(r"\1", plain)
+    plain = _SPACES.sub(" ", plain).strip()
+    alone = _ALONE.fullmatch(plain) if len(plain) < 60 else None
+    if alone:
+        return alone["letter"].upper()
+    found = _LEADING.match(plain[:60])  # the letter stands at the beginning
+    if not found or re.search(r"(?:^|[\s(（])[A-H]\s*[.)）、:]", plain[found.start("rest") :]):
+        return None
+    return (found["one"] or found["two"]).upper()
+
+
+def chosen(said: str, prompt: object = None) -> str | None:
+    """The one letter that an answer chooses; None where it chooses none, or more than one."""
+    found = claims(said, prompt)
+    said = said[-20_000:]
+    letters = [letter_of(claim) for claim in found]
+    tagged = _TAGGED.fullmatch(said.strip())
+    if tagged:
+        return chosen(tagged["inside"], prompt)
+    if boxed(said) or "<answer>" in said:
+        return _only(letters)
+    picked = [
+        match["letter"].upper()
+        for match in _CHOOSING.finditer(said)
+        if not _REJECTED.match(match["after"])
+    ] + _PRAISED.findall(said)
+    stated = [letter for letter in letters if letter is not None]
+    if stated and len(stated) == len(letters):
+        return _only([*stated, *picked])
+    if picked:
+        return _only(picked)
+    first, *lines = said.strip().splitlines() or [""]
+    options = [line for line in lines if letter_of(line) is not None]
+    return None if options else letter_of(first)
+
+
+def _only(letters: list[str | None]) -> str | None:
+    distinct = set(letters)
+    return distinct.pop() if len(distinct) == 1 else None

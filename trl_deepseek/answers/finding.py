@@ -1,0 +1,317 @@
+r"""Find the answers that a text commits itself to.
+
+In order: what stands inside ``<answer>``, the last ``\boxed{}``, ``#### 72``, "the answer is 72",
+a text that is nothing but the answer, the one number of the last sentence. A text may commit
+itself to several; then all of them have to be right.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_PLACEHOLDER = re.compile(
+    r"\s*(?:\\text\s*\{)?[\s.…\[<]*(?:\\[lc]?dots)?"
+    r"(?:(?:(?:your|the|final|my)\s+)*(?:answer|result|solution|content)(?:\s+(?:here|goes here))?"
+    r"|答案|最终答案|你的答案)?[\s.…\]>]*\}?\s*",
+    re.IGNORECASE,
+)
+# Where a turn ends, and where another speaker is made to begin.
+_END = re.compile(
+    r"<[｜|]\s*(?:end▁of▁sentence|eot_id|im_end|im_start|EOT|end|endoftext|end_of_text|User"
+    r"|Assistant|begin▁of▁sentence)\s*[｜|]>|</s>|\n[ \t]*(?:User|Human)\s*[:：]"
+)
+_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
+_SEPARATORS = re.compile(r"(?:[\s,;、，；$&*.•\-–]|\\[,;:! ]|\\q?quad|\b(?:and|or)\b|和|或|与|及)*")
+_WITHDRAWN = re.compile(
+    r"\b(?:wait|actually|scratch that|on second thought|correction|sorry|my mistake|hold on"
+    r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
+    r"|(?:that|this|it|which)(?:'s|’s| is| was| has been)(?: clearly| obviously)?"
+    r" (?:wrong|incorrect|not (?:right|correct|the answer)|a mistake)"
+    r"|isn't right)|不对|等等|错了|更正|(?<![\w])no[,.]",
+    re.IGNORECASE,
+)
+_HEDGE = re.compile(
+    r"\b(?:alternatively|or maybe|or perhaps|or possibly|otherwise|if not|could also"
+    r"|might also|either)\b|要么|或者",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(
+    r"\b(?:so|thus|hence|therefore|finally|answer|conclude|total|in all|consequently|result"
+    r"|overall|gives?|get|wait|actually)\b|所以|因此|故|综上|最后|最终|答案|于是|得",
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)(.+)$", re.MULTILINE)
+_HEADING = re.compile(r"(?:step|solution|case|part|method|approach|answer)\b[^=]*", re.IGNORECASE)
+_NOISE = r"[\s*_:：]*"
+_STATED = re.compile(
+    r"(?:\banswer\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
+    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s(?:is|was|are|equals|should be|must be|would be|will be"
+    r"|comes out to|has to be)\b)|\s*\*\*\s*\n|(?<=final answer)\s*\n)"
+    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：])"
+    rf"{_NOISE}",
+    re.IGNORECASE,
+)
+# Where a statement ends: a stop before white space, a reason, an aside.
+_STOP = re.compile(
+    r"[.!。！\n](?=\s|$|\*)|[。！]|\n|\?|？|,?\s+(?:because|since|as|which|where|but|so|not|hence"
+    r"|when|for|if|instead of|rather than)\s"
+    r"|，(?:因为|所以|而|不)|因为|;\s|；",
+    re.IGNORECASE,
+)
+_MATHS = re.compile(r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL)
+_WHOLE_MATHS = re.compile(
+    r"\s*(?:\*\*)?(?:\$\$(?P<a>[^$]*)\$\$|\$(?P<b>[^$]*)\$|\\\((?P<c>.*)\\\)|\\\[(?P<d>.*)\\\])"
+    r"(?:\*\*)?[\s.。]*",
+    re.DOTALL,
+)
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z'’-]+")
+_AMOUNT = r"\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s?/\s?\d+)?"
+_TOKEN = re.compile(
+    rf"(?:{_MATHS.pattern})|\*\*[^*\n]+\*\*"
+    rf"|(?<![A-Za-z0-9_.])[-+−]?[$€£¥]?(?:[-+−]|\d+\s)?{_AMOUNT}\s?(?:%|percent)?(?![A-Za-z_\d])",
+    re.DOTALL,
+)
+_LEADS = re.compile(
+    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有)"
+    r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"\b(?:not|never|cannot|can't|isn't|aren't|wrong|incorrect|neither|nor|don't|doesn't|unless"
+    r"|if|than|step|option|question|except)\b|不|没|非|\?|？|错",
+    re.IGNORECASE,
+)
+_LONG = 20_000  # characters at the end of a completion in which its answer is looked for
+
+
+def boxed(text: str) -> list[str]:
+    r"""What stands in each closed ``\boxed{}`` of a text, braces balanced, in closing order.
+
+    Placeholders, as in "put it in \boxed{}" or "\boxed{your answer}", are left out.
+    """
+    return [inside for _, _, inside in _boxes(text, nested=True)[0]]
+
+
+def claims(said: str, prompt: Any = None) -> list[str]:
+    """The answers that a text commits itself to; none where it has none or takes it back.
+
+    Args:
+        said: What a completion says after its reasoning.
+        prompt: What it answers, text or messages: a line of it that shows a box is no answer
+            when it is repeated.
+    """
+    said = _without_echo(said[-_LONG:], prompt)
+    first, *after = _END.split(said, maxsplit=1)
+    found = _of_turn(first)
+    rest = _END.sub("\n", after[0]).strip() if after else ""
+    if rest:  # nobody reads what follows the end of a turn: whatever hides there has to be right
+        found = found and [*found, *(_of_turn(rest) or [rest])]
+    return list(dict.fromkeys(claim.strip() for claim in found if claim.strip()))
+
+
+def turn(said: str) -> str:
+    """A text, or nothing where another turn follows its end."""
+    _, *after = _END.split(said, maxsplit=1)
+    return "" if after and _END.sub("", after[0]).strip() else said
+
+
+def marked(said: str, prompt: Any = None) -> list[str]:
+    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
+    first = _without_echo(_END.split(turn(said), maxsplit=1)[0], prompt)
+    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
+        return claims(first)
+    return [first.strip()]
+
+
+def solution_text(solution: object) -> str:
+    """The answer that a dataset's solution gives; empty where it gives none.
+
+    That is its last box, what follows its last ``####``, what it says the answer is, or all of it.
+    A fragment of an unmarked solution is never the answer.
+    """
+    if isinstance(solution, bool) or not isinstance(solution, (str, int, float)):
+        return ""
+    text = str(solution).strip()
+    tagged = _TAG.findall(text)
+    if tagged:
+        text = tagged[-1].strip()
+    boxes, _ = _boxes(text)
+    hashes = _HASHES.findall(text)
+    if "\\boxed" in text or boxes:
+        return _inside(_runs(text, boxes)[-1]) if boxes else ""
+    if hashes:
+        return str(hashes[-1]).strip()
+    stated = _stated(text)
+    return stated[-1] if stated else text
+
+
+def _of_turn(said: str) -> list[str]:
+    tags = list(_TAG.finditer(said))
+    if tags:
+        tail = said[tags[-1].end() :]
+        if "<answer>" in tail:
+            return []  # cut off: nobody knows what it was to be
+        inside = [_of_text(tag[1]) or [tag[1]] for tag in tags]
+        later = _explicit(tail)
+        return [] if _WITHDRAWN.search(tail) else [c for found in inside for c in found] + later
+    return [] if "<answer>" in said else _of_text(said)
+
+
+def _of_text(said: str) -> list[str]:
+    if re.search(r"\\(?:boxed|fbox)\s*\{", said):
+        boxes, cut = _boxes(said)
+        if cut:
+            return []  # a cut box may be a part: 85 begins with 8
+        if boxes:
+            return _of_boxes(said, boxes)
+    return _explicit(said) or _whole(said) or _last_sentence(said)
+
+
+def _explicit(said: str) -> list[str]:
+    """Boxes, ``####`` and statements."""
+    boxes, cut = _boxes(said)
+    if boxes or cut:
+        return [] if cut else _of_boxes(said, boxes)
+    lines = [m for m in _HASHES.finditer(said) if not _HEADING.fullmatch(m[1].strip(" *"))]
+    if lines and (re.search(r"\d", lines[-1][1]) or not said[lines[-1].end() :].strip()):
+        return [match[1] for match in lines] + _stated(said[lines[-1].end() :])
+    return _stated(said)
+
+
+def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
+    runs = _runs(said, boxes)
+    last = runs[-1]
+    tail = said[last[-1][1] :]
+    if _WITHDRAWN.search(tail):
+        return []
+    if len(runs) > 1:
+        between = said[runs[-2][-1][1] : last[0][0]]
+        distinct = {_inside(run) for run in runs}
+        if len(distinct) > 1 and _HEDGE.search(between):
+            return []
+        if len(distinct) > 2 and not _CONCLUDES.search(between):
+            return []  # a list of what the answer may be
+    return [_inside(last), *_stated(tail)]
+
+
+def _runs(said: str, boxes: list[tuple[int, int, str]]) -> list[list[tuple[int, int, str]]]:
+    r"""Boxes that only ``,`` or "and" parts are one answer: \boxed{1} and \boxed{2}."""
+    runs: list[list[tuple[int, int, str]]] = []
+    for box in boxes:
+        if runs and _SEPARATORS.fullmatch(said, runs[-1][-1][1], box[0]):
+            runs[-1].append(box)
+        else:
+            runs.append([box])
+    return runs
+
+
+def _inside(run: list[tuple[int, int, str]]) -> str:
+    return ", ".join(dict.fromkeys(inside.strip() for _, _, inside in run))
+
+
+def _boxes(text: str, nested: bool = False) -> tuple[list[tuple[int, int, str]], bool]:
+    """Start, end and inside of each innermost box; and whether the last one is cut off."""
+    found: list[tuple[int, int, str]] = []
+    opened: list[tuple[int, int] | None] = []  # per open brace, the box that it opens
+    for token in _BRACES.finditer(text):
+        if token[0] == "}":
+            box = opened.pop() if opened else None
+            if box is not None:
+                inside = text[box[1] : token.start()]
+                if (
+                    found and found[-1][0] >= box[1] and not nested
+                ):  # it only holds the box before it
+                    found[-1] = (box[0], token.end(), found[-1][2])
+                elif not _PLACEHOLDER.fullmatch(inside):
+                    found.append((box[0], token.end(), inside))
+        elif token[0].endswith("{") and token[0] != r"\{":
+            opened.append((token.start(), token.end()) if token[0] != "{" else None)
+    return found, any(box is not None for box in opened)
+
+
+def _stated(said: str) -> list[str]:
+    """What follows each "the answer is" that is neither taken back, denied nor asked."""
+    found: list[tuple[int, str]] = []
+    for match in _STATED.finditer(said):
+        claim = _sentence(said[match.end() : match.end() + 400])
+        claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
+        if claim and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I):
+            found.append((match.end(), claim))
+    withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
+    kept = [claim for place, claim in found if not withdrawn or place > withdrawn[-1]]
+    return list(dict.fromkeys(kept))
+
+
+def _sentence(text: str) -> str:
+    """The text up to where its statement ends; formulas are not looked into."""
+    place = 0
+    while stop := _STOP.search(text, place):
+        inside = [m for m in _MATHS.finditer(text) if m.start() < stop.start() < m.end()]
+        if not inside:
+            return "" if stop[0] in "?？" else text[: stop.start()].strip(" *_\t")
+        place = inside[-1].end()
+    return text.strip(" *_\t\n")
+
+
+def _whole(said: str) -> list[str]:
+    """All of the text, where it is nothing but an answer."""
+    text = said.strip().strip("*`").strip()
+    maths = _WHOLE_MATHS.fullmatch(text)
+    if maths:
+        return [next(filter(None, maths.groups()), "")]
+    lines = [line.strip().strip("*").strip() for line in text.splitlines() if line.strip()]
+    if not lines or len(text) > 400:
+        return []
+    if all(_is_bare(line) for line in lines):
+        return [", ".join(dict.fromkeys(lines))]  # 4, 5 and 6 on lines of their own are a list
+    return []
+
+
+def _is_bare(line: str) -> bool:
+    """Whether a line has no sentence around the answer: 5 apples, x = 5, Paris."""
+    bare = _MATHS.sub("0", line)
+    words = _WORD.findall(re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", " ", bare))
+    begins = re.match(r"[A-Za-z]\s*(?:\([a-z]\))?\s*[=<>]|[-+−(\[{\\.$€£¥\d√πÃ]", bare)
+    if not re.search(r"\d|[=<>^\\]", bare):  # words alone
+        return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
+    if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
+        return False  # an item of a list, or a sentence
+    return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
+
+
+def _last_sentence(said: str) -> list[str]:
+    """The only number or formula of the last sentence, or the one that it leads up to."""
+    lines = [line.strip() for line in said.strip()[-2000:].splitlines() if line.strip()]
+    if not lines:
+        return []
+    line = lines[-1]
+    earlier = lines[-2] if len(lines) > 1 else ""
+    if _is_bare(line) and re.search(r"\d|\\", line):
+        return [] if _is_bare(earlier) and "=" not in earlier and earlier else [line]
+    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\*])|(?<=[。！？])(?=.)", line)[-1]
+    if _DENIED.search(sentence) or len(sentence) > 300 or _WITHDRAWN.search(sentence):
+        return []
+    tokens = list(_TOKEN.finditer(sentence))
+    if not tokens:
+        return []
+    last = tokens[-1]
+    after = sentence[last.end() :]
+    alone = len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
+    led = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
+    return [last[0].strip("* ").rstrip(".")] if alone or led else []
+
+
+def _without_echo(said: str, prompt: Any) -> str:
+    if isinstance(prompt, (list, tuple)):
+        parts = [m.get("content") for m in prompt if isinstance(m, dict)]
+        prompt = "\n".join(part for part in parts if isinstance(part, str))
+    if not isinstance(prompt, str) or "\\boxed" not in prompt:
+        return said
+    for sentence in re.split(r"(?<=[.?!])\s+|\n", prompt):
+        bare = re.fullmatch(r"\s*\$*\\boxed\{[^{}]*\}\$*[\s.]*", sentence)
+        if "\\boxed" in sentence and not bare:
+            said = said.replace(sentence.strip(), " ")
+    return said
