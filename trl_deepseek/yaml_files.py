@@ -1,8 +1,8 @@
 """Files of settings: one YAML mapping each, read so that it says what its author sees.
 
 Plain YAML 1.1 reads ``1e-6`` as text, ``12:30`` as 750 and lets the last of two equal keys win.
-Here numbers are those of YAML 1.2 and keep their spelling, dates are text, and what would be lost or
-could not be a setting is refused with its line.
+Here numbers are those of YAML 1.2 and keep their spelling, dates are text, and what would be lost
+or could not be a setting is refused with its line.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The datasets that a job's options name: one or several, with columns renamed, and held-out rows."""
+"""The datasets that a job's options name: one or several, columns renamed, and held-out rows."""
 
 from __future__ import annotations
 
