@@ -104,9 +104,10 @@ class PluginConfig:
     )
 
     def __post_init__(self) -> None:
+        own: Any = type(self)
         ranges.read_mappings(
             self,
-            [*type(self)._VALID_DICT_FIELDS, "liger_kernel_config"],
+            [*own._VALID_DICT_FIELDS, "liger_kernel_config"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)
@@ -203,8 +204,8 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
 
     def __post_init__(self) -> None:
         self.reward_weights = weights.parse(self.reward_weights)
-        if str(self.scale_rewards).lower() in ("true", "false"):  # TRL's two older words
-            self.scale_rewards = "group" if str(self.scale_rewards).lower() == "true" else "none"
+        scale = str(vars(self)["scale_rewards"]).lower()
+        self.scale_rewards = {"true": "group", "false": "none"}.get(scale, scale)  # TRL's older two
         super().__post_init__()
         self.reward_settings()
 
