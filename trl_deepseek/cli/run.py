@@ -172,7 +172,7 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     progress.begin(stage)
     words = _command_line(stage, recipe)
     # -P: modules that lie in the working directory are not ours to run.
-    launcher = (sys.executable, "-P")
+    launcher: tuple[str, ...] = (sys.executable, "-P")
     if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
         launcher = recipe.launcher
     code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])

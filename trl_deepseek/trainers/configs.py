@@ -104,9 +104,10 @@ class PluginConfig:
     )
 
     def __post_init__(self) -> None:
+        own: Any = type(self)
         ranges.read_mappings(
             self,
-            [*getattr(type(self), "_VALID_DICT_FIELDS", ()), "liger_kernel_config"],
+            [*own._VALID_DICT_FIELDS, "liger_kernel_config"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)

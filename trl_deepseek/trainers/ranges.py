@@ -217,7 +217,9 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
             problem = str(error)
         else:
             if isinstance(value, dict):
-                setattr(config, name, value)
+                # Transformers reads its own, and also turns the text "true" inside into True.
+                if name not in getattr(type(config), "_VALID_DICT_FIELDS", ()):
+                    setattr(config, name, value)
                 continue
             problem = f"it is no object in braces but {text}"
         raise ConfigError(f"{name} {text!r} is not valid JSON: {problem}\n  {_as_json(name, text)}")
