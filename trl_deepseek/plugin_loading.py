@@ -223,8 +223,13 @@ def _item(kind: str, name: str, item: Any, options: dict[str, Any], origin: Orig
         raise PluginError(origin.plugin, f"{where} is a {type(item).__name__}, not a function")
     for option in {"columns", "requires"} & options.keys():
         names = options[option]
+        if not isinstance(names, (str, list, tuple)):
+            raise PluginError(origin.plugin, f"{where}: {option} is {names!r}, not names")
         options[option] = (names,) if isinstance(names, str) else tuple(names)
-    return wrapper(name, item, **options) if wrapper else item
+    try:
+        return wrapper(name, item, **options) if wrapper else item
+    except ValueError as error:
+        raise PluginError(origin.plugin, f"{where}: {error}") from error
 
 
 def _add(entries: dict[tuple[str, str], Entry], offered: Iterable[Entry]) -> None:

@@ -57,9 +57,9 @@ def test_input_errors_and_ctrl_c_pass(raised: BaseException) -> None:
 
 def test_an_error_with_more_than_a_message_is_made_by_a_function() -> None:
     make = functools.partial(PluginError, "mine")
-    with pytest.raises(PluginError, match=r"^does not load: KeyError: 'x'$") as error:
-        with boundary(make, "does not load"):
-            raise KeyError("x")
+    match = r"^does not load: KeyError: 'x'$"
+    with pytest.raises(PluginError, match=match) as error, boundary(make, "does not load"):
+        raise KeyError("x")
     assert error.value.plugin == "mine"
 
 

@@ -43,6 +43,13 @@ def test_no_weights_are_left_to_trl() -> None:
     assert weigh(None, NAMES) is None
 
 
+def test_a_reward_that_is_not_named_keeps_the_weight_one() -> None:
+    for given in ({"format": 0.5}, ["format=0.5"], '{"format": 0.5}'):
+        found = weigh(given, NAMES)
+        assert found is not None
+        assert found.at(0) == [1.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -51,10 +58,6 @@ def test_no_weights_are_left_to_trl() -> None:
             {"math": 1.0, "fromat": 1.0},
             "reward_weights: 'fromat' is not one of the rewards\n  did you mean 'format'?\n"
             "  rewards: math, format",
-        ),
-        (
-            {"math": 1.0},
-            "reward_weights has no weight for 'format'\n  give every reward one; 1 is usual",
         ),
         ({"math": 1.0, "format": {-1: 1.0}}, "reward_weights: format: -1 is not a step"),
         ({"math": 1.0, "format": {}}, "reward_weights: format: the schedule is empty"),

@@ -151,7 +151,7 @@ def run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, str(script), *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
 
@@ -205,7 +205,7 @@ def marked(mark: str) -> dict[int, str]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
+def until(condition: Callable[[], bool], seconds: float = 300.0) -> bool:
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -236,7 +236,7 @@ def test_a_run_that_ends_while_a_reward_hangs_ends_at_once_and_takes_its_workers
         try:
             assert until(began.exists)
             process.send_signal(end)
-            process.wait(timeout=20)
+            process.wait(timeout=300)
             assert until(lambda: list(marked(mark).values()) == left), marked(mark)
         finally:
             for left_over in marked(mark):

@@ -131,7 +131,7 @@ print(n)
     tests = [{"input": str(n), "output": str(n)} for n in range(6)]
     start = time.perf_counter()
     assert code_tests([block(code)], [tests], seconds=1.0) == [pytest.approx(2 / 6)]
-    assert time.perf_counter() - start < 15
+    assert time.perf_counter() - start < 120
 
 
 @needs_sandbox

@@ -145,7 +145,7 @@ def test_an_empty_answer_scores_nothing_unasked(endpoint: Endpoint) -> None:
 
 
 def test_it_asks_several_at_once_but_no_more_than_allowed(endpoint: Endpoint) -> None:
-    three = threading.Barrier(3, timeout=20)
+    three = threading.Barrier(3, timeout=120)
 
     def meet(request: dict[str, Any], number: int) -> Any:
         three.wait()  # passes only when three requests are here together
@@ -160,6 +160,19 @@ def test_it_keeps_to_the_rate(endpoint: Endpoint) -> None:
     judge(endpoint, [f"answer {i}" for i in range(6)], requests_per_minute=600)
     starts = sorted(endpoint.starts)
     assert starts[-1] - starts[0] >= 0.4  # six starts, five gaps of 0.1 s; 0.1 s for jitter
+
+
+def test_the_rate_goes_on_from_call_to_call_and_counts_further_attempts(
+    endpoint: Endpoint,
+) -> None:
+    endpoint.answer = lambda request, number: (
+        error(429, Retry_After="0") if number == 2 else said("Score: 5")
+    )
+    for i in range(4):
+        assert judge(endpoint, [f"answer {i}"], requests_per_minute=300, retries=4) == [0.5]
+    starts = sorted(endpoint.starts)
+    assert len(starts) == 5
+    assert starts[-1] - starts[0] >= 0.7  # five starts, four gaps of 0.2 s; 0.1 s for jitter
 
 
 def test_equal_questions_are_asked_once(endpoint: Endpoint) -> None:

@@ -156,10 +156,10 @@ def test_math_accuracy_is_limited_in_every_thread() -> None:
     score("main")
     thread = threading.Thread(target=score, args=("other",))
     thread.start()
-    thread.join(60)
+    thread.join(600)
     for scores, seconds in found.values():
         assert scores == [0.0, 1.0, 0.0]
-        assert 1.0 <= seconds < 30  # it did hang, and once: equal samples are scored once
+        assert 1.0 <= seconds < 300  # it did hang, and once: equal samples are scored once
     assert set(found) == {"main", "other"}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from trl_deepseek.cli.main import main
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.rollouts.statistics import correlation, group_advantages, histogram, quantile
+from trl_deepseek.rollouts.trial import Samples, score
 
 ROWS: list[dict[str, Any]] = [
     {"prompt": "1+1", "completion": "<think>a</think>2", "solution": "2"},
@@ -212,6 +214,7 @@ def saved_run(tmp_path: Path) -> str:
             advantages=[1.0, -1.0, -1.0, 1.0],
             group_size=2,
             generation_prefix="",
+            weights={"right": 1.0, "form": -2.0},
         )
     history.flush()
     return str(tmp_path / "run")
@@ -245,6 +248,50 @@ def test_replay_scores_the_saved_completions_with_other_rewards(
     assert report["rewards"][0]["groups"] == 4
     assert main(["rewards", "replay", saved_run]) == 0
     assert "advantages, against those of the run" in capsys.readouterr().out
+
+
+def test_replay_without_weights_takes_those_of_the_run(
+    saved_run: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, own = run_json(capsys, "replay", saved_run)
+    _, same = run_json(capsys, "replay", saved_run, "--reward_weights", "form=-2")
+    _, other = run_json(capsys, "replay", saved_run, "--reward_weights", "form=1")
+    assert own == same != other
+
+
+def test_a_file_that_a_run_saved_is_read_as_messages_with_their_columns(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = History(str(tmp_path), fresh=True)
+    history.add(
+        step=0,
+        mode="train",
+        prompts=[[{"role": "user", "content": "1+1"}]] * 2,
+        completions=[[{"role": "assistant", "content": text}] for text in ("2", "3")],
+        completion_ids=[[1]] * 2,
+        columns=[{"solution": "2"}] * 2,
+        scores={},
+        advantages=[1.0, -1.0],
+        group_size=2,
+        generation_prefix="",
+    )
+    history.flush()
+    (file,) = history.folder.iterdir()
+    code, report = run_json(capsys, "test", "exact_match", "--data", str(file))
+    assert code == 0
+    (reward,) = report["rewards"]
+    assert (reward["mean"], reward["scored"], reward["groups"]) == (0.5, 2, 1)
+
+
+def test_equal_texts_have_times_of_their_own() -> None:
+    naps = iter([0.2, 0.0])
+
+    def rests(completion: str, nap: int) -> float:
+        time.sleep(next(naps))
+        return 1.0
+
+    trial = score(rests, Samples(["same"] * 2, columns={"nap": [1, 2]}))
+    assert trial.seconds[0] >= 0.2 > trial.seconds[1]
 
 
 def test_replay_refuses_weights_of_other_rewards(

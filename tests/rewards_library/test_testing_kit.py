@@ -93,9 +93,9 @@ def test_check_plugin_names_what_does_not_hold(
     file = tmp_path / "vague.py"
     file.write_text(
         "from trl_deepseek import hookimpl\n@hookimpl\ndef register_rewards(register):\n"
-        "    register('vague', vague)\ndef vague(completion): return 1.0\n"
+        "    register('Vague', vague)\ndef vague(completion): return 1.0\n"
     )
-    with pytest.raises(AssertionError, match="reward 'vague': is described: NO, it has no doc"):
+    with pytest.raises(AssertionError, match="reward 'Vague': has a name in lower case: NO, write"):
         check_plugin(str(file))
 
 

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
     unavailable() is not None, reason=f"no sandbox here: {unavailable()}"
 )
 
+PATIENCE = 60.0  # seconds, with a loaded machine; what these programs do takes for ever
 NAME = f"hostile{os.getpid()}"  # how the kernel calls the program and all that it forks
 
 # Each attempt must fail with OSError (or find nothing); the program must live to say so.
@@ -158,14 +159,14 @@ made = 0
 try:
     while made < 1000:
         if os.fork() == 0:
-            time.sleep(60)
+            time.sleep(3600)
         made += 1
 except OSError:
     print("refused after", made < 40)
 """
     outcome = run(program)
     assert outcome.stdout == "refused after True\n"
-    assert outcome.seconds < 5
+    assert outcome.seconds < PATIENCE
     bomb = "while True:\n    try: os.fork()\n    except OSError: pass"
     assert run(bomb, Limits(wall_time=1.5)).stopped_by == "wall_time"
 
@@ -176,13 +177,13 @@ import time
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        time.sleep(60)
+        time.sleep(3600)
     os._exit(0)
 print("gone")
 """
     outcome = run(program)
     assert outcome.stdout == "gone\n"
-    assert outcome.seconds < 5
+    assert outcome.seconds < PATIENCE
 
 
 def test_ten_gigabytes_of_memory_are_refused_or_end_the_run() -> None:
@@ -198,12 +199,12 @@ import time
 for _ in range(6):
     if os.fork() == 0:
         hoard = bytearray(os.urandom(1)) * (150 << 20)
-        time.sleep(60)
-time.sleep(60)
+        time.sleep(3600)
+time.sleep(3600)
 """
     outcome = run(family, Limits(memory=400 << 20))
     assert outcome.stopped_by == "memory"
-    assert outcome.seconds < 10
+    assert outcome.seconds < PATIENCE
 
 
 def test_ten_gigabytes_of_files_are_refused() -> None:
@@ -225,7 +226,7 @@ def test_endless_output_is_cut_and_ends_the_run(stream: str) -> None:
     outcome = run(f"while True: sys.{stream}.write('x' * 4096)", Limits(output=100_000))
     assert outcome.stopped_by == "output"
     assert len(getattr(outcome, stream)) == 100_000
-    assert outcome.seconds < 5
+    assert outcome.seconds < PATIENCE
 
 
 def test_links_lead_nowhere(tmp_path: Path) -> None:
@@ -265,10 +266,10 @@ attempt(raise_limit)
 @pytest.mark.parametrize(
     ("program", "limits"),
     [
-        ("while True: pass", Limits(cpu_time=1)),
-        ("import time; time.sleep(60)", Limits(wall_time=1)),
+        ("while True: pass", Limits(cpu_time=1, wall_time=3600)),
+        ("import time; time.sleep(3600)", Limits(wall_time=1)),
         (
-            "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(60)",
+            "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(3600)",
             Limits(wall_time=1),
         ),
         ("9 ** 9 ** 9", Limits(wall_time=1)),
@@ -278,7 +279,7 @@ attempt(raise_limit)
 def test_time_is_limited(program: str, limits: Limits) -> None:
     outcome = run(program, limits)
     assert outcome.returncode != 0
-    assert outcome.seconds < 4
+    assert outcome.seconds < PATIENCE
 
 
 def test_many_runs_at_once_do_not_take_each_others_processes() -> None:
@@ -329,8 +330,26 @@ def test_it_cannot_hold_memory_outside_of_its_processes() -> None:
     program = """
 attempt(lambda: os.memfd_create("x"))
 attempt(lambda: call("shmget", 1, 1 << 30, 0o1600))
+attempt(lambda: call("semget", 1, 32000, 0o1600))
+attempt(lambda: call("msgget", 1, 0o1600))
+attempt(lambda: call("mq_open", b"/x", 0o102, 0o600, None))
 """
-    contained(run(CALLS + program), 2)
+    contained(run(CALLS + program), 5)
+
+
+def test_pools_of_processes_and_event_loops_work() -> None:
+    program = """
+import asyncio, math, multiprocessing
+if __name__ == "__main__":
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        print(pool.map(math.sqrt, [4.0, 9.0]))
+    value = multiprocessing.Value("i", 3)
+    with value.get_lock():
+        print(value.value)
+    print(asyncio.run(asyncio.sleep(0, 5)))
+"""
+    outcome = run(program)
+    assert (outcome.stdout, outcome.stderr) == ("[2.0, 3.0]\n3\n5\n", "")
 
 
 def test_sockets_that_namespaces_do_not_cover_are_refused_and_pairs_work() -> None:

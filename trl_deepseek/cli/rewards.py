@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import rewards
@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reward_weights",
         nargs="+",
         metavar="NAME=NUMBER",
-        help="Weights of the rewards in the total; 1 each when not given.",
+        help="Weights of the rewards in the total, 1 for those not named; the run's own when none "
+        "is given.",
     )
     for sub in (test, replay):
         sub.add_argument(
@@ -119,7 +120,7 @@ def _replay(args: argparse.Namespace, registry: Registry) -> dict[str, Any]:
         nothing = [0.0] * len(saved)
         trials = [Trial(name, [row.scores.get(name) for row in saved], nothing) for name in names]
     weighed = weights.weigh(args.reward_weights, [trial.name for trial in trials])
-    totals = _totals(trials, weighed, [row.step for row in saved])
+    totals = _totals(trials, weighed, saved)
     report = {"run": args.run, **_report([*trials, Trial("total", totals, [])], samples)}
     assert samples.groups is not None
     advantages = statistics.group_advantages(totals, samples.groups)
@@ -170,16 +171,15 @@ def _report(trials: Sequence[Trial], samples: Samples) -> dict[str, Any]:
 
 
 def _totals(
-    trials: Sequence[Trial], weighed: weights.Weights | None, steps: Sequence[int]
+    trials: Sequence[Trial], weighed: weights.Weights | None, saved: Sequence[history.Row]
 ) -> list[float | None]:
     """The weighted sum of what scored each sample, as TRL takes it; None where nothing did."""
     totals: list[float | None] = []
     columns = [statistics.scored(trial) for trial in trials]
-    at: Mapping[int, list[float]] = {
-        step: weighed.at(step) if weighed else [1.0] * len(trials) for step in set(steps)
-    }
-    for step, row in zip(steps, zip(*columns, strict=True), strict=True):
-        known = [w * value for w, value in zip(at[step], row, strict=True) if value is not None]
+    at = {step: weighed.at(step) for step in {row.step for row in saved}} if weighed else {}
+    for row, scores in zip(saved, zip(*columns, strict=True), strict=True):
+        now = at.get(row.step) or [row.weights.get(trial.name, 1.0) for trial in trials]
+        known = [w * value for w, value in zip(now, scores, strict=True) if value is not None]
         totals.append(sum(known) if known else None)
     return totals
 

@@ -132,9 +132,6 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
 
     item = entry.item
     yield claim("has a name in lower case", lambda: _name(entry.name))
-    function = item.function if isinstance(item, (Reward, Loss)) else item
-    if callable(function):
-        yield claim("is described", lambda: _described(function))
     if isinstance(item, Reward):
         yield from (claim(text, test) for text, test in _Tried(item, values).claims())
     if isinstance(item, Loss):
@@ -149,11 +146,6 @@ def _name(name: str) -> str | None:
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9_.-]+", "_", name.lower()).strip("_.-") or "my_item"
-
-
-def _described(function: Any) -> str | None:
-    inner = getattr(function, "func", function)
-    return None if inspect.getdoc(inner) else "it has no docstring, which `plugins show` prints"
 
 
 class _Tried:

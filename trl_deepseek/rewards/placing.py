@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import os
@@ -115,6 +116,8 @@ class Guards:
             except ConfigError as error:
                 logger.warning("%s\n  it runs in the training process", error)
             else:
+                if settings.workers > 1:
+                    _say_that_copies_differ(name, inner, settings.workers)
                 self._shared = self._shared or self._pool(settings.workers)
                 return _in_pool(self._shared, name, shipment, timeout), True
         return ThreadRunner(inner, timeout, self._prepare), False
@@ -138,6 +141,18 @@ class _PoolRunner:
         """The pool is closed by itself, others may use it."""
 
 
+def _say_that_copies_differ(name: str, function: Any, workers: int) -> None:
+    while isinstance(function, functools.partial):
+        function = function.func
+    if not inspect.isfunction(function) and not inspect.isbuiltin(function):
+        logger.warning(
+            "reward %r is a %s: each of the %d worker processes has a copy of its own, and what "
+            "one of them remembers the others do not\n"
+            "  where its scores depend on earlier calls: reward_workers 1, or isolate=True",
+            *(name, type(function).__name__, workers),
+        )
+
+
 def _in_pool(pool: Pool, name: str, shipment: Shipment, timeout: float | None) -> _PoolRunner:
     pool.add(name, shipment)
     pool.check(name)
@@ -146,15 +161,19 @@ def _in_pool(pool: Pool, name: str, shipment: Shipment, timeout: float | None) -
 
 def origin_of(function: Any, registry: Registry) -> str:
     """Where a reward comes from: its plugin, else the file or class that defines it."""
-    for entry in registry.entries("rewards"):
-        if entry.item is function:
-            return f"plugin {entry.origin.plugin!r}"
-    code = inspect.unwrap(getattr(function, "func", function))
+    inner = function
+    if isinstance(function, Reward):
+        inner = function.function
+        # By name: the run may have another registry than the one the reward was resolved with.
+        for entry in registry.entries("rewards"):
+            if entry.name == function.name:
+                return f"plugin {entry.origin.plugin!r}"
+    code = inspect.unwrap(getattr(inner, "func", inner))
     try:
         file = inspect.getsourcefile(code if inspect.isroutine(code) else type(code))
     except TypeError:  # built in
         file = None
     if not file:
-        return f"a {type(function).__name__}"
+        return f"a {type(inner).__name__}"
     inside = Path(file).is_relative_to(Path.cwd())
     return os.path.relpath(file) if inside else file

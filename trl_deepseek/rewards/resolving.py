@@ -44,7 +44,7 @@ def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
     if reward_funcs is None:
         return []
     given = list(reward_funcs) if isinstance(reward_funcs, (list, tuple)) else [reward_funcs]
-    functions = [_resolve_one(item, registry) for item in given]
+    functions = _named([_resolve_one(item, registry) for item in given])
     places: dict[str, Any] = {}
     for item, function in zip(given, functions, strict=True):
         if is_function(function):
@@ -120,17 +120,38 @@ def _resolve_one(item: Any, registry: Registry) -> Any:
         if item.startswith(MODEL_PREFIX):
             return DeferredReward(item.removeprefix(MODEL_PREFIX), registry)
         if ":" in item:
-            return import_function(item)
+            return _as_written(item)
         if "/" in item or Path(item).is_dir():
             return item
         if "." in item:
-            return import_function(item)
+            return _as_written(item)
         return registry.rewards[item]  # raises, with the nearest name
     if not callable(item):
         raise ConfigError(
             f"a reward is a name, a function or a model, not the {type(item).__name__} {item!r}"
         )
     return item
+
+
+def _as_written(target: str) -> Any:
+    """What ``file.py:name`` names, under that name: an object or a lambda has no other."""
+    function = import_function(target)
+    name = target.rpartition(":" if ":" in target else ".")[2]
+    if isinstance(function, Reward) or name_of(function) == name or not is_function(function):
+        return function
+    return Reward(name, function)
+
+
+def _named(functions: list[Any]) -> list[Any]:
+    """Lambdas, which all have one name, are ``lambda``, ``lambda_2`` and so on."""
+    seen = 0
+    named = []
+    for function in functions:
+        if callable(function) and name_of(function) == "<lambda>":
+            seen += 1
+            function = Reward("lambda" if seen == 1 else f"lambda_{seen}", function)
+        named.append(function)
+    return named
 
 
 def is_function(reward: Any) -> bool:

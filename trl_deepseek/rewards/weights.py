@@ -75,11 +75,13 @@ def parse(given: Any) -> list[Any] | dict[str, Any] | None:
 
 
 def weigh(given: Any, names: Sequence[str]) -> Weights | None:
-    """The weights of the rewards called ``names``; None where all are TRL's default, 1.
+    """The weights of the rewards called ``names``, 1 for those that a mapping leaves out.
+
+    Returns:
+        None where nothing is given; all are then TRL's default, 1.
 
     Raises:
-        ConfigError: A name is not one of ``names``, one of these has no weight, or a weight or
-            step is not a number.
+        ConfigError: A name is not one of ``names``, or a weight or step is not a number.
     """
     parsed = parse(given)
     if parsed is None:
@@ -98,12 +100,7 @@ def weigh(given: Any, names: Sequence[str]) -> Weights | None:
                 f"{did_you_mean(name, names)}\n"
                 f"  rewards: {', '.join(names)}"
             )
-    missing = [name for name in names if name not in parsed]
-    if missing:
-        raise ConfigError(
-            f"reward_weights has no weight for {missing[0]!r}\n  give every reward one; 1 is usual"
-        )
-    return Weights(tuple(_points(parsed[name], name) for name in names))
+    return Weights(tuple(_points(parsed.get(name, 1.0), name) for name in names))
 
 
 def _points(value: Any, name: str) -> tuple[tuple[int, float], ...]:

@@ -13,6 +13,7 @@
 ``completion_ids``   its tokens
 ``generation_prefix`` what the template wrote after the assistant header
 ``columns``          the dataset's other columns, as JSON
+``weights``          of each reward in the total, as JSON
 ``advantage``        what the policy was updated with
 ``rewards/NAME``     the score of each reward; null where it abstained
 ==================== ==============================================================================
@@ -29,7 +30,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ class Row:
     columns: Mapping[str, Any]
     advantage: float | None
     scores: Mapping[str, float | None]
+    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class History:
@@ -97,6 +99,7 @@ class History:
         advantages: Sequence[float],
         group_size: int,
         generation_prefix: str,
+        weights: Mapping[str, float] | None = None,
     ) -> None:
         """Have one generated batch written; what is passed must not change any more.
 
@@ -121,6 +124,7 @@ class History:
                 "completion_ids": pa.array(list(completion_ids), pa.list_(pa.int32())),
                 "generation_prefix": pa.array([generation_prefix] * count, pa.string()),
                 "columns": pa.array([_json(row) for row in columns], pa.string()),
+                "weights": pa.array([_json(weights or {})] * count, pa.string()),
                 "advantage": pa.array(list(advantages), pa.float64()),
             }
             for name, values in scores.items():
@@ -189,10 +193,11 @@ def read(run: str | os.PathLike[str]) -> Iterator[Row]:
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                yield _row(row)
+                yield decode(row)
 
 
-def _row(row: dict[str, Any]) -> Row:
+def decode(row: dict[str, Any]) -> Row:
+    """One row of a file; ``row`` is used up."""
     is_json = row.pop("conversational")
     decode = json.loads if is_json else str
     scores = {key: row.pop(key) for key in list(row) if key.startswith(SCORES)}
@@ -202,6 +207,7 @@ def _row(row: dict[str, Any]) -> Row:
             "prompt": decode(row["prompt"]),
             "completion": decode(row["completion"]),
             "columns": json.loads(row["columns"]),
+            "weights": json.loads(row.get("weights") or "{}"),  # earlier runs did not save them
         },
         scores={key.removeprefix(SCORES): value for key, value in scores.items()},
     )

@@ -12,6 +12,7 @@ from trl_deepseek import data
 from trl_deepseek.chat.reasoning import texts
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
+from trl_deepseek.rollouts import history
 from trl_deepseek.rollouts.history import Row
 from trl_deepseek.rollouts.trial import Samples
 
@@ -117,4 +118,16 @@ def _lines(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _table(name: str, registry: Registry) -> Iterator[dict[str, Any]]:
-    yield from data.load(name, registry, kind="prompts")
+    for row in data.load(name, registry, kind="prompts"):
+        if row.keys() >= {"conversational", "columns", "completion"}:  # as a run saved it
+            saved = history.decode(row)
+            yield {
+                **saved.columns,
+                "prompt": saved.prompt,
+                "completion": saved.completion,
+                "completion_ids": saved.completion_ids,
+                "generation_prefix": saved.generation_prefix,
+                "group": [saved.batch, saved.group],
+            }
+        else:
+            yield row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -58,15 +59,12 @@ def scored(trial: Trial) -> list[float | None]:
 
 def mean(values: Sequence[float]) -> float | None:
     """The mean, or None of nothing."""
-    return math.fsum(values) / len(values) if values else None
+    return statistics.fmean(values) if values else None
 
 
 def deviation(values: Sequence[float]) -> float | None:
     """The population's standard deviation, or None of nothing."""
-    centre = mean(values)
-    if centre is None:
-        return None
-    return math.sqrt(math.fsum((value - centre) ** 2 for value in values) / len(values))
+    return statistics.pstdev(values) if values else None
 
 
 def histogram(values: Sequence[float]) -> list[dict[str, float]]:
@@ -116,15 +114,10 @@ def zero_variance(
 def correlation(left: Sequence[float | None], right: Sequence[float | None]) -> float | None:
     """Pearson's, over the samples that both scored; None where one of them is constant there."""
     pairs = [(a, b) for a, b in zip(left, right, strict=True) if a is not None and b is not None]
-    if len(pairs) < 2:
+    try:
+        return max(-1.0, min(1.0, statistics.correlation(*zip(*pairs, strict=True))))
+    except (statistics.StatisticsError, TypeError):  # one is constant, or there are no pairs
         return None
-    centre_a = math.fsum(a for a, _ in pairs) / len(pairs)
-    centre_b = math.fsum(b for _, b in pairs) / len(pairs)
-    over = math.fsum((a - centre_a) * (b - centre_b) for a, b in pairs)
-    spread_a = math.fsum((a - centre_a) ** 2 for a, _ in pairs)
-    spread_b = math.fsum((b - centre_b) ** 2 for _, b in pairs)
-    under = math.sqrt(spread_a * spread_b)
-    return max(-1.0, min(1.0, over / under)) if under > 0 else None
 
 
 def group_advantages(
@@ -138,11 +131,9 @@ def group_advantages(
     for group, total in zip(groups, totals, strict=True):
         if total is not None:
             members.setdefault(group, []).append(total)
-    centres = {group: math.fsum(values) / len(values) for group, values in members.items()}
+    centres = {group: statistics.fmean(values) for group, values in members.items()}
     spreads = {
-        group: math.sqrt(
-            math.fsum((v - centres[group]) ** 2 for v in values) / max(1, len(values) - 1)
-        )
+        group: statistics.stdev(values) if len(values) > 1 else 0.0
         for group, values in members.items()
     }
     return [

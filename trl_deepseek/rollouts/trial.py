@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import re
-import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from trl_deepseek.errors import ConfigError
@@ -14,7 +11,7 @@ from trl_deepseek.rewards.contract import plan
 from trl_deepseek.rewards.resolving import is_function
 from trl_deepseek.rewards.signature import name_of, signature_of
 from trl_deepseek.types import Reward
-from trl_deepseek.workers.calls import Failure, Outcome
+from trl_deepseek.workers.calls import Outcome
 from trl_deepseek.workers.inprocess import LoopRunner, ThreadRunner
 
 
@@ -84,53 +81,15 @@ def score(function: Any, samples: Samples, timeout: float | None = None) -> Tria
             **{column: list(values) for column, values in samples.columns.items()},
         },
     )
-    clock: dict[int, float] = {}
-    runner: ThreadRunner | LoopRunner
     kind = LoopRunner if signature.is_async else ThreadRunner
-    runner = kind(_timed(inner, clock, signature.is_async), timeout if limit is None else limit)
+    runner = kind(inner, timeout if limit is None else limit)
     try:
         results = runner.run(calls)
     finally:
         runner.close()
     outcomes: list[Outcome] = []
-    # The frame of the stopwatch below tells a reward's author nothing.
-    ours = re.compile(rf'  File "{re.escape(__file__)}", .*\n(?:    .*\n)+')
     seconds: list[float] = []
     for call, result in zip(calls, results, strict=True):
-        outcomes += [
-            replace(o, detail=ours.sub("", o.detail)) if isinstance(o, Failure) else o
-            for o in result.outcomes
-        ]
-        took = clock.get(_key(call.arguments), 0.0)
-        seconds += [took / call.samples] * call.samples
+        outcomes += result.outcomes
+        seconds += [result.seconds / call.samples] * call.samples
     return Trial(name, [outcomes[i] for i in places], [seconds[i] for i in places])
-
-
-def _timed(function: Callable[..., Any], clock: dict[int, float], is_async: bool) -> Any:
-    """``function``, noting in ``clock`` how long each call took, failed ones included."""
-
-    def note(arguments: Mapping[str, Any], start: float) -> None:
-        clock[_key(arguments)] = time.perf_counter() - start
-
-    @functools.wraps(function)
-    async def timed_async(**arguments: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return await function(**arguments)
-        finally:
-            note(arguments, start)
-
-    @functools.wraps(function)
-    def timed(**arguments: Any) -> Any:
-        start = time.perf_counter()
-        try:
-            return function(**arguments)
-        finally:
-            note(arguments, start)
-
-    return timed_async if is_async else timed
-
-
-def _key(arguments: Mapping[str, Any]) -> int:
-    """Which call it is: each has completions of its own."""
-    return id(arguments["completions" if "completions" in arguments else "completion"])

@@ -20,6 +20,7 @@ from trl_deepseek.workers.supervised import descendants, end
 
 TICK = 0.05  # seconds between two looks at the memory
 CHUNK = 1 << 16
+OUTPUT = 1 << 20  # bytes of each stream that are kept unless a run asks for another number
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Limits:
     memory: int = 1 << 30
     processes: int = 32
     file_size: int = 64 << 20
-    output: int = 1 << 20
+    output: int = OUTPUT
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ They stand apart from the trainers so that parsing a command line does not impor
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -213,6 +214,12 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise ConfigError(f"{name} is {value}; the least it can be is {least}")
+        most = max(32, 4 * (os.cpu_count() or 1))
+        if self.reward_workers > most:
+            raise ConfigError(
+                f"reward_workers is {self.reward_workers}; the most it can be on this machine is "
+                f"{most}\n  each is a process; more than one for each processor gain nothing"
+            )
         return Settings(
             on_error=on_error,
             timeout=self.reward_timeout,

@@ -193,6 +193,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
                 advantages=everyones,
                 group_size=self.num_generations if mode == "train" else self.num_generations_eval,
                 generation_prefix=self._prefix,
+                weights=dict(
+                    zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
+                ),
             )
         if shows:
             self._next_table = step + max(1, self.state.max_steps // TABLES)

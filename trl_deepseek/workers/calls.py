@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import itertools
 import math
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass, field
@@ -48,11 +49,13 @@ class Result:
         outcomes: One per sample of the call; None abstains.
         metrics: Arguments of the calls to ``log_metric``, in order.
         extras: Arguments of the calls to ``log_extra``, in order.
+        seconds: What the call took.
     """
 
     outcomes: list[Outcome]
     metrics: list[tuple[str, float]] = field(default_factory=list)
     extras: list[tuple[str, list[Any]]] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -74,9 +77,9 @@ class Call:
         """How many outcomes it gives."""
         return self.count or 1
 
-    def failed(self, failure: Failure) -> Result:
+    def failed(self, failure: Failure, seconds: float = 0.0) -> Result:
         """The result when every sample of the call failed alike."""
-        return Result([failure] * self.samples)
+        return Result([failure] * self.samples, seconds=seconds)
 
 
 def perform(
@@ -90,13 +93,15 @@ def perform(
         wait: Runs an awaitable to its end, for async functions.
     """
     result, logs = _recorder(call)
+    start = time.perf_counter()
     try:
         value = function(**call.arguments, **logs)
         if inspect.isawaitable(value):
             value = wait(value)
         result.outcomes = judge(value, call.count)
     except BaseException as error:  # a reward may raise anything; all of it is a failure
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
+    result.seconds = time.perf_counter() - start
     return result
 
 
@@ -112,6 +117,7 @@ def run_to_end(awaitable: Awaitable[Any]) -> Any:
 async def perform_async(function: Callable[..., Any], call: Call) -> Result:
     """As :func:`perform`, inside a running event loop."""
     result, logs = _recorder(call)
+    start = time.perf_counter()
     try:
         value = function(**call.arguments, **logs)
         result.outcomes = judge(await value if inspect.isawaitable(value) else value, call.count)
@@ -119,9 +125,10 @@ async def perform_async(function: Callable[..., Any], call: Call) -> Result:
         task = asyncio.current_task()
         if task is not None and task.cancelling():  # from outside, at the deadline
             raise
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
     except BaseException as error:  # as in perform
-        return call.failed(_failure(error))
+        result = call.failed(_failure(error))
+    result.seconds = time.perf_counter() - start
     return result
 
 

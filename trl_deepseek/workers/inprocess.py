@@ -29,6 +29,10 @@ def timed_out(timeout: float) -> Failure:
     return Failure("timeout", f"did not finish within {timeout:g} s")
 
 
+def _overran(call: Call, timeout: float | None) -> Result:
+    return call.failed(timed_out(timeout or 0), timeout or 0)
+
+
 NOT_TRIED = Failure("timeout", "not tried, since the calls before it did not end well")
 
 
@@ -61,7 +65,7 @@ class ThreadRunner:
             results += done
             if attempt.finished.is_set():
                 break
-            results.append(calls[len(results)].failed(timed_out(self._timeout or 0)))
+            results.append(_overran(calls[len(results)], self._timeout))
             if stop_early or overran == GIVE_UP:
                 break
         rest = calls[len(results) :]
@@ -132,7 +136,7 @@ class LoopRunner:
             calls: What to call the reward with.
             stop_early: Accepted for symmetry; calls made together end together.
         """
-        results = [call.failed(timed_out(self._timeout or 0)) for call in calls]
+        results = [_overran(call, self._timeout) for call in calls]
 
         async def score(place: int) -> None:
             # Kept at once: should another sample block the loop, this one has its score.

@@ -27,6 +27,9 @@ INSTRUCTIONS = (
 
 Message = dict[str, str]
 
+# The pace goes on from one call of the reward to the next, so it is kept by what it limits.
+_paces: dict[tuple[str, str, float], Pace] = {}
+
 
 @hookimpl
 def register_rewards(register: Register) -> None:
@@ -79,7 +82,8 @@ async def llm_judge(
         show_reasoning: Whether it sees the reasoning too.
         temperature: The judge's.
         concurrency: Requests at once.
-        requests_per_minute: Most requests in a minute, per training process; None for no limit.
+        requests_per_minute: Most requests in a minute to this endpoint, further attempts included,
+            per training process; None for no limit.
         retries: Further attempts after an error that may pass (429, 5xx, no connection), with
             growing pauses or as long as the endpoint asks for.
         seconds: Time for one attempt.
@@ -99,10 +103,9 @@ async def llm_judge(
         jobs.append(asked if given else None)
     if not any(jobs):
         return [0.0] * len(jobs)
-    client, name = _client(model, base_url, api_key, retries, seconds)
+    client, name = _client(model, base_url, api_key, retries, seconds, requests_per_minute)
     store = Cache(Path(cache).expanduser() if cache else None)
-    pace = Pace(concurrency, requests_per_minute)
-    judge = _Judge(client, name, temperature, scale, pace, store)
+    judge = _Judge(client, name, temperature, scale, asyncio.Semaphore(concurrency), store)
     async with client:
         # Equal questions are asked once.
         distinct = {str(job): job for job in jobs if job}
@@ -136,7 +139,7 @@ class _Judge:
         model: str,
         temperature: float,
         scale: tuple[float, float],
-        pace: Pace,
+        slots: asyncio.Semaphore,
         cache: Cache,
     ) -> None:
         self.asked = 0
@@ -144,7 +147,7 @@ class _Judge:
         self._model = model
         self._temperature = temperature
         self._scale = scale
-        self._pace = pace
+        self._slots = slots
         self._cache = cache
 
     async def score(self, messages: list[Message]) -> float | None:
@@ -152,7 +155,7 @@ class _Judge:
         key = (str(self._client.base_url), self._model, self._temperature, messages)
         reply = self._cache.get(key)
         if reply is None:
-            async with self._pace:
+            async with self._slots:
                 self.asked += 1
                 answered = await self._client.chat.completions.create(
                     model=self._model,
@@ -168,9 +171,14 @@ class _Judge:
 
 
 def _client(
-    model: str | None, base_url: str | None, api_key: str | None, retries: int, seconds: float
+    model: str | None,
+    base_url: str | None,
+    api_key: str | None,
+    retries: int,
+    seconds: float,
+    per_minute: float | None,
 ) -> tuple[AsyncOpenAI, str]:
-    from openai import AsyncOpenAI
+    from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 
     name = model or os.environ.get(MODEL_VARIABLE)
     if not name:
@@ -185,5 +193,13 @@ def _client(
                 "llm_judge needs OPENAI_API_KEY, or OPENAI_BASE_URL of your own server"
             )
         key = "none"  # the client wants one, the endpoint may not
-    client = AsyncOpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=seconds)
+    http = None
+    if per_minute is not None:
+        # Around every request that leaves: the client's own further attempts keep to the pace too.
+        where = base_url or os.environ.get("OPENAI_BASE_URL", "")
+        pace = _paces.setdefault((where, name, per_minute), Pace(per_minute))
+        http = DefaultAsyncHttpxClient(event_hooks={"request": [pace.wait]})
+    client = AsyncOpenAI(
+        base_url=base_url, api_key=key, max_retries=retries, timeout=seconds, http_client=http
+    )
     return client, name

@@ -1,34 +1,28 @@
-"""How many requests run at once, and how many start in a minute."""
+"""How many requests may start in a minute."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 
 class Pace:
-    """An async context manager around each request.
+    """Spaces requests evenly; one object for all that share an endpoint's limit.
 
     Args:
-        concurrency: Requests at once.
-        per_minute: Requests that may start in a minute, evenly spaced; None for no limit.
+        per_minute: Requests that may start in a minute.
     """
 
-    def __init__(self, concurrency: int, per_minute: float | None) -> None:
-        self._slots = asyncio.Semaphore(concurrency)
-        self._gap = 60.0 / per_minute if per_minute else 0.0
+    def __init__(self, per_minute: float) -> None:
+        self._gap = 60.0 / per_minute
         self._next = 0.0
+        self._lock = threading.Lock()  # calls may come from several event loops
 
-    async def __aenter__(self) -> None:
-        await self._slots.acquire()
-        now = time.monotonic()
-        start = max(now, self._next)
-        self._next = start + self._gap
-        try:
-            await asyncio.sleep(start - now)
-        except BaseException:  # cancelled while waiting: the slot is free again
-            self._slots.release()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
+    async def wait(self, *_: object) -> None:
+        """Return when the next request may start."""
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next)
+            self._next = start + self._gap
+        await asyncio.sleep(start - now)

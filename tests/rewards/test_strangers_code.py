@@ -1,0 +1,244 @@
+"""What rewards may do to the processes around them: nothing that lasts."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from trl_deepseek.errors import ConfigError, PluginError
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import name_of, resolve
+from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.rewards.placing import Guards, origin_of
+from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.types import Reward
+from trl_deepseek.workers.calls import Failure, judge
+
+NOBODY = Registry([])
+FILE = """
+import os, signal, subprocess, sys, time
+
+class Mute(Exception):
+    def __str__(self):
+        raise ZeroDivisionError
+
+class Unreadable:
+    def __reduce__(self):
+        return (int, ("not a number",))
+
+def reward(completion: str, log_extra=None, log_metric=None) -> float:
+    if completion == "mute":
+        raise Mute
+    if completion == "stray":
+        subprocess.Popen(["sleep", "3600"], start_new_session=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "raises":
+        raise ValueError("no")
+    return 1.0
+
+def extra(completions, log_extra, **_):
+    log_extra("column", [Unreadable()])
+    return [1.0] * len(completions)
+
+class Counts:
+    def __init__(self):
+        self.calls = 0
+    def __call__(self, completion: str) -> float:
+        self.calls += 1
+        return float(self.calls)
+
+counts = Counts()
+squared = lambda completion: len(completion) ** 2.0
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.py"
+    path.write_text(FILE)
+    return path
+
+
+def score(guard: Any, completions: list[str], **columns: Any) -> list[float | None]:
+    return asyncio.run(
+        guard(prompts=["p"] * len(completions), completions=completions,
+              completion_ids=[[1]] * len(completions), **columns)
+    )  # fmt: skip
+
+
+def guard(name: str, **settings: Any) -> Guards:
+    return Guards(resolve(name, NOBODY), NOBODY, Settings(**settings))
+
+
+def sleepers() -> list[int]:
+    return [process.pid for process in psutil.process_iter() if _is_ours(process)]
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    try:
+        mark = process.environ().get("TRL_DEEPSEEK_REWARD_WORKER", "")
+        return process.name() == "sleep" and mark.startswith(f"/{os.getpid()}-")
+    except psutil.Error:
+        return False
+
+
+def test_what_a_reward_started_ends_with_the_worker_that_it_crashes(file: Path) -> None:
+    guards = guard(f"{file}:reward", workers=1, on_error="abstain")
+    assert score(guards.functions[0], ["stray", "ok"]) == [None, 1.0]
+    assert sleepers() == []
+    guards.close()
+
+
+def test_hundreds_of_failing_calls_leave_nothing_behind(file: Path) -> None:
+    guards = guard(f"{file}:reward", workers=2, on_error="abstain", max_failures=10**6)
+    (reward,) = guards.functions
+    me = psutil.Process()
+    score(reward, ["ok", "raises"])
+    before = (me.num_fds(), threading.active_count(), len(me.children(recursive=True)))
+    for i in range(20):
+        score(reward, ["stray", f"ok {i}"] + ["raises"] * 20)
+    deadline = time.monotonic() + 60  # threads that read the output of what was killed end soon
+    while threading.active_count() > before[1] and time.monotonic() < deadline:
+        time.sleep(0.02)
+    after = (me.num_fds(), threading.active_count(), len(me.children(recursive=True)))
+    assert all(late <= early + 1 for early, late in zip(before, after, strict=True)), (
+        before,
+        after,
+    )
+    assert sleepers() == []
+    guards.close()
+
+
+def test_an_error_that_cannot_be_shown_costs_no_time(file: Path) -> None:
+    guards = guard(f"{file}:reward", workers=1, on_error="abstain", timeout=3600.0)
+    assert score(guards.functions[0], ["mute", "ok"]) == [None, 1.0]
+    guards.close()
+
+
+def test_what_cannot_be_read_back_fails_the_call_and_ends_it(file: Path) -> None:
+    guards = guard(f"{file}:extra", isolate=True, on_error="abstain", timeout=3600.0)
+    assert score(guards.functions[0], ["a"], log_extra=print) == [None]
+    guards.close()
+
+
+def test_the_pool_ends_a_job_on_an_exception_of_its_own(file: Path) -> None:
+    guards = guard(f"{file}:reward", workers=1, on_error="abstain", timeout="5")
+    assert score(guards.functions[0], ["a", "b"]) == [None, None]
+    guards.close()
+
+
+def test_a_generator_without_end_is_read_no_further_than_needed() -> None:
+    taken: list[int] = []
+
+    def endless() -> Iterator[float]:
+        for number in itertools.count():
+            taken.append(number)
+            yield 1.0
+
+    message = "returned more than 3 scores for 3 completions"
+    assert judge(endless(), 3) == [Failure("error", message)] * 3
+    assert len(taken) == 4
+
+
+def test_workers_import_nothing_from_the_working_directory(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    for name in ("json", "psutil", "asyncio", "trl_deepseek"):
+        (here / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    monkeypatch.chdir(here)
+    monkeypatch.syspath_prepend("")
+    guards = guard(f"{file}:reward", workers=1)
+    assert score(guards.functions[0], ["ok"]) == [1.0]
+    guards.close()
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("timeout", ["5", float("nan"), float("inf"), 0, -1.0, True])
+def test_a_timeout_that_is_no_time_is_refused_at_registration(tmp_path: Path, timeout: Any) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from trl_deepseek import hookimpl\nnan, inf = float('nan'), float('inf')\n"
+        "def mine(completion): return 1.0\n@hookimpl\ndef register_rewards(register):\n"
+        f"    register('mine', mine, timeout={timeout!r})\n"
+    )
+    with pytest.raises(PluginError) as error:
+        load_registry([str(plugin)])
+    assert str(error.value) == (
+        f"plugin 'mine': reward 'mine': timeout is {timeout!r}; it must be seconds above 0, or None"
+    )
+
+
+@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "raise SystemExit", "exit(0)"])
+def test_a_plugin_that_ends_the_process_is_named(tmp_path: Path, ending: str) -> None:
+    plugin = tmp_path / "ends.py"
+    plugin.write_text(f"\n{ending}\n")
+    with pytest.raises(PluginError) as error:
+        load_registry([str(plugin)])
+    assert str(error.value).startswith(f"plugin file {plugin}:2 does not load: SystemExit")
+    assert str(error.value).endswith("\n  a plugin may not end the process")
+
+
+def test_a_file_that_imports_its_neighbour_is_told_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "my_helpers.py").write_text("")
+    plugin = tmp_path / "mine.py"
+    plugin.write_text("import my_helpers\n")
+    with pytest.raises(PluginError) as error:
+        load_registry([str(plugin)])
+    assert f"PYTHONPATH={tmp_path} and mine in place of {plugin}" in str(error.value)
+
+
+def test_errors_name_the_plugin_whichever_registry_the_reward_came_from(tmp_path: Path) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from functools import partial\nfrom trl_deepseek import hookimpl\n"
+        "def f(completion, x): return x\n@hookimpl\ndef register_rewards(register):\n"
+        "    register('mine', partial(f, x=1.0))\n"
+    )
+    reward = load_registry([str(plugin)]).rewards["mine"]
+    assert origin_of(reward, load_registry([str(plugin)])) == "plugin 'mine'"
+    assert origin_of(reward, NOBODY) == str(plugin)
+
+
+def test_objects_and_lambdas_of_a_file_are_named_as_they_were_written(file: Path) -> None:
+    found = resolve([f"{file}:counts", f"{file}:squared"], NOBODY)
+    assert [name_of(function) for function in found] == ["counts", "squared"]
+
+
+def test_lambdas_are_numbered() -> None:
+    found = resolve([lambda completion: 1.0, lambda completion: 0.0], NOBODY)
+    assert [name_of(function) for function in found] == ["lambda", "lambda_2"]
+
+
+def test_a_reward_that_may_remember_is_mentioned_where_workers_have_copies(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        guard(f"{file}:reward", workers=2).close()
+        guard(f"{file}:counts", workers=1).close()
+        assert caplog.messages == []
+        guard(f"{file}:counts", workers=2).close()
+    (message,) = caplog.messages
+    assert message.startswith("reward 'counts' is a Counts: each of the 2 worker processes has")
+
+
+def test_workers_without_number_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="reward_workers is 10000; the most it can be on this"):
+        GRPOConfig(output_dir=str(tmp_path), reward_workers=10000)
+
+
+def test_a_hand_made_reward_is_checked_too() -> None:
+    with pytest.raises(ValueError, match="isolate is 'no'; it must be True or False"):
+        Reward("mine", len, isolate="no")  # type: ignore[arg-type]
