@@ -22,7 +22,9 @@ from trl_deepseek import (
 from trl_deepseek.errors import ConfigError, DataError, RunError, UnknownName
 
 LOSSES = load_registry().losses
-PAIRED = sorted(name for name, loss in LOSSES.items() if loss.data == "pairs")
+# One name of each function: TRL's names for some of them are the same loss.
+ONCE = {loss.function: name for name, loss in LOSSES.items() if loss.data == "pairs"}
+PAIRED = sorted(ONCE.values())
 UNPAIRED = sorted(name for name, loss in LOSSES.items() if loss.data == "unpaired")
 REFERENCE_FREE = sorted(name for name in PAIRED if not LOSSES[name].reference)
 
