@@ -226,18 +226,6 @@ class Reward:
             if not all(isinstance(name, str) for name in getattr(self, option)):
                 raise ValueError(f"{option} is {getattr(self, option)!r}; it must hold names")
 
-    def __post_init__(self) -> None:
-        limit: Any = self.timeout
-        known = isinstance(limit, (int, float)) and not isinstance(limit, bool)
-        if limit is not None and not (known and 0 < limit < float("inf")):
-            raise ValueError(f"timeout is {limit!r}; it must be seconds above 0, or None")
-        for option in ("isolate", "samplewise", "runs_code"):
-            if not isinstance(getattr(self, option), bool):
-                raise ValueError(f"{option} is {getattr(self, option)!r}; it must be True or False")
-        for option in ("columns", "requires"):
-            if not all(isinstance(name, str) for name in getattr(self, option)):
-                raise ValueError(f"{option} is {getattr(self, option)!r}; it must hold names")
-
     @property
     def __name__(self) -> str:
         return self.name
