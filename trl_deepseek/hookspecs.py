@@ -74,7 +74,7 @@ def register_quantizations(register: Register) -> None:
 
 @hookspec
 def register_metrics(register: Register) -> None:
-    """Offer metrics, to be named in ``evaluate --metrics``.
+    """Offer metrics, to be found by name in ``registry.metrics``; no command evaluates yet.
 
     Args:
         register: Call as ``register(name, metric)``, where ``metric(predictions, references)``
@@ -106,7 +106,7 @@ def register_datasets(register: Register) -> None:
 
 @hookspec
 def register_presets(register: Register) -> None:
-    """Offer named config defaults, to be named in ``preset``.
+    """Offer named config defaults, to be found in ``registry.presets``; no command reads them yet.
 
     Args:
         register: Call as ``register(name, Preset(...))``.

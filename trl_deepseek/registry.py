@@ -142,7 +142,7 @@ class Registry:
 
     @property
     def metrics(self) -> Catalog[Metric]:
-        """Metrics, named in ``evaluate --metrics``."""
+        """Metrics, by name; no command evaluates yet."""
         return self._catalog("metrics")
 
     @property
@@ -165,7 +165,7 @@ class Registry:
 
     @property
     def presets(self) -> Catalog[Preset]:
-        """Config defaults, named in ``preset``."""
+        """Config defaults, by name; no command reads them yet."""
         return self._catalog("presets")
 
     def entries(self, kind: str | None = None) -> list[Entry]:

@@ -8,6 +8,7 @@ or could not be a setting is refused with its line.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,19 @@ _Loader.add_implicit_resolver(
 _Loader.add_implicit_resolver(REPLACED[1], re.compile(f"({FLOAT.pattern})$"), list("-+.0123456789"))
 _Loader.add_constructor(REPLACED[0], _integer)
 _Loader.add_constructor(REPLACED[1], _float)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes numbers as they were written."""
+
+
+_Dumper.add_representer(Integer, lambda dumper, n: dumper.represent_scalar(REPLACED[0], str(n)))
+_Dumper.add_representer(Float, lambda dumper, n: dumper.represent_scalar(REPLACED[1], str(n)))
+
+
+def write_mapping(path: Path, values: Mapping[str, Any]) -> None:
+    """Write settings so that :func:`read_mapping` reads the same ones."""
+    path.write_text(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False), encoding="utf-8")
 
 
 def read_mapping(path: str, what: str, of: str) -> dict[str, Any]:

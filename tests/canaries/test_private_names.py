@@ -57,6 +57,11 @@ BNB4 = "transformers.quantizers.quantizer_bnb_4bit"
 FOUR_BIT = "quantization/four_bit.py"
 
 TABLE = [
+    # environment: what is installed
+    Name("transformers.integrations", "integration_utils", "environment.py", "trackers by name"),
+    Name("transformers.utils", "import_utils", "environment.py", "flash attention by version"),
+    Name("transformers.utils", "is_liger_kernel_available", "environment.py", "before it is used"),
+    Name("trl.import_utils", "is_vllm_available", "environment.py", "before it is used"),
     # trainers: what a batch becomes, and what is logged of it
     Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
     Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),
@@ -225,10 +230,11 @@ def files() -> Iterator[tuple[Path, ast.Module]]:
 
 # The standard library's, and texts of ours that only look like names.
 NOT_OF_A_LIBRARY = {
-    *("_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
+    *("_StoreAction", "_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
     *("_exit", "_base_executable"),  # os, sys
-    *("_bytes", "_ids"),
-    *("_trl_deepseek_template", "_trl_deepseek_base_eos"),
+    *("_bytes", "_ids", "_token", "_available"),
+    "_unsorted_args",  # sympy
+    *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
 }
 
 

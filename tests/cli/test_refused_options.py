@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from pathlib import Path
 
 import pytest
 
 from trl_deepseek import models
+from trl_deepseek.cli import training
 from trl_deepseek.cli.main import main
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
@@ -334,7 +334,7 @@ REFUSED_IN_YAML = [
 @functools.cache
 def parser_of(command: str) -> Parser:
     parser = Parser(prog=f"trl-deepseek {command}")
-    importlib.import_module(f"trl_deepseek.cli.{command}").add_arguments(parser)
+    training.add_arguments(parser, command)
     return parser
 
 

@@ -25,6 +25,7 @@ from trl_deepseek import (
 )
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import DataError
+from trl_deepseek.trainers import grpo
 
 LONG = "seven times six is forty-two and " * 8
 KINDS = {
@@ -152,7 +153,7 @@ def test_a_grpo_dataset_that_fills_no_batch_is_refused_before_a_model_is_loaded(
         output_dir=str(tmp_path), num_generations=2, per_device_train_batch_size=8, report_to=[],
         bf16=False, use_cpu=True,
     )  # fmt: skip
-    monkeypatch.setattr(GRPOTrainer, "_resolve_model", lambda *_: pytest.fail("a model is loaded"))
+    monkeypatch.setattr(grpo, "find", lambda *_: pytest.fail("a model is loaded"))
     rows = Dataset.from_list([{"prompt": "1+1=", "solution": "2"}] * 3)
     with pytest.raises(DataError, match="train_dataset has 3 prompts, and one generated batch"):
         GRPOTrainer("tiny-deepseek-llm", "exact_match", config, train_dataset=rows)

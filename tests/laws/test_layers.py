@@ -15,7 +15,7 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
     {"rewards", "quantization", "losses", "noise", "lm_head"},
-    {"workers", "sandbox", "adapters", "chat", "data", "models"},
+    {"workers", "sandbox", "adapters", "chat", "data", "models", "answers", "environment"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
     {"plugin_loading", "sources"},
     {"registry"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"errors"},
 )
 # What knows nothing of ours but how to say what is wrong.
-ALONE = ("lm_head", "workers", "sandbox")
+ALONE = ("lm_head", "answers", "workers", "sandbox")
 ALLOWED_ALONE = {"errors", "workers", "sandbox", "sources"}
 
 

@@ -223,7 +223,8 @@ def test_every_training_command_answers(
     assert found["sequences"] == sequences
     assert (found["reference_bytes"] > 0) is reference
     assert found["activations_bytes"] > 0
-    assert (found["head_bytes"] > 0) is (command != ["reward"])
+    # A preference loss is scored by our head, whose tiles stay below the backbone's own peak.
+    assert (found["head_bytes"] > 0) is (command[0] in ("sft", "grpo"))
 
 
 def test_tables_are_printed_for_people(capsys: pytest.CaptureFixture[str]) -> None:

@@ -310,7 +310,7 @@ class TestRefusedBeforeAModelIsLoaded:
             ({"loss_type": "dpo"}, ConfigError, "is for `trl-deepseek preference`"),
             ({"loss_kwargs": {"gama": 1}}, ConfigError, "has no option 'gama'"),
             ({"loss_kwargs": {"label_smoothing": 0.7}}, ConfigError, "label_smoothing = 0.7"),
-            ({"center_rewards_coefficient": -1.0}, ConfigError, "must not be negative"),
+            ({"center_rewards_coefficient": -1.0}, ConfigError, "at least 0"),
         ],
     )
     def test_options(

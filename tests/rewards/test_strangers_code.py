@@ -235,7 +235,9 @@ def test_a_reward_that_may_remember_is_mentioned_where_workers_have_copies(
 
 
 def test_workers_without_number_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="reward_workers is 10000; the most it can be on this"):
+    with pytest.raises(
+        ConfigError, match="reward_workers is 10000: it must be at least 0 and at most"
+    ):
         GRPOConfig(output_dir=str(tmp_path), reward_workers=10000)
 
 

@@ -92,7 +92,7 @@ def test_a_good_plugin_passes_every_check(tmp_path: Path) -> None:
     checks = conformance.check(write(tmp_path, GOOD))
     assert [check for check in checks if check.problem] == []
     assert {check.item for check in checks} > {"reward 'tidy'", "reward 'whole'"}
-    assert len(checks) == 20
+    assert len(checks) == 22
 
 
 def test_each_fault_is_found_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +175,7 @@ def test_the_command_says_what_holds(tmp_path: Path, capsys: Any) -> None:
     assert main(["plugins", "check", good]) == 0
     shown = capsys.readouterr().out
     assert "ok  scores an empty batch" in shown
-    assert shown.endswith("20 of 20 checks hold\n")
+    assert shown.endswith("22 of 22 checks hold\n")
     assert main(["plugins", "check", good, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"item", "claim", "problem"} == set(rows[0])

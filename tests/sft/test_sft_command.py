@@ -3,12 +3,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from trl_deepseek.cli import training
 from trl_deepseek.cli.main import main
+from trl_deepseek.jobs import running
 
 SEEDS_MODULES = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 Build = Callable[..., Any]
@@ -19,11 +20,11 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     """The trainer that ``trl-deepseek sft`` would train."""
     built: list[Any] = []
 
-    def keep(args: Any, make: Callable[[], Any]) -> int:
-        built.append(make())
-        return 0
+    def keep(trainer: Any) -> Any:
+        built.append(trainer)
+        return SimpleNamespace(metrics={})
 
-    monkeypatch.setattr(training, "run", keep)
+    monkeypatch.setattr(running, "train", keep)
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"instruction": "1+1", "input": "", "output": "2"}) + "\n")
     common = ["--dataset_name", str(file), "--output_dir", str(tmp_path), "--report_to", "none"]

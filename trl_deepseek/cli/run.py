@@ -28,6 +28,7 @@ from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.jobs.recipe import Recipe, Stage, read
 from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.yaml_files import write_mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -195,10 +196,8 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
         if output.exists():  # written whole or not at all, but not noted before a kill
             shutil.rmtree(output)
         return ["merge", *_words(stage, _parser(stage)), "--json"]
-    import yaml
-
     file = Path(recipe.output_dir, f"{stage.name}.yaml")
-    file.write_text(yaml.safe_dump(dict(stage.options), sort_keys=False), encoding="utf-8")
+    write_mapping(file, stage.options)
     words = [stage.command, "--config", str(file), "--json"]
     if output.is_dir() and get_last_checkpoint(str(output)) is not None:
         words += ["--resume_from_checkpoint", "true"]

@@ -38,6 +38,12 @@ def each(dataset: Any, convert: Callable[[Any], Any]) -> Any:
         return None
     if isinstance(dataset, dict):
         return type(dataset)({name: convert(part) for name, part in dataset.items()})
+    if isinstance(dataset, (str, list, tuple)):
+        way = "load_dataset(...)" if isinstance(dataset, str) else "Dataset.from_list(rows)"
+        raise DataError(
+            f"a dataset is a datasets.Dataset, not a {type(dataset).__name__}\n"
+            f"  make one with datasets.{way}"
+        )
     return convert(dataset)
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import trl
 
-from trl_deepseek import models, quantization
+from trl_deepseek import environment, models, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import adapters, datasets, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.inputs import Inputs, registry_for
+from trl_deepseek.trainers.inputs import Inputs, check_names, registry_for
 from trl_deepseek.types import DatasetKind, Quantization
 
 
@@ -106,6 +106,9 @@ def settle(options: argparse.Namespace, config_class: type, registry: Registry) 
         raise ConfigError("--model_name_or_path is required")
     options = adapters.settled(options)
     config, model = build_dataclasses(options, [config_class, ModelArguments])
+    if not getattr(options, "dry_run", False):
+        check_names(config, registry)
+        environment.check_extras(config, model.attn_implementation)
     models.check(model.model_name_or_path, registry, weights=not getattr(options, "dry_run", False))
     adapter = adapters.adapter(options, config, model, registry)
     chosen = quantization.choose(config, registry) or adapters.stock_quantization(model)

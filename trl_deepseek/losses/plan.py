@@ -118,6 +118,8 @@ def plan(args: Any, registry: Registry) -> LossPlan:
         UnknownName: There is no such loss.
         ConfigError: A loss is defined on other data, or an option or setting does not fit.
     """
+    if args.loss_type in ([], "", None):
+        raise ConfigError("loss_type is empty: name a loss (see `trl-deepseek plugins`)")
     if isinstance(args, trl.DPOConfig):
         return _plan_pairs(args, registry)
     if isinstance(args, trl.KTOConfig):
@@ -221,6 +223,8 @@ def _weights(given: Sequence[float] | None, names: Sequence[str]) -> Sequence[fl
             f"loss_weights is {weights}: it must hold one finite number for each of "
             f"{', '.join(names)}"
         )
+    if not any(weights):
+        raise ConfigError(f"loss_weights is {weights}: nothing would be learned; leave it out")
     return weights
 
 

@@ -100,7 +100,10 @@ def weigh(given: Any, names: Sequence[str]) -> Weights | None:
                 f"{did_you_mean(name, names)}\n"
                 f"  rewards: {', '.join(names)}"
             )
-    return Weights(tuple(_points(parsed.get(name, 1.0), name) for name in names))
+    points = tuple(_points(parsed.get(name, 1.0), name) for name in names)
+    if points and not any(weight for each in points for _, weight in each):
+        raise ConfigError("reward_weights: all are 0, so that nothing would be learned")
+    return Weights(points)
 
 
 def _points(value: Any, name: str) -> tuple[tuple[int, float], ...]:

@@ -19,7 +19,13 @@ from trl_deepseek.losses import require_finite
 from trl_deepseek.losses.plan import LossPlan, plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import DPOConfig
-from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
+from trl_deepseek.trainers.inputs import (
+    Inputs,
+    find,
+    read_conversations,
+    registry_for,
+    require_config,
+)
 from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import PairLogps
 
@@ -83,6 +89,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
         that the config asks for.
         """
+        require_config(args, trl.DPOConfig, cls.__name__)
         args = copy.copy(args) if args is not None else DPOConfig()
         registry = registry or registry_for(args)
         losses = plan(args, registry)

@@ -33,7 +33,13 @@ from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
-from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
+from trl_deepseek.trainers.inputs import (
+    Inputs,
+    find,
+    read_conversations,
+    registry_for,
+    require_config,
+)
 from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
@@ -138,6 +144,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
         that the config asks for.
         """
+        require_config(args, trl.GRPOConfig, cls.__name__)
         args = args if args is not None else GRPOConfig()
         registry = registry or registry_for(args)
         plan(args, registry)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, environment, models, noise, quantization
-from trl_deepseek.errors import TemplateError
+from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 
@@ -59,6 +59,30 @@ def registry_for(args: Any) -> Registry:
     return load_registry(getattr(args, "plugins", None) or (), getattr(args, "block", None) or ())
 
 
+def check_names(args: Any, registry: Registry) -> None:
+    """Refuse names in a config that nobody registers, and what is missing around the run.
+
+    Raises:
+        UnknownName: A template, noise or quantization is not registered.
+        ConfigError: Options do not fit together, or a library, file or folder is not there.
+    """
+    environment.check(args)
+    noise.choose(args, registry)
+    quantization.choose(args, registry)
+    if getattr(args, "chat_template", None) is not None:
+        chat.resolve(args.chat_template, registry)
+
+
+def require_config(args: Any, expected: type, trainer: str) -> None:
+    """Refuse the config of another trainer.
+
+    Raises:
+        ConfigError: It is one.
+    """
+    if args is not None and not isinstance(args, expected):
+        raise ConfigError(f"{trainer} needs a {expected.__name__}, not a {type(args).__name__}")
+
+
 def find(
     model: str | PreTrainedModel,
     args: Any,
@@ -81,8 +105,7 @@ def find(
         ConfigError: Options do not fit together.
         TemplateError: The template does not fit the tokenizer.
     """
-    environment.check(args)
-    noise.choose(args, registry)
+    check_names(args, registry)
     quantization.check(model, args, options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     embedded = model if isinstance(model, str) and model in registry.models else None

@@ -20,7 +20,13 @@ from trl_deepseek.losses import BoundLoss, require_finite
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import KTOConfig
-from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
+from trl_deepseek.trainers.inputs import (
+    Inputs,
+    find,
+    read_conversations,
+    registry_for,
+    require_config,
+)
 from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import UnpairedLogps
 
@@ -92,6 +98,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
         that the config asks for.
         """
+        require_config(args, trl.KTOConfig, cls.__name__)
         args = copy.copy(args) if args is not None else KTOConfig()
         registry = registry or registry_for(args)
         found = plan(args, registry)

@@ -22,7 +22,13 @@ from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
-from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
+from trl_deepseek.trainers.inputs import (
+    Inputs,
+    find,
+    read_conversations,
+    registry_for,
+    require_config,
+)
 from trl_deepseek.types import PairRewards
 
 if TYPE_CHECKING:
@@ -108,6 +114,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
         that the config asks for.
         """
+        require_config(args, trl.RewardConfig, cls.__name__)
         args = copy.copy(args) if args is not None else RewardConfig()
         registry = registry or registry_for(args)
         loss = plan(args, registry).losses[0]

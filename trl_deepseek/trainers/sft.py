@@ -6,6 +6,7 @@ import copy
 import logging
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trl
@@ -95,6 +96,12 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         args = _own_config(args)
         registry = registry or registry_for(args)
         plan(args, registry)
+        if _reads_rows(args, options):
+            for split, dataset in (
+                ("train_dataset", train_dataset),
+                ("eval_dataset", eval_dataset),
+            ):
+                data.each(dataset, partial(_layout, args=args, split=split))
         inputs = find(model, args, processing_class, registry, options)
         train_dataset, kind = _read(train_dataset, inputs, "train_dataset")
         eval_dataset, _ = _read(eval_dataset, inputs, "eval_dataset")
@@ -135,10 +142,20 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 
 
+def _reads_rows(args: Any, options: Mapping[str, Any]) -> bool:
+    """Whether rows are ours to read: neither formatted by a function nor prepared already."""
+    skips = (args.dataset_kwargs or {}).get("skip_prepare_dataset")
+    return not skips and not options.get("formatting_func")
+
+
+def _layout(dataset: Any, *, args: Any, split: str) -> Any:
+    name = data.source_of(dataset, split)
+    return demonstrations.layout_of(dataset, text_field=args.dataset_text_field, name=name)
+
+
 def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
-    prepares = not (inputs.args.dataset_kwargs or {}).get("skip_prepare_dataset")
-    if dataset is None or not prepares or inputs.options.get("formatting_func"):
+    if dataset is None or not _reads_rows(inputs.args, inputs.options):
         return dataset, None
     if isinstance(dataset, Mapping):
         read = {key: _read(part, inputs, key) for key, part in dataset.items()}
