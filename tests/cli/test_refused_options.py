@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trl_deepseek import models
+from trl_deepseek import jobs, models
 from trl_deepseek.cli import training
 from trl_deepseek.cli.main import main
 from trl_deepseek.cli.parser import Parser
@@ -340,7 +340,7 @@ def parser_of(command: str) -> Parser:
 
 def configs(command: str, *argv: str) -> None:
     args = parser_of(command).parse_args(list(argv))
-    build_dataclasses(args, [args.config_class, DataArguments, ModelArguments])
+    build_dataclasses(args, [jobs.kind(args.command).OPTIONS[-1], DataArguments, ModelArguments])
 
 
 @pytest.mark.parametrize(("command", "options", "message"), REFUSED_BY_CONFIGS)
@@ -371,7 +371,7 @@ def test_yaml_means_numbers_words_and_lists_where_they_are_meant(
         "max_steps: 1e3\nrun_name: 007\nbf16: no\n"
     )
     args = parser_of("grpo").parse_args(["--config", "run.yaml"])
-    (config,) = build_dataclasses(args, [args.config_class])
+    (config,) = build_dataclasses(args, [jobs.kind(args.command).OPTIONS[-1]])
     assert config.learning_rate == 1e-6
     assert config.lr_scheduler_kwargs == {"min_lr": 1e-6}
     assert config.save_strategy == "no"

@@ -108,16 +108,15 @@ def test_a_stage_that_fails_ends_the_recipe_by_name(
     assert not Path("out/sft").exists()
 
 
-@pytest.mark.slow
-def test_input_that_only_the_stage_finds_wrong_is_the_users_mistake(
+def test_a_row_that_would_be_read_wrongly_is_found_before_the_first_stage(
     write: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     row = {"messages": [{"role": "user", "content": "<｜User｜>"}, {"role": "assistant"}]}
     Path("rows.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["run", write({"command": "sft", "dataset_name": "rows.jsonl"})]) == 2
     error = capfd.readouterr().err
-    assert "the user text contains '<｜User｜>'" in error
-    assert "stage 'sft' ended with exit code 2, see above" in error
+    assert "recipe.yaml: stage 'sft': rows.jsonl, row 0: the user text contains" in error
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(

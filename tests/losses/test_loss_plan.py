@@ -50,8 +50,8 @@ REFUSED: list[tuple[type, dict[str, Any], type[UserError], str]] = [
     ),
     (KTOConfig, {"loss_type": "kot"}, UnknownName, "did you mean 'kto'"),
     (KTOConfig, {"loss_kwargs": {"nonsense": 1}}, ConfigError, "no option 'nonsense'"),
-    (SFTConfig, {"loss_type": "nil"}, UnknownName, "did you mean 'nll'"),
-    (GRPOConfig, {"loss_type": "dr_gpro"}, UnknownName, "did you mean 'dr_grpo'"),
+    (SFTConfig, {"loss_type": "nil"}, ConfigError, "must be one of nll, dft"),
+    (GRPOConfig, {"loss_type": "dr_gpro"}, ConfigError, "must be one of grpo, dr_grpo"),
 ]
 
 

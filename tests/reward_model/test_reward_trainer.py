@@ -225,6 +225,9 @@ def test_what_is_not_finite_stops_the_run_before_a_step(where: str, tmp_path: Pa
     options, data = config(tmp_path), pairs(8, margin=True)
     if where == "margins":
         data = data.remove_columns("margin").add_column("margin", [float("nan")] * 8)
+        with pytest.raises(DataError, match="row 0: column 'margin' holds nan"):
+            RewardTrainer("tiny-deepseek-llm", options, train_dataset=data)
+        return
     if where == "loss":
 
         @hookimpl
