@@ -234,7 +234,7 @@ REFUSED_BY_CONFIGS = [
     (
         "grpo",
         "--loss_type gspo",
-        "loss_type is 'gspo': it must be one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo",
+        "loss_type is 'gspo' (did you mean 'sapo'?): it must be one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, luspo, vespo",
     ),
     ("grpo", "--scale_rewards foo", "scale_rewards is 'foo': it must be one of group, batch, none"),
     (
@@ -242,7 +242,11 @@ REFUSED_BY_CONFIGS = [
         "--importance_sampling_level seq",
         "importance_sampling_level is 'seq': it must be one of token, sequence",
     ),
-    ("grpo", "--vllm_mode local", "vllm_mode is 'local': it must be one of colocate, server"),
+    (
+        "grpo",
+        "--vllm_mode local",
+        "vllm_mode is 'local' (did you mean 'colocate'?): it must be one of colocate, server",
+    ),
     (
         "grpo",
         "--reward_workers 10000",

@@ -41,7 +41,12 @@ REFUSED: list[tuple[type, dict[str, Any], type[UserError], str]] = [
     (DPOConfig, {"loss_kwargs": "beta=1"}, ConfigError, "is not valid JSON"),
     (DPOConfig, {"loss_type": "kto"}, ConfigError, "labelled single examples"),
     (DPOConfig, {"loss_type": "discopop", "discopop_tau": 0.0}, ConfigError, "discopop_tau is 0.0"),
-    (DPOConfig, {"loss_weights": [math.inf]}, ConfigError, "loss_weights is"),
+    (
+        DPOConfig,
+        {"loss_weights": [math.inf]},
+        ConfigError,
+        "loss_weights is [inf]: it must be at least 0 and finite",
+    ),
     (
         DPOConfig,
         {"loss_type": ["aot"], "f_divergence_type": "js_divergence"},
@@ -50,8 +55,8 @@ REFUSED: list[tuple[type, dict[str, Any], type[UserError], str]] = [
     ),
     (KTOConfig, {"loss_type": "kot"}, UnknownName, "did you mean 'kto'"),
     (KTOConfig, {"loss_kwargs": {"nonsense": 1}}, ConfigError, "no option 'nonsense'"),
-    (SFTConfig, {"loss_type": "nil"}, ConfigError, "must be one of nll, dft"),
-    (GRPOConfig, {"loss_type": "dr_gpro"}, ConfigError, "must be one of grpo, dr_grpo"),
+    (SFTConfig, {"loss_type": "nil"}, ConfigError, "did you mean 'nll'"),
+    (GRPOConfig, {"loss_type": "dr_gpro"}, ConfigError, "did you mean 'dr_grpo'"),
 ]
 
 

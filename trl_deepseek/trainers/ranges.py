@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, did_you_mean
 
 # Field -> the interval it lies in, "(" and ")" without the end, "[" and "]" with it. Without an
 # upper end of its own, "inf)" asks for a finite number and "inf]" takes infinity too.
@@ -193,7 +193,8 @@ def check_words(config: Any, words: Mapping[str, Sequence[str]] | None = None) -
         value = getattr(config, name, None)
         if choices and value is not None and value not in choices:
             listed = ", ".join(map(str, choices))
-            raise ConfigError(f"{name} is {value!r}: it must be one of {listed}")
+            hint = did_you_mean(value, map(str, choices), inline=True)
+            raise ConfigError(f"{name} is {value!r}{hint}: it must be one of {listed}")
 
 
 def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> None:
