@@ -127,7 +127,7 @@ def _say_if_turns_do_not_end(tokenizer: PreTrainedTokenizerBase) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _PLACEHOLDER}]
     try:
         text: str = tokenizer.apply_chat_template(turns, tokenize=False)
-    except Exception:
+    except Exception:  # it cannot render these two turns: what it does with real rows is checked
         return
     end = text.rpartition(_PLACEHOLDER)[2]
     known = [inner.eos_token, *inner.get_added_vocab()]
