@@ -6,14 +6,20 @@ export HF_HUB_OFFLINE ?= 1
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TRL_EXPERIMENTAL_SILENCE ?= 1
 
-.PHONY: quickstart test bubblewrap lint format clean
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
+
+.PHONY: quickstart test test-all bubblewrap lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
 
 # Two processes of one thread each: more threads than cores only wait for each other.
 test: $(VENV)/installed-dev bubblewrap
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
+	$(PYTEST) -m "not matrix"
+
+# Also every cell of the matrices, of which `test` runs a few.
+test-all: $(VENV)/installed-dev bubblewrap
+	$(PYTEST)
 
 # Generated code runs in bubblewrap. Where it cannot be installed, the tests that need it are
 # skipped and say why.
