@@ -9,10 +9,11 @@ template that generates, not the one that trains.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -20,7 +21,10 @@ from trl_deepseek import chat, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
-from trl_deepseek.trainers.inputs import Inputs, read_split
+from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Columns of rows that have been through a trainer already.
 TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
@@ -28,6 +32,8 @@ TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_id
 
 class PluginTrainer:
     """Mixin in front of a TRL trainer; see the module's docstring."""
+
+    CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
@@ -59,6 +65,53 @@ class PluginTrainer:
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
+
+    @classmethod
+    def check(
+        cls,
+        model: str | PreTrainedModel,
+        args: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        registry: Registry | None = None,
+        **options: Any,
+    ) -> Inputs:
+        """Every check of the constructor that needs no model; raises as it does.
+
+        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
+        that the config asks for.
+        """
+        args = cls._config(args)
+        inputs = Inputs(
+            registry or registry_for(args),
+            args,
+            model,
+            processing_class,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            options=options,
+        )
+        cls._check(inputs)
+        return inputs
+
+    @classmethod
+    def _config(cls, args: Any) -> Any:
+        """A config that may be settled without changing the user's."""
+        ours, stock = cls.CONFIG
+        if args is None:
+            return ours()
+        if not isinstance(args, stock):
+            raise ConfigError(
+                f"{cls.__name__} needs a {stock.__name__}, not a {type(args).__name__}"
+            )
+        return copy.copy(args)
+
+    @classmethod
+    def _check(cls, inputs: Inputs) -> None:
+        """The checks of one trainer, in the order in which they are told."""
+        raise NotImplementedError
 
     @property
     def registry(self) -> Registry:

@@ -7,7 +7,6 @@ TRL's method does it all; see :mod:`trl_deepseek.losses.plan`.
 
 from __future__ import annotations
 
-import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,15 +16,8 @@ from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
 from trl_deepseek.losses import require_finite
 from trl_deepseek.losses.plan import LossPlan, plan
-from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import DPOConfig
-from trl_deepseek.trainers.inputs import (
-    Inputs,
-    find,
-    read_conversations,
-    registry_for,
-    require_config,
-)
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import PairLogps
 
@@ -54,6 +46,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         DataError: The dataset has no pairs.
     """
 
+    CONFIG = (DPOConfig, trl.DPOConfig)
+
     def __init__(
         self,
         model: str | PreTrainedModel | Inputs,
@@ -73,32 +67,13 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         super().__init__(model, ref_model=ref_model, data_collator=data_collator, **kwargs)
 
     @classmethod
-    def check(
-        cls,
-        model: str | PreTrainedModel,
-        args: trl.DPOConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        registry: Registry | None = None,
-        **options: Any,
-    ) -> Inputs:
-        """Every check of the constructor that needs no model; raises as it does.
-
-        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
-        """
-        require_config(args, trl.DPOConfig, cls.__name__)
-        args = copy.copy(args) if args is not None else DPOConfig()
-        registry = registry or registry_for(args)
-        losses = plan(args, registry)
+    def _check(cls, inputs: Inputs) -> None:
+        args = inputs.args
+        inputs.parts = losses = plan(args, inputs.registry)
         losses.settle(args)
-        train_dataset = preferences.pairs(train_dataset, args, losses.names, "train_dataset")
-        eval_dataset = preferences.pairs(eval_dataset, args, losses.names, "eval_dataset")
-        inputs = find(model, args, processing_class, registry, options)
-        inputs.parts = losses
-        return read_conversations(inputs, train_dataset, eval_dataset)
+        inputs.each_split(lambda rows, split: preferences.pairs(rows, args, losses.names, split))
+        find(inputs)
+        read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch ``[chosen; rejected]`` of B pairs."""

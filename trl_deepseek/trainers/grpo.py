@@ -25,7 +25,6 @@ from accelerate.utils import gather_object
 from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.errors import RewardError
 from trl_deepseek.losses.plan import plan
-from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
@@ -33,13 +32,7 @@ from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
-from trl_deepseek.trainers.inputs import (
-    Inputs,
-    find,
-    read_conversations,
-    registry_for,
-    require_config,
-)
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
@@ -85,6 +78,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             failed on everything ``reward_max_failures`` times in a row.
     """
 
+    CONFIG = (GRPOConfig, trl.GRPOConfig)
+
     def __init__(
         self,
         model: str | PreTrainedModel | Inputs,
@@ -127,44 +122,20 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             record.write_text(json.dumps({"runs": chosen.code_runs}) + "\n")
 
     @classmethod
-    def check(
-        cls,
-        model: str | PreTrainedModel,
-        args: trl.GRPOConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        reward_funcs: Any = None,
-        registry: Registry | None = None,
-        **options: Any,
-    ) -> Inputs:
-        """Every check of the constructor that needs no model; raises as it does.
-
-        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
-        """
-        require_config(args, trl.GRPOConfig, cls.__name__)
-        args = args if args is not None else GRPOConfig()
-        registry = registry or registry_for(args)
+    def _check(cls, inputs: Inputs) -> None:
+        args, registry = inputs.args, inputs.registry
         plan(args, registry)
-        functions = rewards.resolve(reward_funcs, registry)
-        train_dataset = _read(train_dataset, "train_dataset", functions)
-        eval_dataset = _read(eval_dataset, "eval_dataset", functions)
-        data.each(train_dataset, partial(_check_batch, args=args))
-        allowed = isinstance(args, GRPOConfig) and args.allow_unsandboxed_code
-        code_runs = rewards.check_sandbox(functions, allowed)
-        names = [rewards.name_of(function) for function in functions]
-        settings = (
-            args.reward_settings()
-            if isinstance(args, GRPOConfig)
-            else Settings(output_dir=args.output_dir)
-        )
-        weighed = weights.weigh(args.reward_weights, names)
-        inputs = find(model, args, processing_class, registry, options)
-        inputs.tools = options.get("tools") or []  # TRL renders prompts with these alone
+        functions = rewards.resolve(inputs.options.pop("reward_funcs", None), registry)
+        inputs.each_split(lambda rows, split: _read(rows, split, functions))
+        data.each(inputs.train_dataset, partial(_check_batch, args=args))
+        ours = isinstance(args, GRPOConfig)
+        code_runs = rewards.check_sandbox(functions, ours and args.allow_unsandboxed_code)
+        settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
+        weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
         inputs.parts = _Rewards(functions, weighed, settings, code_runs)
-        return read_conversations(inputs, train_dataset, eval_dataset)
+        inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
+        find(inputs)
+        read_conversations(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:
         return _read(dataset, split, self.inputs.parts.functions)

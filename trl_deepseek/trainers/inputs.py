@@ -8,18 +8,18 @@ cannot differ. The checks themselves live with their subjects; here is their ord
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, environment, models, noise, quantization
-from trl_deepseek.errors import ConfigError, TemplateError
+from trl_deepseek.errors import TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +45,23 @@ class Inputs:
     args: Any
     model: Any
     tokenizer: Any
-    template_name: str | None
-    embedded: str | None
+    template_name: str | None = None
+    embedded: str | None = None
     train_dataset: Any = None
     eval_dataset: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The datasets by the names of TRL's arguments."""
+        return {"train_dataset": self.train_dataset, "eval_dataset": self.eval_dataset}
+
+    def each_split(self, read: Callable[[Any, str], Any]) -> None:
+        """Put ``read(dataset, split)`` in the place of each dataset."""
+        for split, dataset in self.splits.items():
+            setattr(self, split, read(dataset, split))
 
 
 def registry_for(args: Any) -> Registry:
@@ -73,31 +83,11 @@ def check_names(args: Any, registry: Registry) -> None:
         chat.resolve(args.chat_template, registry)
 
 
-def require_config(args: Any, expected: type, trainer: str) -> None:
-    """Refuse the config of another trainer.
-
-    Raises:
-        ConfigError: It is one.
-    """
-    if args is not None and not isinstance(args, expected):
-        raise ConfigError(f"{trainer} needs a {expected.__name__}, not a {type(args).__name__}")
-
-
-def find(
-    model: str | PreTrainedModel,
-    args: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
-    registry: Registry,
-    options: Mapping[str, Any],
-) -> Inputs:
+def find(inputs: Inputs) -> None:
     """Find everything that has a name, and install the chat template on the tokenizer.
 
     Args:
-        model: A model, or the name of one.
-        args: The config.
-        tokenizer: What the caller gave; None for the model's own.
-        registry: Where names are looked up.
-        options: The other keyword arguments of the constructor.
+        inputs: With the model as the caller gave it, and the tokenizer or None for the model's own.
 
     Raises:
         ModelError: There is no such model or tokenizer.
@@ -105,14 +95,14 @@ def find(
         ConfigError: Options do not fit together.
         TemplateError: The template does not fit the tokenizer.
     """
+    model, args, registry = inputs.model, inputs.args, inputs.registry
     check_names(args, registry)
-    quantization.check(model, args, options, registry)
+    quantization.check(model, args, inputs.options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
-    embedded = model if isinstance(model, str) and model in registry.models else None
-    model, built = models.resolve(model, registry, args)
-    tokenizer = tokenizer or built or models.load_tokenizer(name, args)
-    template = install_template(tokenizer, name, args, registry)
-    return Inputs(registry, args, model, tokenizer, template, embedded, options=dict(options))
+    inputs.embedded = model if isinstance(model, str) and model in registry.models else None
+    inputs.model, built = models.resolve(model, registry, args)
+    inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
+    inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
 def install_template(
@@ -130,8 +120,8 @@ def install_template(
     return name
 
 
-def read_conversations(inputs: Inputs, train_dataset: Any, eval_dataset: Any) -> Inputs:
-    """The inputs with these datasets, their conversations checked and ready to be rendered.
+def read_conversations(inputs: Inputs) -> None:
+    """Have the conversations of both datasets checked and ready to be rendered.
 
     Raises:
         DataError: A conversation would not be trained on as it reads.
@@ -139,10 +129,7 @@ def read_conversations(inputs: Inputs, train_dataset: Any, eval_dataset: Any) ->
     """
     if getattr(inputs.args, "control_tokens", "error") == "escape":
         chat.escape(inputs.tokenizer)
-    for split, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
-        read = partial(read_split, inputs, split=split)
-        setattr(inputs, split, data.each(dataset, read))
-    return inputs
+    inputs.each_split(lambda rows, split: data.each(rows, partial(read_split, inputs, split=split)))
 
 
 def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:

@@ -7,7 +7,6 @@ TRL makes runs of a thousand of one class.
 
 from __future__ import annotations
 
-import copy
 import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,15 +17,8 @@ import trl
 from trl_deepseek.data import preferences
 from trl_deepseek.losses import BoundLoss, require_finite
 from trl_deepseek.losses.plan import plan
-from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import KTOConfig
-from trl_deepseek.trainers.inputs import (
-    Inputs,
-    find,
-    read_conversations,
-    registry_for,
-    require_config,
-)
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
 from trl_deepseek.types import UnpairedLogps
 
@@ -59,6 +51,8 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         DataError: The dataset holds neither singles nor pairs.
     """
 
+    CONFIG = (KTOConfig, trl.KTOConfig)
+
     def __init__(
         self,
         model: str | PreTrainedModel | Inputs,
@@ -82,35 +76,16 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         self.args.loss_type = self.loss_type = name
 
     @classmethod
-    def check(
-        cls,
-        model: str | PreTrainedModel,
-        args: trl.KTOConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        registry: Registry | None = None,
-        **options: Any,
-    ) -> Inputs:
-        """Every check of the constructor that needs no model; raises as it does.
-
-        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
-        """
-        require_config(args, trl.KTOConfig, cls.__name__)
-        args = copy.copy(args) if args is not None else KTOConfig()
-        registry = registry or registry_for(args)
-        found = plan(args, registry)
-        train_dataset = preferences.singles(train_dataset, args, "train_dataset")
-        eval_dataset = preferences.singles(eval_dataset, args, "eval_dataset")
-        loss = _weighted(found.losses[0], args, train_dataset)
+    def _check(cls, inputs: Inputs) -> None:
+        args = inputs.args
+        found = plan(args, inputs.registry)
+        inputs.each_split(lambda rows, split: preferences.singles(rows, args, split))
+        inputs.parts = loss = _weighted(found.losses[0], args, inputs.train_dataset)
         found.settle(args)
         for option in set(WEIGHTS) & set(loss.options):
             setattr(args, option, loss.options[option])
-        inputs = find(model, args, processing_class, registry, options)
-        inputs.parts = loss
-        return read_conversations(inputs, train_dataset, eval_dataset)
+        find(inputs)
+        read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch of B labelled examples."""

@@ -19,16 +19,9 @@ from trl_deepseek import data, models
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss, require_finite
 from trl_deepseek.losses.plan import plan
-from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
-from trl_deepseek.trainers.inputs import (
-    Inputs,
-    find,
-    read_conversations,
-    registry_for,
-    require_config,
-)
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.types import PairRewards
 
 if TYPE_CHECKING:
@@ -58,6 +51,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         ConfigError: The loss has no such option, or is not one on scores.
         DataError: The dataset has no pairs, or all of them are too long.
     """
+
+    CONFIG = (RewardConfig, trl.RewardConfig)
 
     def __init__(
         self,
@@ -98,31 +93,11 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
                 parameter.data = parameter.data.float()
 
     @classmethod
-    def check(
-        cls,
-        model: str | PreTrainedModel,
-        args: trl.RewardConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        registry: Registry | None = None,
-        **options: Any,
-    ) -> Inputs:
-        """Every check of the constructor that needs no model; raises as it does.
-
-        The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
-        """
-        require_config(args, trl.RewardConfig, cls.__name__)
-        args = copy.copy(args) if args is not None else RewardConfig()
-        registry = registry or registry_for(args)
-        loss = plan(args, registry).losses[0]
-        train_dataset = _pairs(train_dataset, "train_dataset", args, loss.name)
-        eval_dataset = _pairs(eval_dataset, "eval_dataset", args, loss.name)
-        inputs = find(model, args, processing_class, registry, options)
-        inputs.parts = loss
-        return read_conversations(inputs, train_dataset, eval_dataset)
+    def _check(cls, inputs: Inputs) -> None:
+        inputs.parts = loss = plan(inputs.args, inputs.registry).losses[0]
+        inputs.each_split(lambda rows, split: _pairs(rows, split, inputs.args, loss.name))
+        find(inputs)
+        read_conversations(inputs)
 
     def compute_loss(
         self,

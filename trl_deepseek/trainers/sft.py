@@ -14,10 +14,9 @@ import trl
 from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.losses.plan import plan
-from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
-from trl_deepseek.trainers.inputs import Inputs, find, read_conversations, registry_for
+from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -25,15 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
-
-
-def _own_config(args: Any) -> Any:
-    """A config that may be settled without changing the user's; as TRL, from any arguments."""
-    if args is None:
-        return SFTConfig()
-    if isinstance(args, trl.SFTConfig):
-        return copy.copy(args)
-    return SFTConfig(**{**args.to_dict(), "hub_token": args.hub_token})
 
 
 class SFTTrainer(PluginTrainer, trl.SFTTrainer):
@@ -48,6 +38,8 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         DataError: A dataset holds no demonstrations, or a row is malformed.
         TemplateError: The dataset holds conversations and there is no template to render them.
     """
+
+    CONFIG = (SFTConfig, trl.SFTConfig)
 
     def __init__(
         self,
@@ -71,43 +63,25 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         logger.info("the loss is on %s", which)
 
     @classmethod
-    def check(
-        cls,
-        model: str | PreTrainedModel,
-        args: trl.SFTConfig | None = None,
-        train_dataset: Any = None,
-        eval_dataset: Any = None,
-        processing_class: PreTrainedTokenizerBase | None = None,
-        *,
-        registry: Registry | None = None,
-        **options: Any,
-    ) -> Inputs:
-        """Every check of the constructor that needs no model; raises as it does.
+    def _config(cls, args: Any) -> Any:
+        """As TRL, from any training arguments."""
+        if args is None or isinstance(args, trl.SFTConfig):
+            return super()._config(args)
+        return SFTConfig(**{**args.to_dict(), "hub_token": args.hub_token})
 
-        Args:
-            model: As the constructor's; so are those that follow.
-            args: The config.
-            train_dataset: Demonstrations in any layout.
-            eval_dataset: Likewise.
-            processing_class: The tokenizer; None for the model's own.
-            registry: Of the run; None loads the one that the config asks for.
-            **options: Other keyword arguments of the constructor.
-        """
-        args = _own_config(args)
-        registry = registry or registry_for(args)
-        plan(args, registry)
-        if _reads_rows(args, options):
-            for split, dataset in (
-                ("train_dataset", train_dataset),
-                ("eval_dataset", eval_dataset),
-            ):
-                data.each(dataset, partial(_layout, args=args, split=split))
-        inputs = find(model, args, processing_class, registry, options)
-        train_dataset, kind = _read(train_dataset, inputs, "train_dataset")
-        eval_dataset, _ = _read(eval_dataset, inputs, "eval_dataset")
+    @classmethod
+    def _check(cls, inputs: Inputs) -> None:
+        args = inputs.args
+        plan(args, inputs.registry)
+        if _reads_rows(args, inputs.options):
+            for split, rows in inputs.splits.items():
+                data.each(rows, partial(_layout, args=args, split=split))
+        find(inputs)
+        inputs.train_dataset, kind = _read(inputs.train_dataset, inputs, "train_dataset")
+        inputs.eval_dataset, _ = _read(inputs.eval_dataset, inputs, "eval_dataset")
         if args.assistant_only_loss is None:
             args.assistant_only_loss = kind == "conversations" and _template_marks(inputs)
-        return read_conversations(inputs, train_dataset, eval_dataset)
+        read_conversations(inputs)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
