@@ -165,6 +165,21 @@ def test_shallow_models_tell_what_a_deep_one_holds() -> None:
     assert found[12].layer == found[4].layer > 0
 
 
+@pytest.mark.parametrize("lean_head", [False, True])
+def test_the_head_of_a_wide_batch_is_found_without_walking_through_its_tiles(
+    monkeypatch: pytest.MonkeyPatch, lean_head: bool
+) -> None:
+    from transformers import LlamaConfig
+
+    shape = {"hidden_size": 64, "intermediate_size": 8, "num_attention_heads": 4}
+    config = LlamaConfig(**shape, num_hidden_layers=2, vocab_size=4096)
+    step = Step(40, 512, True, torch.float32, None, lean_head=lean_head)
+    found = rehearse(config, step, None, None)
+    monkeypatch.setattr("trl_deepseek.memory.rehearsal.HEAD_TOKENS", 10**9)  # all of them
+    assert found == rehearse(config, step, None, None)
+    assert found.head > 0 or lean_head
+
+
 def test_bytes_of_optimizer_states() -> None:
     assert state_bytes(10_000, 4, "adamw_torch_fused") == 80_000
     assert state_bytes(10_000, 2, "adamw_torch") == 40_000

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from trl_deepseek import jobs
-from trl_deepseek.cli.output import machine_readable
+from trl_deepseek.cli.output import machine_readable, status
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,9 @@ def run(args: argparse.Namespace) -> int:
 
     budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
     with machine_readable(args.json):
-        answer = report.answer_for(jobs.kind(args.command).settle(args), budget)
+        job = jobs.kind(args.command).settle(args)
+        with status("reading the model's config") as tell:
+            answer = report.answer_for(job, budget, tell)
     if args.json:
         print(json.dumps(answer))
     else:
@@ -49,7 +51,9 @@ def show(answer: dict[str, Any]) -> None:
     from trl_deepseek.memory.report import ROWS
 
     console = Console()
-    by_kind = Table(title=f"{answer['model']}: {answer['parameters']:,} parameters")
+    # titles stand above the tables, which are narrower and would fold them
+    console.print(f"{answer['model']}: {answer['parameters']:,} parameters")
+    by_kind = Table()
     for name in ("", "parameters", "trained"):
         by_kind.add_column(name, justify="left" if not name else "right")
     for group in answer["groups"]:
@@ -58,10 +62,11 @@ def show(answer: dict[str, Any]) -> None:
     console.print(by_kind)
 
     checkpointing = "with" if answer["gradient_checkpointing"] else "without"
-    memory = Table(
-        title=f"batch {answer['batch']} of {answer['length']} tokens, {answer['precision']}, "
+    console.print(
+        f"batch {answer['batch']} of {answer['length']} tokens, {answer['precision']}, "
         f"{checkpointing} gradient checkpointing, {answer['optimizer']}"
     )
+    memory = Table()
     memory.add_column("")
     memory.add_column("GB", justify="right")
     names = {"head": "logits and head", "reference": "reference model"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 def hide_progress_bars() -> None:
@@ -14,6 +14,15 @@ def hide_progress_bars() -> None:
 
     datasets.disable_progress_bars()
     logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def status(first: str) -> Iterator[Callable[[str], None]]:
+    """One line on a terminal's stderr about what is going on; yields what changes it."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(first) as line:
+        yield line.update
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from typing import Any
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import merge, training
-from trl_deepseek.cli.output import machine_readable
+from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs.progress import Progress
@@ -89,7 +89,8 @@ def dry_run(args: argparse.Namespace) -> int:
                 continue
             with _naming(stage, recipe):
                 job = jobs.kind(stage.command).settle(_from_base(stage, options, dry_run=True))
-                answers[stage.name] = report.answer_for(job, budget)
+                with status(f"stage {stage.name}") as tell:
+                    answers[stage.name] = report.answer_for(job, budget, tell)
     if args.json:
         print(json.dumps(answers))
     else:

@@ -11,7 +11,7 @@ import contextlib
 import copy
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from trl_deepseek.types import Quantization
+
+
+HEAD_TOKENS = 2**13
+"""Tokens beyond which one more adds a fixed number of bytes to the peak of the LM head: some tiles
+of it are whole then."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,24 @@ def rehearse(
     shallow = min(depth, (getattr(config, "first_k_dense_replace", None) or 0) + 2)
     deeper = min(depth, shallow + 2)
 
-    def passing(layers: int, head: bool) -> int:
+    def passing(layers: int, head: bool, sequences: int = step.sequences) -> int:
         fewer = copy.deepcopy(config)
         fewer.num_hidden_layers = layers
-        model = assemble(fewer, step, quantization, copy.deepcopy(adapter))
-        return _peak(model, step, quantization, head)
+        one = replace(step, sequences=sequences)
+        model = assemble(fewer, one, quantization, copy.deepcopy(adapter))
+        return _peak(model, one, quantization, head)
+
+    def with_head() -> int:
+        """Of the shallow model; walking through all tiles of a wide batch would take minutes."""
+        few = -(-HEAD_TOKENS // step.length)
+        if step.sequences <= 2 * few:
+            return passing(shallow, True)
+        low, high = passing(shallow, True, few), passing(shallow, True, 2 * few)
+        return high + (high - low) * (step.sequences - 2 * few) // few
 
     least = passing(shallow, False)
     layer = (passing(deeper, False) - least) // (deeper - shallow) if deeper > shallow else 0
-    head = 0 if step.sequence_classification else max(0, passing(shallow, True) - least)
+    head = 0 if step.sequence_classification else max(0, with_head() - least)
     return Rehearsed(least + layer * (depth - shallow), head, layer or least // depth)
 
 

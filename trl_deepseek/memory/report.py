@@ -7,6 +7,7 @@ unless the precision is given, with the optimizer that the quantization would pi
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -38,12 +39,15 @@ def parse_size(text: str) -> int:
     return int(float(match[1]) * UNITS.get((match[2] or "").upper(), 1))
 
 
-def answer_for(job: Any, budget: int | None) -> dict[str, Any]:
+def answer_for(
+    job: Any, budget: int | None, tell: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Everything that is printed, as one JSON object; sizes in bytes.
 
     Args:
         job: As ``settle`` of its kind returns it.
         budget: Memory to fit into, in bytes; None to look for no largest batch.
+        tell: Called with what is being tried.
 
     Raises:
         UserError: The model cannot be found, or no length is known.
@@ -51,6 +55,7 @@ def answer_for(job: Any, budget: int | None) -> dict[str, Any]:
     config, chosen, adapter = job.config, job.quantization, job.adapter
     shape = models.load_config(job.model, job.registry, job.model_options.model_revision)
     losses = plan(config, job.registry)
+    tell("one training step without data")
     step = replace(_step(job), lean_head=bool(losses.losses))
     optimizer = str(getattr(config.optim, "value", config.optim))
     if chosen is not None and chosen.optimizer and "optim" not in job.options.given:
@@ -90,6 +95,7 @@ def answer_for(job: Any, budget: int | None) -> dict[str, Any]:
         usable = int((budget - RESERVED) / (1 + FRAGMENTATION))
 
         def peak(batch: int) -> int:
+            tell(f"looking for the largest batch: {batch}")
             wider = replace(step, sequences=batch * per_example)
             needed = rehearse(shape, wider, chosen, adapter)
             return found.held + busiest(needed, found.gradients, accumulates)
