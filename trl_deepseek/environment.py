@@ -10,7 +10,8 @@ import contextlib
 import importlib.util
 import os
 import tempfile
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,28 @@ from trl_deepseek.errors import ConfigError, did_you_mean
 
 EXTRAS = ("liger", "tensorboard", "wandb")  # of this distribution, held to pyproject.toml by a test
 SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # fields that may name a file
+# Warnings, as patterns: an option of TRL's that transformers renames, a default that only a GPU can
+# use, and peft's search for the base of an adapter on a model that was built in memory.
+NOTES_ON_DEFAULTS = (
+    r"`\w*gradient_checkpointing\w*` is deprecated",
+    ".*pin_memory.*no accelerator",
+    "Could not find a config file in None",
+)
 # Trackers whose distribution and whose test in transformers have another name than they have.
 TRACKERS = {
     "azure_ml": ("azureml-sdk", "azureml"),
     "comet_ml": ("comet-ml", "comet"),
     "flyte": ("flytekit", "flytekit"),
 }
+
+
+@contextlib.contextmanager
+def without_notes_on_defaults() -> Iterator[None]:
+    """Pass over warnings about what TRL or transformers chose, which their user cannot mend."""
+    with warnings.catch_warnings():
+        for note in NOTES_ON_DEFAULTS:
+            warnings.filterwarnings("ignore", note)
+        yield
 
 
 def install(name: str) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.environment import NOTES_ON_DEFAULTS
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import TRAINING
 
@@ -43,10 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     # Without a GPU, bitsandbytes warns at import of a kernel that nobody asked it for.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-    # TRL's own defaults set options that transformers is renaming; its user cannot mend that.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    # Its default that only a GPU can use.
-    warnings.filterwarnings("ignore", message=".*pin_memory.*no accelerator", category=UserWarning)
+    for note in NOTES_ON_DEFAULTS:
+        warnings.filterwarnings("ignore", note)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
     if not argv or argv[0] in ("-h", "--help", "help"):

@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, train, save, and say where; progress goes to stderr with ``--json``."""
+    from trl_deepseek.cli import log_lines
     from trl_deepseek.jobs import running
 
     if not sys.stderr.isatty():
@@ -36,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
         return dry_run.run(args)
     with machine_readable(args.json):
         trainer = jobs.kind(args.command).check(args).build()
+        log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
     if not trainer.is_world_process_zero():
         return 0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from trl_deepseek import chat, data, models, noise, quantization
+from trl_deepseek import chat, data, environment, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
@@ -61,7 +61,8 @@ class PluginTrainer:
             **options,
         }
         model, given = quantization.apply(inputs.model, given, inputs.registry)
-        super().__init__(model, **given)  # type: ignore[call-arg]
+        with environment.without_notes_on_defaults():
+            super().__init__(model, **given)  # type: ignore[call-arg]
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
@@ -165,7 +166,8 @@ class PluginTrainer:
         """
         self._compare_with(resume_from_checkpoint)
         noised = self.embedding_noise
-        with contextlib.nullcontext() if noised is None else noised.attached(self.model):
+        on_model = contextlib.nullcontext() if noised is None else noised.attached(self.model)
+        with environment.without_notes_on_defaults(), on_model:
             return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
 
     def _compare_with(self: Any, checkpoint: Any) -> None:
@@ -203,7 +205,8 @@ class PluginTrainer:
 
     def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As TRL's; an adapter on an embedded model also says on which weights it belongs."""
-        with chat.inference_template(self.processing_class):
+        quiet = environment.without_notes_on_defaults()
+        with quiet, chat.inference_template(self.processing_class):
             super()._save(output_dir, state_dict)  # type: ignore[misc]
         file = Path(output_dir or self.args.output_dir) / "adapter_config.json"
         if self.inputs.embedded is not None and file.exists():

@@ -114,7 +114,8 @@ class PluginConfig:
         ranges.check_words(self, self.words)
         environment.check_settings_files(self)
         settle_precision(self)
-        super().__post_init__()  # type: ignore[misc]
+        with environment.without_notes_on_defaults():
+            super().__post_init__()  # type: ignore[misc]
 
 
 @dataclass
