@@ -21,7 +21,8 @@ _LEADING = re.compile(
 )
 _CHOOSING = re.compile(
     r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
-    r"|letter|would be|should be))*|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
+    r"|letter|would be|should be))*|\b(?i:so|hence|thus|therefore)\b,?"
+    r"(?=\s+[(*]*[B-H][)*]*\.?\s*$)|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
     r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
     rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
 )
@@ -57,8 +58,8 @@ def letter_of(claim: str) -> str | None:
 
 def chosen(said: str, prompt: object = None) -> str | None:
     """The one letter that an answer chooses; None where it chooses none, or more than one."""
+    said = full_width(said[-20_000:])
     found = claims(said, prompt)
-    said = said[-20_000:]
     letters = [letter_of(claim) for claim in found]
     tagged = _TAGGED.fullmatch(said.strip())
     if tagged:

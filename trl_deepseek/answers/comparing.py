@@ -11,9 +11,11 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from trl_deepseek.answers import formulas, parsing
 from trl_deepseek.answers.finding import solution_text
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
 from trl_deepseek.answers.reading import Reading, read
+from trl_deepseek.answers.sets import same_set
 
 _MISSING = {"none", "null", "nan", "n/a", "na", "unknown", "[]", "{}"}
 _PROSE = 5  # words; a longer solution without any mark is a text, not an answer
@@ -26,9 +28,7 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
     It says None of a solution that cannot be read, and False where there is no claim, or one that
     differs: who says two things has to be right twice.
     """
-    from trl_deepseek.answers import formulas
-
-    formulas.load()
+    parsing.load()
 
     @lru_cache(maxsize=4096)
     def solution(gold: str) -> Reading | None:
@@ -48,8 +48,6 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
 
 def readable(gold: str) -> Reading | None:
     """A solution, read; None where it is missing, is prose, or no parser can read it."""
-    from trl_deepseek.answers import formulas
-
     text = solution_text(gold)
     if text.strip().lower() in _MISSING:
         return None
@@ -58,7 +56,7 @@ def readable(gold: str) -> Reading | None:
         return None
     if reading.kind == "words":
         return reading if len(reading.text.split()) <= _PROSE else None
-    return reading if all(formulas.parses(f.text) for f in _formulas(reading)) else None
+    return reading if all(parsing.parses(f.text) for f in _formulas(reading)) else None
 
 
 def _formulas(reading: Reading) -> list[Reading]:
@@ -68,10 +66,10 @@ def _formulas(reading: Reading) -> list[Reading]:
 
 def same(gold: Reading, given: Reading | None) -> bool:
     """Whether an answer is the solution."""
-    from trl_deepseek.answers import formulas
+    return given is not None and (_same(gold, given) or same_set(gold, given))
 
-    if given is None:
-        return False
+
+def _same(gold: Reading, given: Reading) -> bool:
     if (gold.kind == "formula" and "=" in gold.text) or (
         given.kind == "formula" and "=" in given.text
     ):
@@ -89,18 +87,10 @@ def same(gold: Reading, given: Reading | None) -> bool:
     if not units_agree(gold.unit, given.unit):
         return False
     kinds = {gold.kind, given.kind}
-    if (
-        kinds & {"brackets", "union"}
-        and kinds & {"formula", "list"}
-        and (relation := formulas.same_set(gold, given))
-    ):
-        return relation
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:
-        return (
-            _same_sets(gold, given) if gold.kind == given.kind else formulas.same_set(gold, given)
-        )
+        return gold.kind == given.kind and _same_sets(gold, given)
     if "list" in kinds or "brackets" in kinds:
         return _same_lists(gold, given)
     return formulas.same(_plain(gold), _plain(given), _written(gold), _written(given))
@@ -139,11 +129,23 @@ def _same_lists(gold: Reading, given: Reading) -> bool:
     if bounds and (" or " in gold.text) != (" or " in given.text):
         return False  # x > 1 and x < 2 is not x > 1 or x < 2
     sides = []
-    for side in (gold, given):
+    for side, other in ((gold, given), (given, gold)):
         if side.kind == "brackets" and side.brackets != "{}":
-            return False
+            return side.brackets == "()" and _same_point(side, other)
         sides.append(side.items if side.kind in ("list", "brackets") else (side,))
     return _matched(*sides)
+
+
+def _same_point(point: Reading, equations: Reading) -> bool:
+    """(1, 2) is x = 1, y = 2; unnamed coordinates go by the alphabet."""
+    told = {item.label: item for item in equations.items}
+    names = point.label.strip("()").split(",") if point.label else sorted(told)
+    return (
+        "" not in told
+        and sorted(told) == sorted(names)
+        and len(names) == len(point.items) == len(equations.items)
+        and all(same(one, told[name]) for one, name in zip(point.items, names, strict=True))
+    )
 
 
 def _matched(golds: tuple[Reading, ...], given: tuple[Reading, ...]) -> bool:

@@ -10,6 +10,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from trl_deepseek.answers.notation import normalise
+from trl_deepseek.answers.quantities import read_quantity
+
 # A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _PLACEHOLDER = re.compile(
@@ -40,7 +43,7 @@ _HEDGE = re.compile(
 )
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|hence|therefore|finally|answer|conclude|total|in all|consequently|result"
-    r"|overall|gives?|get|wait|actually)\b|所以|因此|故|综上|最后|最终|答案|于是|得",
+    r"|overall|gives?|get|wait|actually|final)\b|所以|因此|故|综上|最后|最终|答案|于是|得",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)(.+)$", re.MULTILINE)
@@ -49,7 +52,8 @@ _NOISE = r"[\s*_:：]*"
 _STATED = re.compile(
     r"(?:\banswer\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
     r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s(?:is|was|are|equals|should be|must be|would be|will be"
-    r"|comes out to|has to be)\b)|\s*\*\*\s*\n|(?<=final answer)\s*\n)"
+    r"|comes out to|has to be)\b)|\s*\*\*\s*\n|(?<=final answer)\s*\n"
+    r"|(?<=# answer)\s*\n)"
     r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：])"
     rf"{_NOISE}",
     re.IGNORECASE,
@@ -75,7 +79,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _LEADS = re.compile(
-    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有)"
+    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有|\b(?:has|have|had|costs?|needs?|takes?))"
     r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
     re.IGNORECASE,
 )
@@ -119,11 +123,11 @@ def turn(said: str) -> str:
 
 
 def marked(said: str, prompt: Any = None) -> list[str]:
-    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
+    """The answers that a text marks, or says to be the answer; else all of the text."""
     first = _without_echo(_END.split(turn(said), maxsplit=1)[0], prompt)
-    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
+    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _explicit(first):
         return claims(first)
-    return [first.strip()]
+    return [first.strip().removeprefix("**").removesuffix("**").strip()]
 
 
 def solution_text(solution: object) -> str:
@@ -239,6 +243,8 @@ def _stated(said: str) -> list[str]:
         claim = _sentence(said[match.end() : match.end() + 400])
         claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
         if claim and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I):
+            if not _is_bare(claim) and len(claim.split()) < 20:
+                (claim,) = _last_sentence(claim, led=True) or [claim]
             found.append((match.end(), claim))
     withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
     kept = [claim for place, claim in found if not withdrawn or place > withdrawn[-1]]
@@ -276,14 +282,21 @@ def _is_bare(line: str) -> bool:
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", " ", bare))
     begins = re.match(r"[A-Za-z]\s*(?:\([a-z]\))?\s*[=<>]|[-+−(\[{\\.$€£¥\d√πÃ]", bare)
     if not re.search(r"\d|[=<>^\\]", bare):  # words alone
+        if re.search(r"\b(?:is|are|was|were)\b", bare):
+            return False
         return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
     if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
         return False  # an item of a list, or a sentence
     return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
 
 
-def _last_sentence(said: str) -> list[str]:
-    """The only number or formula of the last sentence, or the one that it leads up to."""
+def _last_sentence(said: str, led: bool = False) -> list[str]:
+    """The only number or formula of the last sentence, or the one that it leads up to.
+
+    Args:
+        said: The text.
+        led: Whether only the latter counts.
+    """
     lines = [line.strip() for line in said.strip()[-2000:].splitlines() if line.strip()]
     if not lines:
         return []
@@ -298,10 +311,14 @@ def _last_sentence(said: str) -> list[str]:
     if not tokens:
         return []
     last = tokens[-1]
-    after = sentence[last.end() :]
-    alone = len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
-    led = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
-    return [last[0].strip("* ").rstrip(".")] if alone or led else []
+    after = sentence[last.end() :].strip(" .。!")
+    alone = not led and len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
+    leads = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
+    if not alone and not leads:
+        return []
+    number = last[0].strip("* ").rstrip(".")
+    measured = f"{number} {after}"  # 5 kg is not 5 g
+    return [measured if read_quantity(normalise(measured)) else number]
 
 
 def _without_echo(said: str, prompt: Any) -> str:

@@ -20,6 +20,7 @@ _CHARACTERS = str.maketrans(
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
+        "≈": r"\approx ",
         "°": r"^\circ ",
         "∪": r"\cup ",
         "∩": r"\cap ",
@@ -98,13 +99,15 @@ def normalise(text: str) -> str:
     text = re.sub(r"(?<!\\)\\[\[\]()]", " ", text)
     for pattern, instead in _COMMANDS:
         text = re.sub(pattern, instead, text)
-    text = re.sub(r"\\(begin|end)\{[bvB]?matrix\}", r"\\\1{pmatrix}", text)
+    text = re.sub(r"\\(begin|end)\{[bB]?matrix\}", r"\\\1{pmatrix}", text)
     text = _STYLES.sub(r"\\text", text)
     text = _THIN.sub("", text)
     text = _SPACES.sub(" ", text)
     # math-verify takes \text{13} for a word, and reads \text{ and } as letters.
     text = re.sub(r"\\text\s*\{\s*([-+]?\d[^{}]*?)\s*\}", r"\1", text)
-    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 ", text)
+    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及)\s*\}", r" \1 ", text)
+    text = re.sub(r"(?<=\d)'(?=\d{3}(?:\D|$))", "", text)  # 1'000'000, as in Zurich
+    text = re.sub(r"^\s*(?:\\approx(?=\s*-?\d*\.\d)|=)", "", text)
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)
     # The parser behind math-verify needs the braces: it reads neither \frac12 nor \sqrt3.
     text = _ROOT.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)

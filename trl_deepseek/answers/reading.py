@@ -18,7 +18,7 @@ _COMMAS = re.compile(
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
     r"(?P<label>(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
-    r"\s*(?:=|\\in(?![A-Za-z])|\bin\b)\s*(?P<rest>[^=]+)"
+    r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
 )
 _POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
 _NO_LABEL = re.compile(r"\\(?:frac|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)")
@@ -215,4 +215,6 @@ def words(text: str) -> str:
     plain = _TEXT.sub(r" \1 ", text).lower()
     plain = re.sub(r"(?<=[a-z])\.|[\"!?]|,(?=\s)|\.$", "", plain)
     plain = re.sub(r"\b(?:the|an?)\s+(?=[a-z])", "", plain)
-    return re.sub(r"\s*:\s*", ":", re.sub(r"\s+", " ", plain)).strip()
+    plain = re.sub(r"\s*:\s*", ":", re.sub(r"\s+", " ", plain)).strip()
+    pair = re.fullmatch(r"(\w+(?: \w+)?) and (\w+(?: \w+)?)", plain)
+    return " and ".join(sorted(pair.groups())) if pair else plain
