@@ -13,7 +13,7 @@ answer.
 
 from trl_deepseek.answers.choices import chosen
 from trl_deepseek.answers.comparing import checker, numbers_agree
-from trl_deepseek.answers.finding import boxed, claims, marked, solution_text, turn
+from trl_deepseek.answers.finding import boxed, claims, marked, solution_text, turn, whole_answer
 
 __all__ = [
     "boxed",
@@ -24,4 +24,5 @@ __all__ = [
     "numbers_agree",
     "solution_text",
     "turn",
+    "whole_answer",
 ]

@@ -21,13 +21,16 @@ _LEADING = re.compile(
 )
 _CHOOSING = re.compile(
     r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
-    r"|letter|would be|should be))*|\b(?i:so|hence|thus|therefore)\b,?"
+    r"|letter|would be|should be))*"
+    r"|(?:\b(?i:so|hence|thus|therefore|it(?:'s| is| must be| has to be)"
+    r"|i(?:'d| would) say)\b,?|⇒|∴)"
     r"(?=\s+[(*]*[B-H][)*]*\.?\s*$)|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
     r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
     rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
 )
 _PRAISED = re.compile(
-    r"(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
+    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])(?:选项|项)?是?(?:正确|对)"
+    r"|(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
 )
 _REJECTED = re.compile(
     r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
@@ -36,6 +39,7 @@ _REJECTED = re.compile(
     r"[\"'*(]*[A-Z]\b",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"(?:\bnot|\bnever|n't|不能?|别|勿)\s*$")
 _TAGGED = re.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _STYLE = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|textit|mathbf|bf|rm)\s*\{([^{}]*)\}")
 _SPACES = re.compile(r"\\[ ,;:!]|\\q?quad|~")
@@ -69,8 +73,8 @@ def chosen(said: str, prompt: object = None) -> str | None:
     picked = [
         match["letter"].upper()
         for match in _CHOOSING.finditer(said)
-        if not _REJECTED.match(match["after"])
-    ] + _PRAISED.findall(said)
+        if not _REJECTED.match(match["after"]) and not _DENIED.search(said[: match.start()])
+    ] + [first or second for first, second in _PRAISED.findall(said)]
     stated = [letter for letter in letters if letter is not None]
     if stated and len(stated) == len(letters):
         return _only([*stated, *picked])

@@ -91,6 +91,8 @@ def _same(gold: Reading, given: Reading) -> bool:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:
         return gold.kind == given.kind and _same_sets(gold, given)
+    if _is_vector(gold) and _is_vector(given):
+        return formulas.same(_as_column(gold), _as_column(given))
     if "list" in kinds or "brackets" in kinds:
         return _same_lists(gold, given)
     return formulas.same(_plain(gold), _plain(given), _written(gold), _written(given))
@@ -134,6 +136,21 @@ def _same_lists(gold: Reading, given: Reading) -> bool:
             return side.brackets == "()" and _same_point(side, other)
         sides.append(side.items if side.kind in ("list", "brackets") else (side,))
     return _matched(*sides)
+
+
+_COLUMN = re.compile(r"\\begin\{pmatrix\}[^&]*\\end\{pmatrix\}")
+
+
+def _is_vector(reading: Reading) -> bool:
+    r"""(1, 2), \langle 1, 2 \rangle or a column."""
+    return reading.brackets in ("()", "<>") or bool(_COLUMN.fullmatch(reading.text))
+
+
+def _as_column(reading: Reading) -> str:
+    if reading.kind != "brackets":
+        return reading.text
+    items = r" \\ ".join(item.text for item in reading.items)
+    return rf"\begin{{pmatrix}}{items}\end{{pmatrix}}"
 
 
 def _same_point(point: Reading, equations: Reading) -> bool:

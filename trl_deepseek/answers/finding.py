@@ -7,6 +7,7 @@ itself to several; then all of them have to be right.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -50,10 +51,10 @@ _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)(.+)$", re.MULTILINE)
 _HEADING = re.compile(r"(?:step|solution|case|part|method|approach|answer)\b[^=]*", re.IGNORECASE)
 _NOISE = r"[\s*_:：]*"
 _STATED = re.compile(
-    r"(?:\banswer\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
-    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s(?:is|was|are|equals|should be|must be|would be|will be"
-    r"|comes out to|has to be)\b)|\s*\*\*\s*\n|(?<=final answer)\s*\n"
-    r"|(?<=# answer)\s*\n)"
+    r"(?:\bans(?:wer)?\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
+    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s[-–—]\s|\s(?:is|was|are|equals"
+    r"|should be|must be|would be|will be|comes out to|has to be)\b)"
+    r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
     r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：])"
     rf"{_NOISE}",
     re.IGNORECASE,
@@ -62,10 +63,13 @@ _STATED = re.compile(
 _STOP = re.compile(
     r"[.!。！\n](?=\s|$|\*)|[。！]|\n|\?|？|,?\s+(?:because|since|as|which|where|but|so|not|hence"
     r"|when|for|if|instead of|rather than)\s"
+    r"|\s\((?:not|i\.e\.|since|because|as|which)\s"
     r"|，(?:因为|所以|而|不)|因为|;\s|；",
     re.IGNORECASE,
 )
-_MATHS = re.compile(r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL)
+_MATHS = re.compile(
+    r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$(?!\d)|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL
+)
 _WHOLE_MATHS = re.compile(
     r"\s*(?:\*\*)?(?:\$\$(?P<a>[^$]*)\$\$|\$(?P<b>[^$]*)\$|\\\((?P<c>.*)\\\)|\\\[(?P<d>.*)\\\])"
     r"(?:\*\*)?[\s.。]*",
@@ -79,13 +83,18 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _LEADS = re.compile(
-    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有|\b(?:has|have|had|costs?|needs?|takes?))"
+    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有|了|要|剩下?|到|\b(?:has|have|had|costs?|needs?|takes?|leaving|leaves))"
     r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
     re.IGNORECASE,
 )
 _DENIED = re.compile(
     r"\b(?:not|never|cannot|can't|isn't|aren't|wrong|incorrect|neither|nor|don't|doesn't|unless"
     r"|if|than|step|option|question|except)\b|不|没|非|\?|？|错",
+    re.IGNORECASE,
+)
+_JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
+_SAID = re.compile(
+    r"\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)\s*(?:\}\s*|$)?",
     re.IGNORECASE,
 )
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
@@ -124,10 +133,17 @@ def turn(said: str) -> str:
 
 def marked(said: str, prompt: Any = None) -> list[str]:
     """The answers that a text marks, or says to be the answer; else all of the text."""
-    first = _without_echo(_END.split(turn(said), maxsplit=1)[0], prompt)
+    first = _without_echo(whole_answer(said), prompt)
     if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _explicit(first):
         return claims(first)
     return [first.strip().removeprefix("**").removesuffix("**").strip()]
+
+
+def whole_answer(said: str) -> str:
+    """All that a text answers: up to the end of its turn, inside ``<answer>`` where that is all."""
+    text = _END.split(turn(said), maxsplit=1)[0].strip()
+    tagged = _TAG.fullmatch(text)
+    return tagged[1].strip() if tagged else text
 
 
 def solution_text(solution: object) -> str:
@@ -165,6 +181,9 @@ def _of_turn(said: str) -> list[str]:
 
 
 def _of_text(said: str) -> list[str]:
+    fenced = _JSON.fullmatch(said)
+    if fenced:
+        return _of_object(fenced[1])
     if re.search(r"\\(?:boxed|fbox)\s*\{", said):
         boxes, cut = _boxes(said)
         if cut:
@@ -172,6 +191,15 @@ def _of_text(said: str) -> list[str]:
         if boxes:
             return _of_boxes(said, boxes)
     return _explicit(said) or _whole(said) or _last_sentence(said)
+
+
+def _of_object(text: str) -> list[str]:
+    """The answer of a JSON object that has one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [str(found[key]) for key in ("answer", "final_answer") if key in found]
 
 
 def _explicit(said: str) -> list[str]:
@@ -213,7 +241,7 @@ def _runs(said: str, boxes: list[tuple[int, int, str]]) -> list[list[tuple[int, 
 
 
 def _inside(run: list[tuple[int, int, str]]) -> str:
-    return ", ".join(dict.fromkeys(inside.strip() for _, _, inside in run))
+    return ", ".join(dict.fromkeys(_SAID.sub("", inside, count=1).strip() for *_, inside in run))
 
 
 def _boxes(text: str, nested: bool = False) -> tuple[list[tuple[int, int, str]], bool]:
@@ -285,6 +313,8 @@ def _is_bare(line: str) -> bool:
         if re.search(r"\b(?:is|are|was|were)\b", bare):
             return False
         return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
+    if "=" in bare and any(word.lower() not in ("and", "or") for word in words):
+        return False  # the area = 5
     if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
         return False  # an item of a list, or a sentence
     return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
@@ -305,6 +335,9 @@ def _last_sentence(said: str, led: bool = False) -> list[str]:
     if _is_bare(line) and re.search(r"\d|\\", line):
         return [] if _is_bare(earlier) and "=" not in earlier and earlier else [line]
     sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\*])|(?<=[。！？])(?=.)", line)[-1]
+    equations = re.sub(r"^(?:thus|so|hence|therefore|then)[,:]?\s+", "", sentence, flags=re.I)
+    if re.match(r"\$?[A-Za-z]\s*=", equations) and _is_bare(equations):
+        return [equations]
     if _DENIED.search(sentence) or len(sentence) > 300 or _WITHDRAWN.search(sentence):
         return []
     tokens = list(_TOKEN.finditer(sentence))

@@ -27,8 +27,6 @@ _CHARACTERS = str.maketrans(
         "∅": r"\emptyset ",
         "∈": r"\in ",
         "±": r"\pm ",
-        "²": "^{2}",
-        "³": "^{3}",
         "½": r"\frac{1}{2}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
@@ -47,9 +45,11 @@ _CHARACTERS = str.maketrans(
         "”": '"',
         "’": "'",
         "℃": r"^\circ C",
+        "℉": r"^\circ F",
         "ℝ": r"\mathbb{R}",
     }
 )
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _STYLES = re.compile(
     r"\\(?:textbf|textrm|textit|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf"
     r"|mathtt|boldsymbol|bm|operatorname\*?)\b\s*(?=\{)"
@@ -81,6 +81,9 @@ _ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*(\d|[A-Za-z]|\\[A-Za-z]+)")
 _REPEATING = re.compile(
     r"(\d*\.\d*)\\(?:overline|bar|dot|overbar)\s*\{?\s*(\d+)\s*\}?(?:\\dot\s*\{?(\d)\}?)?"
 )
+_ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}\s*\{[^{}]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
+_ASIDE = re.compile(r",?\s*\\text\s*\{[\s,]*(?:for (?:any|all|every|each)|where) [^{}]*\}[^<>=]*$")
+_LETTERS = re.compile(r"\\text\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and)+\s*\(?[A-Z]\)?)+)\s*\}")
 _STEP = re.compile(r"\\(?:begin|end)\{[a-z*]+\}|\\[{}]|\\[lr]angle")
 _EDGES = ' \t\n.,;:*_`"。，；：'
 
@@ -93,6 +96,9 @@ def full_width(text: str) -> str:
 def normalise(text: str) -> str:
     """An answer without its dress; what it says is the same."""
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)
+    text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("(?<=[①-⑳])(?=[①-⑳])", ", ", text)
+    text = re.sub(r"\\(?:text)?color\s*\{[^{}]*\}", "", text)
     text = re.sub(r"(?<=[\w)}])\*\*(?=[\d({-])", "^", text)
     text = text.replace("**", "").replace("`", "").replace(r"\!", "").replace("{,}", ",")
     text = _without_dollars(text)
@@ -100,12 +106,15 @@ def normalise(text: str) -> str:
     for pattern, instead in _COMMANDS:
         text = re.sub(pattern, instead, text)
     text = re.sub(r"\\(begin|end)\{[bB]?matrix\}", r"\\\1{pmatrix}", text)
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _STYLES.sub(r"\\text", text)
+    text = _ASIDE.sub("", text)
     text = _THIN.sub("", text)
     text = _SPACES.sub(" ", text)
     # math-verify takes \text{13} for a word, and reads \text{ and } as letters.
     text = re.sub(r"\\text\s*\{\s*([-+]?\d[^{}]*?)\s*\}", r"\1", text)
-    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及)\s*\}", r" \1 ", text)
+    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及|且)\s*\}", r" \1 ", text)
+    text = _LETTERS.sub(r"\1", text)
     text = re.sub(r"(?<=\d)'(?=\d{3}(?:\D|$))", "", text)  # 1'000'000, as in Zurich
     text = re.sub(r"^\s*(?:\\approx(?=\s*-?\d*\.\d)|=)", "", text)
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)

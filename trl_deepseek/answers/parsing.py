@@ -92,4 +92,4 @@ def parses(latex: str) -> bool:
 
 def _is_whole(latex: str) -> bool:
     """Whether the parser's refusal is about its vocabulary: then it is compared as it stands."""
-    return latex.count("{") == latex.count("}") and bool(re.search(r"[A-Za-z0-9]", latex))
+    return latex.count("{") == latex.count("}") and bool(re.search(r"\w", latex))

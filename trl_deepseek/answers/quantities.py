@@ -52,6 +52,8 @@ _SAME = {
     "£": "pound gbp £",
     "¢": "cent ¢",
     "°": "degree deg ° 度",
+    "°c": "°c celsius 摄氏度",
+    "°f": "°f fahrenheit 华氏度",
     "cm": "centimeter centimetre 厘米 cm",
     "mm": "millimeter millimetre 毫米 mm",
     "m": "meter metre 米 m",
@@ -163,9 +165,11 @@ def read_unit(rest: str) -> str | None:
     """What follows a number, as a unit in one spelling; None where it is something else."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", rest)
     written = "\\text" in rest or re.search(r"[\u4e00-\u9fff]", rest)
-    text = text.replace(r"^\circ", "°").replace(r"\cdot", "·" if written else r"\cdot").strip()
+    text = re.sub(r"\^\\circ\s*", "°", text).replace(r"\cdot", "·" if written else r"\cdot").strip()
     if not text:
         return ""
+    if re.fullmatch(r"of (?:the|an?|his|her|their|its|all) [A-Za-z ]+", text):
+        return ""  # 3/4 of the cake
     if text.startswith("^"):
         return None  # a power of the number itself
     bare = re.sub(r"\^\s*\{?\s*([-\d]+)\s*\}?", r"^\1", text)

@@ -13,7 +13,7 @@ Kind = Literal["quantity", "words", "choice", "list", "brackets", "union", "form
 
 _COMMAS = re.compile(
     r"\s*(?:[,;]\s*(?:(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
-    r"|和|或|与|及)\s*"
+    r"|和|或|与|及|且)\s*"
 )
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
@@ -32,7 +32,7 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(
     r"(?:\(\s*(?P<a>[A-Z])\s*\)|\\text\s*\{\s*\(\s*(?P<b>[A-Za-z])\s*\)?\s*\}\s*\)?"
     r"|\(\s*\\text\s*\{\s*(?P<c>[A-Z])\s*\}\s*\)|\\text\s*\{\s*(?P<d>[A-Z])[.)]?\s*\}"
-    r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>.*)",
+    r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>(?!,).*)",
     re.DOTALL,
 )
 _MEASURED = re.compile(
@@ -151,7 +151,7 @@ def _union(text: str, label: str, depth: int) -> Reading | None:
 
 
 def _list(text: str, label: str, depth: int) -> Reading | None:
-    if _is_prose(text) and not re.search(r"\d", text):
+    if _is_prose(re.sub(r"\b(?:and|or)\b", ",", text)) and not re.search(r"\d", text):
         return None
     if re.fullmatch(r"[A-Za-z]+\.? \d{1,2},? \d{4}|\d{1,2} [A-Za-z]+,? \d{4}", text):
         return None  # June 20, 2024

@@ -77,6 +77,7 @@ def _numbers(reading: Reading) -> tuple[Any, str] | None:
 def _exact(number: Any) -> Any:
     import sympy
 
+    number = number.doit()
     return sympy.nsimplify(number, rational=True) if number.has(sympy.Float) else number
 
 
