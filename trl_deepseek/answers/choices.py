@@ -7,20 +7,25 @@ import re
 from trl_deepseek.answers.finding import boxed, claims
 from trl_deepseek.answers.notation import full_width
 
-_OPEN = r"[\s\"'“*(（\[【$]*"
-_CLOSE = r"[\s\"'”*)）\]】$]*"
-_WORDS = r"(?:(?i:option|choice|the|is|letter)\s+|选项|选择|选)*"
+_OPEN = r"[\s\"'“*(（\[【${`#>-]*"
+_CLOSE = r"[\s\"'”*)）\]】$}`]*"
+_WORDS = (
+    r"(?:(?i:option|choice|the|is|letter|definitely|clearly|certainly|surely|selected:?)\s+"
+    r"|选项|选择|选)*"
+)
 _ALONE = re.compile(
     rf"{_OPEN}{_WORDS}{_OPEN}(?P<letter>[A-Za-z]){_CLOSE}(?:[.。:：,，]|项|选项)*\s*"
 )
 # (B) 12, B. Paris, B: Paris; not "A person", "A and B"
 _LEADING = re.compile(
-    rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]|{_OPEN}(?P<two>[A-Z])\s*[.):：、）])"
+    rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]"
+    rf"|{_OPEN}(?P<two>[A-Z])(?:{_CLOSE}[.):：、）。]|\s+[-–—]\s|,?\s+(?:because|since|as)\s))"
     rf"(?P<rest>.*)",
     re.DOTALL,
 )
 _CHOOSING = re.compile(
-    r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
+    r"(?:\b(?i:(?:correct|right|best|true) \w+ is)|正确的是"
+    r"|\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
     r"|letter|would be|should be))*"
     r"|(?:\b(?i:so|hence|thus|therefore|it(?:'s| is| must be| has to be)"
     r"|i(?:'d| would) say)\b,?|⇒|∴)"
@@ -29,7 +34,7 @@ _CHOOSING = re.compile(
     rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
 )
 _PRAISED = re.compile(
-    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])(?:选项|项)?是?(?:正确|对)"
+    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])\s*(?:选项|项)?是?(?:正确|对)"
     r"|(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
 )
 _REJECTED = re.compile(

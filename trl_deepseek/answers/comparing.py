@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from trl_deepseek.answers import formulas, parsing
 from trl_deepseek.answers.finding import solution_text
+from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
 from trl_deepseek.answers.reading import Reading, read
 from trl_deepseek.answers.sets import same_set
@@ -39,7 +40,7 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
             gold = solution(pair[0])
             if gold is None:
                 return None
-            return bool(pair[1]) and all(same(gold, read(claim)) for claim in pair[1])
+            return bool(pair[1]) and all(_answers(gold, claim) for claim in pair[1])
         except (MemoryError, RecursionError, OverflowError):  # too large to hold
             return False
 
@@ -64,6 +65,17 @@ def _formulas(reading: Reading) -> list[Reading]:
     return [reading, *inside] if reading.kind == "formula" else inside
 
 
+def _answers(gold: Reading, claim: str) -> bool:
+    r"""Whether a claim is the solution; of 5/36 \approx 0.139, being true, either side counts."""
+    exact, about, decimal = normalise(claim).partition(r"\approx")
+    if not about or re.fullmatch(r"\s*\w?\s*", exact):
+        return same(gold, read(claim))
+    one, other = read(exact), read(decimal)
+    if one is None or other is None or not formulas.rounds_to(_plain(one), other.quantity):
+        return False
+    return same(gold, one) or same(gold, other)
+
+
 def same(gold: Reading, given: Reading | None) -> bool:
     """Whether an answer is the solution."""
     return given is not None and (_same(gold, given) or same_set(gold, given))
@@ -86,6 +98,9 @@ def _same(gold: Reading, given: Reading) -> bool:
         return same_number(gold.quantity, given.quantity)
     if not units_agree(gold.unit, given.unit):
         return False
+    for one, other in ((gold, given), (given, gold)):
+        if one.brackets == "{}" and len(one.items) == 1 and other.brackets in ("()", "<>"):
+            return same(one.items[0], other)  # the set of one point
     kinds = {gold.kind, given.kind}
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text

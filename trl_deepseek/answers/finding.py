@@ -28,7 +28,10 @@ _END = re.compile(
     r"|Assistant|begin▁of▁sentence)\s*[｜|]>|</s>|\n[ \t]*(?:User|Human)\s*[:：]"
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_SEPARATORS = re.compile(r"(?:[\s,;、，；$&*.•\-–]|\\[,;:! ]|\\q?quad|\b(?:and|or)\b|和|或|与|及)*")
+_SEPARATORS = re.compile(
+    r"(?:[\s,;、，；$&*.•\-–]|\\[,;:! ]|\\q?quad|\b(?:and|or)\b|和|或|与|及"
+    r"|(?<=[$\s])[A-Za-z](?:_\{?\d\}?)?\s*=)*"
+)
 _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|scratch that|on second thought|correction|sorry|my mistake|hold on"
     r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
@@ -55,7 +58,7 @@ _STATED = re.compile(
     r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s[-–—]\s|\s(?:is|was|are|equals"
     r"|should be|must be|would be|will be|comes out to|has to be)\b)"
     r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
-    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：])"
+    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】)"
     rf"{_NOISE}",
     re.IGNORECASE,
 )

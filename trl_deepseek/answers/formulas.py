@@ -206,3 +206,14 @@ def _rounds_to(a: Any, b: Any, gold_number: Quantity | None, number: Quantity | 
         if exact.is_real and abs(exact - decimal) <= half:
             return True
     return False
+
+
+def rounds_to(exact: str, decimal: Quantity | None) -> bool:
+    """Whether a formula is a number that a decimal gives in fewer places."""
+    import sympy
+
+    value = parse(exact)
+    if value is None or decimal is None or decimal.percent or value.free_symbols:
+        return False
+    apart = abs(sympy.N(value, _PRECISION) - sympy.Rational(decimal.value))
+    return bool(apart <= sympy.Rational(10) ** -(decimal.places or 0))

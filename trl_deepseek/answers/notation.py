@@ -66,7 +66,9 @@ _COMMANDS = [
     (r"\\lbrace(?![A-Za-z])", r"\\{"),
     (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\l?[vV]ert(?![A-Za-z])|\\r[vV]ert(?![A-Za-z])", "|"),
-    (r"\\(?:ldots|dots|cdots)(?![A-Za-z])", "..."),
+    (r"\\(?:dots|cdots)(?![A-Za-z])|(?<=,)\s*(?:\.\.\.|…)", r"\\ldots "),
+    (r"\\(?:pmod|bmod|mod)\s*\{?\s*(\w+)\s*\}?", r" (mod \1)"),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
     (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])|\\textdegree", r"^\\circ "),
 ]  # fmt: skip
 # A thousands separator that is a space of some kind: 12\,500, 12~500, 12{,}500, 3,\!000
@@ -83,6 +85,14 @@ _REPEATING = re.compile(
 )
 _ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}\s*\{[^{}]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
 _ASIDE = re.compile(r",?\s*\\text\s*\{[\s,]*(?:for (?:any|all|every|each)|where) [^{}]*\}[^<>=]*$")
+_ANY_INTEGER = re.compile(
+    r"(?<=\S)[,;]?\s*\(?\s*([kmn])\s*\\in\s*(?:\\mathbb|\\text)?\s*\{?Z\}?\s*\)?$"
+)
+_ROUGHLY = re.compile(
+    r"^\s*(?:about|approximately|approx\.?|roughly|around|exactly|only|just|约|大约)\s*(?=[-\d$\\.])"
+    r"|\s*\((?:rounded[^()]*|approximately|approx\.?|exact(?:ly)?)\)\s*$",
+    re.IGNORECASE,
+)
 _LETTERS = re.compile(r"\\text\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and)+\s*\(?[A-Z]\)?)+)\s*\}")
 _STEP = re.compile(r"\\(?:begin|end)\{[a-z*]+\}|\\[{}]|\\[lr]angle")
 _EDGES = ' \t\n.,;:*_`"。，；：'
@@ -95,6 +105,7 @@ def full_width(text: str) -> str:
 
 def normalise(text: str) -> str:
     """An answer without its dress; what it says is the same."""
+    text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)
     text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
     text = re.sub("(?<=[①-⑳])(?=[①-⑳])", ", ", text)
@@ -116,6 +127,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及|且)\s*\}", r" \1 ", text)
     text = _LETTERS.sub(r"\1", text)
     text = re.sub(r"(?<=\d)'(?=\d{3}(?:\D|$))", "", text)  # 1'000'000, as in Zurich
+    text = _ROUGHLY.sub("", text)
     text = re.sub(r"^\s*(?:\\approx(?=\s*-?\d*\.\d)|=)", "", text)
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)
     # The parser behind math-verify needs the braces: it reads neither \frac12 nor \sqrt3.
@@ -124,6 +136,10 @@ def normalise(text: str) -> str:
         for _ in range(3):
             text = argument.sub(_braced, text)
     text = re.sub(r"\\\\\s*$", "", text.strip())
+    integer = _ANY_INTEGER.search(text)
+    if integer:  # 2n\pi, n \in \mathbb{Z}
+        letter = re.compile(rf"(?<![A-Za-z\\]){integer[1]}(?![A-Za-z])")
+        text = letter.sub("k", text[: integer.start()])
     previous = None
     while text != previous:
         previous, text = text, _trimmed(text)

@@ -21,6 +21,17 @@ _MIXED = re.compile(r"(?<![\d.}^_])(\d+)\s?\\frac\{(\d+)\}\{(\d+)\}")
 _CAPITAL = re.compile(r"\\[A-Za-z]+|([A-Z])(?:_(?:(\w)|\{(\w+)\}))?")
 
 
+_CHOOSE = re.compile(
+    r"(?:\\text\{)?([CAP])\}?(?:_\{?(\d+)\}?\s*\^\s*\{?(\d+)\}?|\(\s*(\d+)\s*,\s*(\d+)\s*\))"
+)
+
+
+def _arrangements(found: re.Match[str]) -> str:
+    r"""C_5^2 and A_5^2, as in Chinese books: \binom{5}{2}, and that times 2!."""
+    n, k = found[2] or found[4], found[3] or found[5]
+    return rf"\binom{{{n}}}{{{k}}}" + ("" if found[1] == "C" else rf"\cdot {k}!")
+
+
 def load() -> None:
     """Import what the comparison needs; takes about a second."""
     import latex2sympy2_extended
@@ -41,6 +52,7 @@ def prepared(latex: str) -> str:
     text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
     # A degree is a number to the parser only where it is told: sin 30° is one half.
     text = re.sub(r"([\d.]+)\s*\^\\circ", r"(\1 \\cdot \\pi/180)", text)
+    text = _CHOOSE.sub(_arrangements, text)
     # To the parser 1\frac{1}{2} is a product.
     text = _MIXED.sub(
         lambda m: f"({m[1]}+\\frac{{{m[2]}}}{{{m[3]}}})" if int(m[2]) < int(m[3]) else m[0], text
@@ -69,7 +81,11 @@ def parse(latex: str) -> Any:
             text, is_real=not is_complex, convert_degrees=False, normalization_config=None
         )
         unit = [s for s in found.free_symbols if is_complex and s.name == "i"]
-        return found.subs(unit[0], sympy.I) if unit else found
+        if unit:
+            return found.subs(unit[0], sympy.I)
+        if isinstance(found, sympy.Expr) and not is_complex:
+            return sympy.real_root(found)  # the cube root of -8 is -2
+        return found
     except (MemoryError, RecursionError):
         raise
     except Exception:  # whatever a parser raises at what is no formula

@@ -76,6 +76,8 @@ _SAME = {
     "ml": "milliliter millilitre ml 毫升",
     "mi/h": "mph",
     "km/h": "kph kmh",
+    "person": "people 人 名",
+    "ohm": "欧 欧姆",
     "unit": "unit 个 个单位",
     "rad": "radian rad",
 }
@@ -106,7 +108,7 @@ def read_quantity(text: str) -> Quantity | None:
     """The number that all of a normalised text is; None where it is more or something else."""
     if len(text) > 4000:
         return None
-    found = _AMOUNT.fullmatch(text)
+    found = _AMOUNT.fullmatch(re.sub(r"^([-+]?)10\s*\^", r"\g<1>1\\times 10^", text))
     if not found or (found["sign"] and found["inner"]):
         return None
     try:
@@ -126,9 +128,9 @@ def read_quantity(text: str) -> Quantity | None:
         return None
     if found["currency"]:
         currency = _CANONICAL.get(found["currency"].lower(), found["currency"])
-        if percent or unit not in ("", currency):
+        if percent or (unit not in ("", currency) and not unit.startswith("/")):
             return None
-        unit = currency
+        unit = currency + unit.removeprefix(currency)
     return Quantity(value, percent, unit, places, digits)
 
 
@@ -168,6 +170,7 @@ def read_unit(rest: str) -> str | None:
     text = re.sub(r"\^\\circ\s*", "°", text).replace(r"\cdot", "·" if written else r"\cdot").strip()
     if not text:
         return ""
+    text = re.sub(r"\\Omega|Ω", "ohm", text)
     if re.fullmatch(r"of (?:the|an?|his|her|their|its|all) [A-Za-z ]+", text):
         return ""  # 3/4 of the cake
     if text.startswith("^"):

@@ -17,11 +17,14 @@ _COMMAS = re.compile(
 )
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
-    r"(?P<label>(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
+    r"(?P<label>(?:[A-Za-z]|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
+    r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
     r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
 )
 _POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
-_NO_LABEL = re.compile(r"\\(?:frac|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)")
+_NO_LABEL = re.compile(
+    r"\\(?:frac(?!\{d[a-z]?\}\{d)|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)"
+)
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt|approx|equiv|mid)(?![A-Za-z])")
 _CLOCK = re.compile(
     r"\d{1,2}:\d{2}(?::\d{2})?(?:\s*\\?(?:text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?)?", re.I
