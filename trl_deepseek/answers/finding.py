@@ -11,33 +11,22 @@ import json
 import re
 from typing import Any
 
+from trl_deepseek.answers.boxes import boxes_in, grouped, said_in
 from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import read_quantity
 
-# A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_PLACEHOLDER = re.compile(
-    r"\s*(?:\\text\s*\{)?[\s.…\[<]*(?:\\[lc]?dots)?"
-    r"(?:(?:(?:your|the|final|my)\s+)*(?:answer|result|solution|content)(?:\s+(?:here|goes here))?"
-    r"|答案|最终答案|你的答案)?[\s.…\]>]*\}?\s*",
-    re.IGNORECASE,
-)
 # Where a turn ends, and where another speaker is made to begin.
 _END = re.compile(
     r"<[｜|]\s*(?:end▁of▁sentence|eot_id|im_end|im_start|EOT|end|endoftext|end_of_text|User"
     r"|Assistant|begin▁of▁sentence)\s*[｜|]>|</s>|\n[ \t]*(?:User|Human)\s*[:：]"
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_SEPARATORS = re.compile(
-    r"(?:[\s,;、，；$&*.•\-–]|\\[,;:! ]|\\q?quad|\b(?:and|or)\b|和|或|与|及"
-    r"|(?<=[$\s])[A-Za-z](?:_\{?\d\}?)?\s*=)*"
-)
 _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|scratch that|on second thought|correction|sorry|my mistake|hold on"
     r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
     r"|(?:that|this|it|which)(?:'s|’s| is| was| has been)(?: clearly| obviously)?"
     r" (?:wrong|incorrect|not (?:right|correct|the answer)|a mistake)"
-    r"|isn't right)|不对|等等|错了|更正|(?<![\w])no[,.]",
+    r"|isn't right)|(?<![A-Za-z])不对|等等|错了|更正|(?<![\w])no[,.]",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
@@ -56,7 +45,8 @@ _NOISE = r"[\s*_:：]*"
 _STATED = re.compile(
     r"(?:\bans(?:wer)?\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
     r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s[-–—]\s|\s(?:is|was|are|equals"
-    r"|should be|must be|would be|will be|comes out to|has to be)\b)"
+    r"|should be|must be|would be|will be|comes out to|has to be)\b"
+    r"(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|clearly)\b)?)"
     r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
     r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】)"
     rf"{_NOISE}",
@@ -96,19 +86,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
-_SAID = re.compile(
-    r"\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)\s*(?:\}\s*|$)?",
-    re.IGNORECASE,
-)
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
-
-
-def boxed(text: str) -> list[str]:
-    r"""What stands in each closed ``\boxed{}`` of a text, braces balanced, in closing order.
-
-    Placeholders, as in "put it in \boxed{}" or "\boxed{your answer}", are left out.
-    """
-    return [inside for _, _, inside in _boxes(text, nested=True)[0]]
 
 
 def claims(said: str, prompt: Any = None) -> list[str]:
@@ -161,10 +139,10 @@ def solution_text(solution: object) -> str:
     tagged = _TAG.findall(text)
     if tagged:
         text = tagged[-1].strip()
-    boxes, _ = _boxes(text)
+    boxes, _ = boxes_in(text)
     hashes = _HASHES.findall(text)
     if "\\boxed" in text or boxes:
-        return _inside(_runs(text, boxes)[-1]) if boxes else ""
+        return said_in(grouped(text, boxes)[-1]) if boxes else ""
     if hashes:
         return str(hashes[-1]).strip()
     stated = _stated(text)
@@ -188,7 +166,7 @@ def _of_text(said: str) -> list[str]:
     if fenced:
         return _of_object(fenced[1])
     if re.search(r"\\(?:boxed|fbox)\s*\{", said):
-        boxes, cut = _boxes(said)
+        boxes, cut = boxes_in(said)
         if cut:
             return []  # a cut box may be a part: 85 begins with 8
         if boxes:
@@ -207,7 +185,7 @@ def _of_object(text: str) -> list[str]:
 
 def _explicit(said: str) -> list[str]:
     """Boxes, ``####`` and statements."""
-    boxes, cut = _boxes(said)
+    boxes, cut = boxes_in(said)
     if boxes or cut:
         return [] if cut else _of_boxes(said, boxes)
     lines = [m for m in _HASHES.finditer(said) if not _HEADING.fullmatch(m[1].strip(" *"))]
@@ -217,54 +195,19 @@ def _explicit(said: str) -> list[str]:
 
 
 def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
-    runs = _runs(said, boxes)
+    runs = grouped(said, boxes)
     last = runs[-1]
     tail = said[last[-1][1] :]
     if _WITHDRAWN.search(tail):
         return []
     if len(runs) > 1:
         between = said[runs[-2][-1][1] : last[0][0]]
-        distinct = {_inside(run) for run in runs}
+        distinct = {said_in(run) for run in runs}
         if len(distinct) > 1 and _HEDGE.search(between):
             return []
         if len(distinct) > 2 and not _CONCLUDES.search(between):
             return []  # a list of what the answer may be
-    return [_inside(last), *_stated(tail)]
-
-
-def _runs(said: str, boxes: list[tuple[int, int, str]]) -> list[list[tuple[int, int, str]]]:
-    r"""Boxes that only ``,`` or "and" parts are one answer: \boxed{1} and \boxed{2}."""
-    runs: list[list[tuple[int, int, str]]] = []
-    for box in boxes:
-        if runs and _SEPARATORS.fullmatch(said, runs[-1][-1][1], box[0]):
-            runs[-1].append(box)
-        else:
-            runs.append([box])
-    return runs
-
-
-def _inside(run: list[tuple[int, int, str]]) -> str:
-    return ", ".join(dict.fromkeys(_SAID.sub("", inside, count=1).strip() for *_, inside in run))
-
-
-def _boxes(text: str, nested: bool = False) -> tuple[list[tuple[int, int, str]], bool]:
-    """Start, end and inside of each innermost box; and whether the last one is cut off."""
-    found: list[tuple[int, int, str]] = []
-    opened: list[tuple[int, int] | None] = []  # per open brace, the box that it opens
-    for token in _BRACES.finditer(text):
-        if token[0] == "}":
-            box = opened.pop() if opened else None
-            if box is not None:
-                inside = text[box[1] : token.start()]
-                if (
-                    found and found[-1][0] >= box[1] and not nested
-                ):  # it only holds the box before it
-                    found[-1] = (box[0], token.end(), found[-1][2])
-                elif not _PLACEHOLDER.fullmatch(inside):
-                    found.append((box[0], token.end(), inside))
-        elif token[0].endswith("{") and token[0] != r"\{":
-            opened.append((token.start(), token.end()) if token[0] != "{" else None)
-    return found, any(box is not None for box in opened)
+    return [said_in(last), *_stated(tail)]
 
 
 def _stated(said: str) -> list[str]:
@@ -273,7 +216,12 @@ def _stated(said: str) -> list[str]:
     for match in _STATED.finditer(said):
         claim = _sentence(said[match.end() : match.end() + 400])
         claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
-        if claim and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I):
+        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", said[: match.start()])
+        if (
+            claim
+            and not wrong
+            and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I)
+        ):
             if not _is_bare(claim) and len(claim.split()) < 20:
                 (claim,) = _last_sentence(claim, led=True) or [claim]
             found.append((match.end(), claim))

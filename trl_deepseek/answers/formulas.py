@@ -28,7 +28,7 @@ def same(
         gold_number: What the solution's is, where it is a mere number.
         number: The same of the answer's.
     """
-    if re.sub(r"\s", "", gold) == re.sub(r"\s", "", given):
+    if _letters(gold) == _letters(given):
         return True
     bases = [based(text) for text in (gold, given)]
     if any(bases):
@@ -37,6 +37,10 @@ def same(
     if a is None or b is None:
         return False
     return _same(a, b, gold_number, number)
+
+
+def _letters(latex: str) -> str:
+    return re.sub(r"\s", "", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", latex))
 
 
 def _same(
@@ -75,6 +79,8 @@ def _value_of(a: Any, b: Any, relations: list[bool]) -> bool:
     if not all(isinstance(link, sympy.Eq) for link in links):
         return False
     sides = [links[0].lhs, *(link.rhs for link in links)]
+    if sides[-1].is_Symbol:
+        sides.reverse()  # 3 = x
     first = sides[0]
     named = first.is_Symbol or isinstance(first, sympy.core.function.AppliedUndef)
     chain = sides[1:] if named else sides

@@ -108,6 +108,7 @@ def normalise(text: str) -> str:
     text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)
     text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]", "", text)  # a smile
     text = re.sub("(?<=[①-⑳])(?=[①-⑳])", ", ", text)
     text = re.sub(r"\\(?:text)?color\s*\{[^{}]*\}", "", text)
     text = re.sub(r"(?<=[\w)}])\*\*(?=[\d({-])", "^", text)
@@ -123,7 +124,8 @@ def normalise(text: str) -> str:
     text = _THIN.sub("", text)
     text = _SPACES.sub(" ", text)
     # math-verify takes \text{13} for a word, and reads \text{ and } as letters.
-    text = re.sub(r"\\text\s*\{\s*([-+]?\d[^{}]*?)\s*\}", r"\1", text)
+    text = re.sub(r"\\text\s*\{\s*([-+(\[]*\d[^{}]*?)\s*\}", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*\^?\{?\\text\s*\{\s*(st|nd|rd|th)\s*\}+", r"\1", text)
     text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及|且)\s*\}", r" \1 ", text)
     text = _LETTERS.sub(r"\1", text)
     text = re.sub(r"(?<=\d)'(?=\d{3}(?:\D|$))", "", text)  # 1'000'000, as in Zurich

@@ -180,6 +180,8 @@ def read_unit(rest: str) -> str | None:
         return None
     if re.search(r"(?<![\^\d-])-?\d", re.sub(r"\^-?\d+", "", bare)):
         return None
+    if not re.search(r"[^\W\d_]|[°¢$€£¥]", bare):
+        return None  # 12-
     words = bare.lower().replace(" per ", "/").replace("．", ".")
     words = re.sub(r"\b(?:square|sq\.?)\s+(\S+)", r"\1^2", words)
     words = re.sub(r"\b(?:cubic|cu\.?)\s+(\S+)", r"\1^3", words)

@@ -27,7 +27,12 @@ _NO_LABEL = re.compile(
 )
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt|approx|equiv|mid)(?![A-Za-z])")
 _CLOCK = re.compile(
-    r"\d{1,2}:\d{2}(?::\d{2})?(?:\s*\\?(?:text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?)?", re.I
+    r"\d{1,2}:\d{2}(?::\d{2})?|\d{1,2}(?::\d{2}){0,2}\s*\\?(?:text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?",
+    re.IGNORECASE,
+)
+_MONTH = re.compile(
+    r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:[a-z]{2,6})?\.? \d",
+    re.IGNORECASE,
 )
 _DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}")
 _RATIO = re.compile(r"[-\d.\\{}a-z]+(?:\s?:\s?[-\d.\\{}a-z]+)+")
@@ -156,7 +161,7 @@ def _union(text: str, label: str, depth: int) -> Reading | None:
 def _list(text: str, label: str, depth: int) -> Reading | None:
     if _is_prose(re.sub(r"\b(?:and|or)\b", ",", text)) and not re.search(r"\d", text):
         return None
-    if re.fullmatch(r"[A-Za-z]+\.? \d{1,2},? \d{4}|\d{1,2} [A-Za-z]+,? \d{4}", text):
+    if _MONTH.search(text) or re.fullmatch(r"\d{1,2} [A-Za-z]+,? \d{4}", text):
         return None  # June 20, 2024
     parts = split_top(text, _COMMAS)
     parts = [value for part in parts for value in _both_signs(part)]
@@ -205,7 +210,7 @@ def _is_prose(text: str) -> bool:
     plain = _TEXT.sub(r" \1 ", text).strip()
     if _WORD_FORMULA.search(plain):
         return False
-    if "\\text" in text and not re.search(r"\d", plain):
+    if _MONTH.search(plain) or ("\\text" in text and not re.search(r"\d", plain)):
         return True
     if re.search(r"[\u4e00-\u9fff]", plain):
         return True
@@ -216,6 +221,7 @@ def _is_prose(text: str) -> bool:
 def words(text: str) -> str:
     """Words in one spelling: lower case, without articles, commas and full stops."""
     plain = _TEXT.sub(r" \1 ", text).lower()
+    plain = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", plain)
     plain = re.sub(r"(?<=[a-z])\.|[\"!?]|,(?=\s)|\.$", "", plain)
     plain = re.sub(r"\b(?:the|an?)\s+(?=[a-z])", "", plain)
     plain = re.sub(r"\s*:\s*", ":", re.sub(r"\s+", " ", plain)).strip()

@@ -10,9 +10,10 @@ from trl_deepseek.answers.reading import Reading, read
 
 _BUILDER = re.compile(r"\\\{\s*(\w)\s*(?:\\in\s*\\mathbb\{R\}\s*)?(?:\||:|\\mid)(?P<rest>.*)\\\}")
 _REALS = re.compile(
-    r"\\mathbb\s?\{?R\}?(?:\s*(?:\\setminus|\\backslash|-)\s*\\\{(?P<without>.*)\\\})?"
+    r"\\mathbb\s?\{?R\}?"
     r"|R|\(?all real (?:numbers|values)\)?|all reals|全体实数|所有实数|实数集R?"
 )
+_POSITIVE = re.compile(r"\\mathbb\s?\{?R\}?(?:\^\{?\+\}?|_\{?\+\}?|_\{>\s?0\})")
 _LIKE = re.compile(r"[<>]|\\(?:le|ge|ne|mathbb|setminus|cup)(?![A-Za-z])|实数|all real|∞|\\infty")
 
 
@@ -33,14 +34,15 @@ def _numbers(reading: Reading) -> tuple[Any, str] | None:
     """The set, and the unknown that it is said of; None where it is none."""
     import sympy
 
-    reals = _REALS.fullmatch(reading.text)
-    if reals:
-        left_out = read(reals["without"] or "", in_brackets=True)
-        items = (left_out.items or (left_out,)) if left_out else ()
-        numbers = [parse(item.text) for item in items]
-        if any(number is None or number.free_symbols for number in numbers):
-            return None
-        return sympy.S.Reals - sympy.FiniteSet(*map(_exact, numbers)), ""
+    if _REALS.fullmatch(reading.text):
+        return sympy.S.Reals, ""
+    if _POSITIVE.fullmatch(reading.text):
+        return sympy.Interval.open(0, sympy.oo), ""
+    without = re.fullmatch(r"(.+?)\s*(?:\\setminus|\\backslash)\s*(\\\{.+\\\})", reading.text)
+    if without:
+        both = [read(part, in_brackets=True) for part in without.groups()]
+        first, second = (_numbers(part) if part else None for part in both)
+        return (first[0] - second[0], first[1]) if first and second else None
     builder = _BUILDER.fullmatch(reading.text)
     if builder:
         condition = read(builder["rest"])
