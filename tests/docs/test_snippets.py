@@ -1,10 +1,10 @@
 """Every snippet of the README and the docs runs as it stands.
 
 The blocks of a page run in order, in one folder that holds the models and files they speak of, and
-in one namespace. A block that needs more than that, a hub or a GPU, says so in the page itself, in a
-comment before it that no reader sees: ``<!-- not run: why -->``.
-docs/command_line.md is generated.
-In ``make test`` trainings stop after a step, and of ``sft`` and ``preference`` only the README's run.
+in one namespace. A block that needs more than that, a hub or a GPU, says so in the page itself, in
+a comment before it that no reader sees: ``<!-- not run: why -->``. docs/command_line.md is
+generated. In ``make test`` trainings stop after a step, and of ``sft`` and ``preference`` only the
+README's run.
 """
 
 from __future__ import annotations
