@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from trl_deepseek import chat, load_registry
 
@@ -37,6 +39,22 @@ def test_the_text_ends_with_the_thought(family: str, content: str | None, traini
     prompt = chat.render(template, [USER], add_generation_prompt=True, **options)
     assert text.startswith(prompt)
     assert text.endswith(f"{opening}half a thou")
+
+
+@pytest.mark.parametrize(
+    "family", ["deepseek-v3.2", "deepseek-v4", "deepseek-v4-0731", "deepseek-v4.1"]
+)
+def test_a_saved_tokenizer_ends_with_the_thought_too(family: str, tmp_path: Path) -> None:
+    """transformers marks the end of the content, which is empty, with a text of its own."""
+    template, tokenizer = REGISTRY.chat_templates[family], tokenizer_of_ours()
+    chat.install(tokenizer, template)
+    tokenizer.save_pretrained(tmp_path)
+    saved = AutoTokenizer.from_pretrained(tmp_path)
+    for thinking in (True, False):
+        options: dict[str, Any] = {"continue_final_message": True, "thinking": thinking}
+        text = saved.apply_chat_template([USER, thought("")], tokenize=False, **options)
+        assert text == chat.render(template, [USER, thought("")], **options)
+        assert text.endswith("<think>half a thou" if thinking else "</think>")
 
 
 def test_a_thought_is_ruled_out_where_the_prompt_rules_out_thinking() -> None:

@@ -1,4 +1,4 @@
-"""The snippets of docs/losses.md and docs/reward_models.md run, and their plugins pass."""
+"""The plugins of docs/losses.md and docs/reward_models.md pass the checks of plugins."""
 
 from __future__ import annotations
 
@@ -18,17 +18,6 @@ PAGES = ("losses.md", "reward_models.md")
 def blocks(repository: Path, page: str) -> list[str]:
     text = (repository / "docs" / page).read_text(encoding="utf-8")
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_the_example_trains(
-    page: str, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    text = blocks(repository, page)[0].replace("max_steps=10", "max_steps=1")
-    exec(text.replace('"report_to"', '"use_cpu": True, "report_to"'), names)
-    assert names["trainer"] is not None
 
 
 @pytest.mark.parametrize("page", PAGES)

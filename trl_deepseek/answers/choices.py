@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import re
 
-from trl_deepseek.answers.finding import boxed, claims
+from trl_deepseek.answers.boxes import boxed
+from trl_deepseek.answers.finding import claims
 from trl_deepseek.answers.notation import full_width
 
-_OPEN = r"[\s\"'“*(（\[【$]*"
-_CLOSE = r"[\s\"'”*)）\]】$]*"
-_WORDS = r"(?:(?i:option|choice|the|is|letter)\s+|选项|选择|选)*"
+_OPEN = r"[\s\"'“*(（\[【${`#>-]*"
+_CLOSE = r"[\s\"'”*)）\]】$}`]*"
+_WORDS = (
+    r"(?:(?i:option|choice|the|is|letter|definitely|clearly|certainly|surely|selected:?)\s+"
+    r"|选项|选择|选)*"
+)
 _ALONE = re.compile(
-    rf"{_OPEN}{_WORDS}{_OPEN}(?P<letter>[A-Za-z]){_CLOSE}(?:[.。:：,，]|项|选项)*\s*"
+    rf"{_OPEN}{_WORDS}{_OPEN}(?P<letter>[A-Za-z]){_CLOSE}(?:[.!。:：,，]|项|选项)*\s*"
 )
 # (B) 12, B. Paris, B: Paris; not "A person", "A and B"
 _LEADING = re.compile(
-    rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]|{_OPEN}(?P<two>[A-Z])\s*[.):：、）])"
+    rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]"
+    rf"|{_OPEN}(?P<two>[A-Z])(?:{_CLOSE}[.):：、）。]|\s+[-–—]\s|,?\s+(?:because|since|as|not)\s))"
     rf"(?P<rest>.*)",
     re.DOTALL,
 )
 _CHOOSING = re.compile(
-    r"(?:\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
-    r"|letter|would be|should be))*|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
+    r"(?:\b(?i:(?:correct|right|best|true) \w+ is)|正确的是"
+    r"|\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
+    r"|letter|would be|should be))*"
+    r"|(?:\b(?i:so|hence|thus|therefore|answer"
+    r"|it(?:'s| is| must be| has to be)(?: clearly| definitely)?"
+    r"|i(?:'d| would) say)\b,?|⇒|∴)"
+    r"(?=\s+[(*]*[B-H][)*]*\.?\s*$)|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
     r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
     rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
 )
 _PRAISED = re.compile(
-    r"(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|answer)\b(?! answer\?)"
+    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])\s*(?:选项|项)?是?(?:正确|对)"
+    r"|(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|true|answer)\b(?! answer\?)"
 )
 _REJECTED = re.compile(
     r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
@@ -35,6 +46,7 @@ _REJECTED = re.compile(
     r"[\"'*(]*[A-Z]\b",
     re.IGNORECASE,
 )
+_DENIED = re.compile(r"(?:\bnot|\bnever|n't|不能?|别|勿|\bwrong|\bincorrect|\bfalse)\s*$")
 _TAGGED = re.compile(r"<answer>(?P<inside>(?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _STYLE = re.compile(r"\\(?:text|textbf|textrm|mathrm|mathbf|textit|mathbf|bf|rm)\s*\{([^{}]*)\}")
 _SPACES = re.compile(r"\\[ ,;:!]|\\q?quad|~")
@@ -57,8 +69,8 @@ def letter_of(claim: str) -> str | None:
 
 def chosen(said: str, prompt: object = None) -> str | None:
     """The one letter that an answer chooses; None where it chooses none, or more than one."""
+    said = full_width(said[-20_000:])
     found = claims(said, prompt)
-    said = said[-20_000:]
     letters = [letter_of(claim) for claim in found]
     tagged = _TAGGED.fullmatch(said.strip())
     if tagged:
@@ -68,8 +80,8 @@ def chosen(said: str, prompt: object = None) -> str | None:
     picked = [
         match["letter"].upper()
         for match in _CHOOSING.finditer(said)
-        if not _REJECTED.match(match["after"])
-    ] + _PRAISED.findall(said)
+        if not _REJECTED.match(match["after"]) and not _DENIED.search(said[: match.start()])
+    ] + [first or second for first, second in _PRAISED.findall(said)]
     stated = [letter for letter in letters if letter is not None]
     if stated and len(stated) == len(letters):
         return _only([*stated, *picked])

@@ -11,9 +11,12 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
+from trl_deepseek.answers import formulas, parsing
 from trl_deepseek.answers.finding import solution_text
+from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
 from trl_deepseek.answers.reading import Reading, read
+from trl_deepseek.answers.sets import same_set
 
 _MISSING = {"none", "null", "nan", "n/a", "na", "unknown", "[]", "{}"}
 _PROSE = 5  # words; a longer solution without any mark is a text, not an answer
@@ -26,9 +29,7 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
     It says None of a solution that cannot be read, and False where there is no claim, or one that
     differs: who says two things has to be right twice.
     """
-    from trl_deepseek.answers import formulas
-
-    formulas.load()
+    parsing.load()
 
     @lru_cache(maxsize=4096)
     def solution(gold: str) -> Reading | None:
@@ -39,7 +40,7 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
             gold = solution(pair[0])
             if gold is None:
                 return None
-            return bool(pair[1]) and all(same(gold, read(claim)) for claim in pair[1])
+            return bool(pair[1]) and all(_answers(gold, claim) for claim in pair[1])
         except (MemoryError, RecursionError, OverflowError):  # too large to hold
             return False
 
@@ -48,8 +49,6 @@ def checker() -> Callable[[tuple[str, tuple[str, ...]]], bool | None]:
 
 def readable(gold: str) -> Reading | None:
     """A solution, read; None where it is missing, is prose, or no parser can read it."""
-    from trl_deepseek.answers import formulas
-
     text = solution_text(gold)
     if text.strip().lower() in _MISSING:
         return None
@@ -58,7 +57,7 @@ def readable(gold: str) -> Reading | None:
         return None
     if reading.kind == "words":
         return reading if len(reading.text.split()) <= _PROSE else None
-    return reading if all(formulas.parses(f.text) for f in _formulas(reading)) else None
+    return reading if all(parsing.parses(f.text) for f in _formulas(reading)) else None
 
 
 def _formulas(reading: Reading) -> list[Reading]:
@@ -66,12 +65,23 @@ def _formulas(reading: Reading) -> list[Reading]:
     return [reading, *inside] if reading.kind == "formula" else inside
 
 
+def _answers(gold: Reading, claim: str) -> bool:
+    r"""Whether a claim is the solution; of 5/36 \approx 0.139, being true, either side counts."""
+    exact, about, decimal = normalise(claim).partition(r"\approx")
+    if not about or re.fullmatch(r"\s*\w?\s*", exact):
+        return same(gold, read(claim))
+    one, other = read(exact), read(decimal)
+    if one is None or other is None or not formulas.rounds_to(_plain(one), other.quantity):
+        return False
+    return same(gold, one) or same(gold, other)
+
+
 def same(gold: Reading, given: Reading | None) -> bool:
     """Whether an answer is the solution."""
-    from trl_deepseek.answers import formulas
+    return given is not None and (_same(gold, given) or same_set(gold, given))
 
-    if given is None:
-        return False
+
+def _same(gold: Reading, given: Reading) -> bool:
     if (gold.kind == "formula" and "=" in gold.text) or (
         given.kind == "formula" and "=" in given.text
     ):
@@ -88,19 +98,16 @@ def same(gold: Reading, given: Reading | None) -> bool:
         return same_number(gold.quantity, given.quantity)
     if not units_agree(gold.unit, given.unit):
         return False
+    for one, other in ((gold, given), (given, gold)):
+        if one.brackets == "{}" and len(one.items) == 1 and other.brackets in ("()", "<>"):
+            return same(one.items[0], other)  # the set of one point
     kinds = {gold.kind, given.kind}
-    if (
-        kinds & {"brackets", "union"}
-        and kinds & {"formula", "list"}
-        and (relation := formulas.same_set(gold, given))
-    ):
-        return relation
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:
-        return (
-            _same_sets(gold, given) if gold.kind == given.kind else formulas.same_set(gold, given)
-        )
+        return gold.kind == given.kind and _same_sets(gold, given)
+    if _is_vector(gold) and _is_vector(given):
+        return formulas.same(_as_column(gold), _as_column(given))
     if "list" in kinds or "brackets" in kinds:
         return _same_lists(gold, given)
     return formulas.same(_plain(gold), _plain(given), _written(gold), _written(given))
@@ -139,11 +146,38 @@ def _same_lists(gold: Reading, given: Reading) -> bool:
     if bounds and (" or " in gold.text) != (" or " in given.text):
         return False  # x > 1 and x < 2 is not x > 1 or x < 2
     sides = []
-    for side in (gold, given):
+    for side, other in ((gold, given), (given, gold)):
         if side.kind == "brackets" and side.brackets != "{}":
-            return False
+            return side.brackets == "()" and _same_point(side, other)
         sides.append(side.items if side.kind in ("list", "brackets") else (side,))
     return _matched(*sides)
+
+
+_COLUMN = re.compile(r"\\begin\{pmatrix\}[^&]*\\end\{pmatrix\}")
+
+
+def _is_vector(reading: Reading) -> bool:
+    r"""(1, 2), \langle 1, 2 \rangle or a column."""
+    return reading.brackets in ("()", "<>") or bool(_COLUMN.fullmatch(reading.text))
+
+
+def _as_column(reading: Reading) -> str:
+    if reading.kind != "brackets":
+        return reading.text
+    items = r" \\ ".join(item.text for item in reading.items)
+    return rf"\begin{{pmatrix}}{items}\end{{pmatrix}}"
+
+
+def _same_point(point: Reading, equations: Reading) -> bool:
+    """(1, 2) is x = 1, y = 2; unnamed coordinates go by the alphabet."""
+    told = {item.label: item for item in equations.items}
+    names = point.label.strip("()").split(",") if point.label else sorted(told)
+    return (
+        "" not in told
+        and sorted(told) == sorted(names)
+        and len(names) == len(point.items) == len(equations.items)
+        and all(same(one, told[name]) for one, name in zip(point.items, names, strict=True))
+    )
 
 
 def _matched(golds: tuple[Reading, ...], given: tuple[Reading, ...]) -> bool:

@@ -7,30 +7,26 @@ itself to several; then all of them have to be right.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
-# A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
-_BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_PLACEHOLDER = re.compile(
-    r"\s*(?:\\text\s*\{)?[\s.…\[<]*(?:\\[lc]?dots)?"
-    r"(?:(?:(?:your|the|final|my)\s+)*(?:answer|result|solution|content)(?:\s+(?:here|goes here))?"
-    r"|答案|最终答案|你的答案)?[\s.…\]>]*\}?\s*",
-    re.IGNORECASE,
-)
+from trl_deepseek.answers.boxes import boxes_in, grouped, said_in
+from trl_deepseek.answers.notation import normalise
+from trl_deepseek.answers.quantities import read_quantity
+
 # Where a turn ends, and where another speaker is made to begin.
 _END = re.compile(
     r"<[｜|]\s*(?:end▁of▁sentence|eot_id|im_end|im_start|EOT|end|endoftext|end_of_text|User"
     r"|Assistant|begin▁of▁sentence)\s*[｜|]>|</s>|\n[ \t]*(?:User|Human)\s*[:：]"
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_SEPARATORS = re.compile(r"(?:[\s,;、，；$&*.•\-–]|\\[,;:! ]|\\q?quad|\b(?:and|or)\b|和|或|与|及)*")
 _WITHDRAWN = re.compile(
     r"\b(?:wait|actually|scratch that|on second thought|correction|sorry|my mistake|hold on"
     r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
     r"|(?:that|this|it|which)(?:'s|’s| is| was| has been)(?: clearly| obviously)?"
     r" (?:wrong|incorrect|not (?:right|correct|the answer)|a mistake)"
-    r"|isn't right)|不对|等等|错了|更正|(?<![\w])no[,.]",
+    r"|isn't right)|(?<![A-Za-z])不对|等等|错了|更正|(?<![\w])no[,.]",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
@@ -40,17 +36,19 @@ _HEDGE = re.compile(
 )
 _CONCLUDES = re.compile(
     r"\b(?:so|thus|hence|therefore|finally|answer|conclude|total|in all|consequently|result"
-    r"|overall|gives?|get|wait|actually)\b|所以|因此|故|综上|最后|最终|答案|于是|得",
+    r"|overall|gives?|get|wait|actually|final)\b|所以|因此|故|综上|最后|最终|答案|于是|得",
     re.IGNORECASE,
 )
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)(.+)$", re.MULTILINE)
 _HEADING = re.compile(r"(?:step|solution|case|part|method|approach|answer)\b[^=]*", re.IGNORECASE)
 _NOISE = r"[\s*_:：]*"
 _STATED = re.compile(
-    r"(?:\banswer\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
-    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s(?:is|was|are|equals|should be|must be|would be|will be"
-    r"|comes out to|has to be)\b)|\s*\*\*\s*\n|(?<=final answer)\s*\n)"
-    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：])"
+    r"(?:\bans(?:wer)?\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
+    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s[-–—]\s|\s(?:is|was|are|equals"
+    r"|should be|must be|would be|will be|comes out to|has to be)\b"
+    r"(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|clearly)\b)?)"
+    r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
+    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】)"
     rf"{_NOISE}",
     re.IGNORECASE,
 )
@@ -58,10 +56,13 @@ _STATED = re.compile(
 _STOP = re.compile(
     r"[.!。！\n](?=\s|$|\*)|[。！]|\n|\?|？|,?\s+(?:because|since|as|which|where|but|so|not|hence"
     r"|when|for|if|instead of|rather than)\s"
+    r"|\s\((?:not|i\.e\.|since|because|as|which)\s"
     r"|，(?:因为|所以|而|不)|因为|;\s|；",
     re.IGNORECASE,
 )
-_MATHS = re.compile(r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL)
+_MATHS = re.compile(
+    r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$(?!\d)|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL
+)
 _WHOLE_MATHS = re.compile(
     r"\s*(?:\*\*)?(?:\$\$(?P<a>[^$]*)\$\$|\$(?P<b>[^$]*)\$|\\\((?P<c>.*)\\\)|\\\[(?P<d>.*)\\\])"
     r"(?:\*\*)?[\s.。]*",
@@ -75,7 +76,7 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _LEADS = re.compile(
-    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有)"
+    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有|了|要|剩下?|到|\b(?:has|have|had|costs?|needs?|takes?|leaving|leaves))"
     r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
     re.IGNORECASE,
 )
@@ -84,15 +85,8 @@ _DENIED = re.compile(
     r"|if|than|step|option|question|except)\b|不|没|非|\?|？|错",
     re.IGNORECASE,
 )
+_JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
-
-
-def boxed(text: str) -> list[str]:
-    r"""What stands in each closed ``\boxed{}`` of a text, braces balanced, in closing order.
-
-    Placeholders, as in "put it in \boxed{}" or "\boxed{your answer}", are left out.
-    """
-    return [inside for _, _, inside in _boxes(text, nested=True)[0]]
 
 
 def claims(said: str, prompt: Any = None) -> list[str]:
@@ -119,11 +113,18 @@ def turn(said: str) -> str:
 
 
 def marked(said: str, prompt: Any = None) -> list[str]:
-    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
-    first = _without_echo(_END.split(turn(said), maxsplit=1)[0], prompt)
-    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
+    """The answers that a text marks, or says to be the answer; else all of the text."""
+    first = _without_echo(whole_answer(said), prompt)
+    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _explicit(first):
         return claims(first)
-    return [first.strip()]
+    return [first.strip().removeprefix("**").removesuffix("**").strip()]
+
+
+def whole_answer(said: str) -> str:
+    """All that a text answers: up to the end of its turn, inside ``<answer>`` where that is all."""
+    text = _END.split(turn(said), maxsplit=1)[0].strip()
+    tagged = _TAG.fullmatch(text)
+    return tagged[1].strip() if tagged else text
 
 
 def solution_text(solution: object) -> str:
@@ -138,10 +139,10 @@ def solution_text(solution: object) -> str:
     tagged = _TAG.findall(text)
     if tagged:
         text = tagged[-1].strip()
-    boxes, _ = _boxes(text)
+    boxes, _ = boxes_in(text)
     hashes = _HASHES.findall(text)
     if "\\boxed" in text or boxes:
-        return _inside(_runs(text, boxes)[-1]) if boxes else ""
+        return said_in(grouped(text, boxes)[-1]) if boxes else ""
     if hashes:
         return str(hashes[-1]).strip()
     stated = _stated(text)
@@ -161,8 +162,11 @@ def _of_turn(said: str) -> list[str]:
 
 
 def _of_text(said: str) -> list[str]:
+    fenced = _JSON.fullmatch(said)
+    if fenced:
+        return _of_object(fenced[1])
     if re.search(r"\\(?:boxed|fbox)\s*\{", said):
-        boxes, cut = _boxes(said)
+        boxes, cut = boxes_in(said)
         if cut:
             return []  # a cut box may be a part: 85 begins with 8
         if boxes:
@@ -170,9 +174,18 @@ def _of_text(said: str) -> list[str]:
     return _explicit(said) or _whole(said) or _last_sentence(said)
 
 
+def _of_object(text: str) -> list[str]:
+    """The answer of a JSON object that has one."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return []
+    return [str(found[key]) for key in ("answer", "final_answer") if key in found]
+
+
 def _explicit(said: str) -> list[str]:
     """Boxes, ``####`` and statements."""
-    boxes, cut = _boxes(said)
+    boxes, cut = boxes_in(said)
     if boxes or cut:
         return [] if cut else _of_boxes(said, boxes)
     lines = [m for m in _HASHES.finditer(said) if not _HEADING.fullmatch(m[1].strip(" *"))]
@@ -182,54 +195,19 @@ def _explicit(said: str) -> list[str]:
 
 
 def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
-    runs = _runs(said, boxes)
+    runs = grouped(said, boxes)
     last = runs[-1]
     tail = said[last[-1][1] :]
     if _WITHDRAWN.search(tail):
         return []
     if len(runs) > 1:
         between = said[runs[-2][-1][1] : last[0][0]]
-        distinct = {_inside(run) for run in runs}
+        distinct = {said_in(run) for run in runs}
         if len(distinct) > 1 and _HEDGE.search(between):
             return []
         if len(distinct) > 2 and not _CONCLUDES.search(between):
             return []  # a list of what the answer may be
-    return [_inside(last), *_stated(tail)]
-
-
-def _runs(said: str, boxes: list[tuple[int, int, str]]) -> list[list[tuple[int, int, str]]]:
-    r"""Boxes that only ``,`` or "and" parts are one answer: \boxed{1} and \boxed{2}."""
-    runs: list[list[tuple[int, int, str]]] = []
-    for box in boxes:
-        if runs and _SEPARATORS.fullmatch(said, runs[-1][-1][1], box[0]):
-            runs[-1].append(box)
-        else:
-            runs.append([box])
-    return runs
-
-
-def _inside(run: list[tuple[int, int, str]]) -> str:
-    return ", ".join(dict.fromkeys(inside.strip() for _, _, inside in run))
-
-
-def _boxes(text: str, nested: bool = False) -> tuple[list[tuple[int, int, str]], bool]:
-    """Start, end and inside of each innermost box; and whether the last one is cut off."""
-    found: list[tuple[int, int, str]] = []
-    opened: list[tuple[int, int] | None] = []  # per open brace, the box that it opens
-    for token in _BRACES.finditer(text):
-        if token[0] == "}":
-            box = opened.pop() if opened else None
-            if box is not None:
-                inside = text[box[1] : token.start()]
-                if (
-                    found and found[-1][0] >= box[1] and not nested
-                ):  # it only holds the box before it
-                    found[-1] = (box[0], token.end(), found[-1][2])
-                elif not _PLACEHOLDER.fullmatch(inside):
-                    found.append((box[0], token.end(), inside))
-        elif token[0].endswith("{") and token[0] != r"\{":
-            opened.append((token.start(), token.end()) if token[0] != "{" else None)
-    return found, any(box is not None for box in opened)
+    return [said_in(last), *_stated(tail)]
 
 
 def _stated(said: str) -> list[str]:
@@ -238,7 +216,14 @@ def _stated(said: str) -> list[str]:
     for match in _STATED.finditer(said):
         claim = _sentence(said[match.end() : match.end() + 400])
         claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
-        if claim and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I):
+        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", said[: match.start()])
+        if (
+            claim
+            and not wrong
+            and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I)
+        ):
+            if not _is_bare(claim) and len(claim.split()) < 20:
+                (claim,) = _last_sentence(claim, led=True) or [claim]
             found.append((match.end(), claim))
     withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
     kept = [claim for place, claim in found if not withdrawn or place > withdrawn[-1]]
@@ -276,14 +261,23 @@ def _is_bare(line: str) -> bool:
     words = _WORD.findall(re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", " ", bare))
     begins = re.match(r"[A-Za-z]\s*(?:\([a-z]\))?\s*[=<>]|[-+−(\[{\\.$€£¥\d√πÃ]", bare)
     if not re.search(r"\d|[=<>^\\]", bare):  # words alone
+        if re.search(r"\b(?:is|are|was|were)\b", bare):
+            return False
         return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
+    if "=" in bare and any(word.lower() not in ("and", "or") for word in words):
+        return False  # the area = 5
     if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
         return False  # an item of a list, or a sentence
     return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
 
 
-def _last_sentence(said: str) -> list[str]:
-    """The only number or formula of the last sentence, or the one that it leads up to."""
+def _last_sentence(said: str, led: bool = False) -> list[str]:
+    """The only number or formula of the last sentence, or the one that it leads up to.
+
+    Args:
+        said: The text.
+        led: Whether only the latter counts.
+    """
     lines = [line.strip() for line in said.strip()[-2000:].splitlines() if line.strip()]
     if not lines:
         return []
@@ -292,16 +286,23 @@ def _last_sentence(said: str) -> list[str]:
     if _is_bare(line) and re.search(r"\d|\\", line):
         return [] if _is_bare(earlier) and "=" not in earlier and earlier else [line]
     sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\*])|(?<=[。！？])(?=.)", line)[-1]
+    equations = re.sub(r"^(?:thus|so|hence|therefore|then)[,:]?\s+", "", sentence, flags=re.I)
+    if re.match(r"\$?[A-Za-z]\s*=", equations) and _is_bare(equations):
+        return [equations]
     if _DENIED.search(sentence) or len(sentence) > 300 or _WITHDRAWN.search(sentence):
         return []
     tokens = list(_TOKEN.finditer(sentence))
     if not tokens:
         return []
     last = tokens[-1]
-    after = sentence[last.end() :]
-    alone = len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
-    led = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
-    return [last[0].strip("* ").rstrip(".")] if alone or led else []
+    after = sentence[last.end() :].strip(" .。!")
+    alone = not led and len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
+    leads = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
+    if not alone and not leads:
+        return []
+    number = last[0].strip("* ").rstrip(".")
+    measured = f"{number} {after}"  # 5 kg is not 5 g
+    return [measured if read_quantity(normalise(measured)) else number]
 
 
 def _without_echo(said: str, prompt: Any) -> str:

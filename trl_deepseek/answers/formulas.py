@@ -8,89 +8,13 @@ the numbers of ``2 3``. And it does not pay some right ones.
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from typing import Any
 
+from trl_deepseek.answers.parsing import based, parse
 from trl_deepseek.answers.quantities import Quantity
-from trl_deepseek.answers.reading import Reading
 
-# What the parser reads as something else, or reads in part.
-_UNREADABLE = re.compile(
-    r"^\s*(?:--|\[.*\]\s*$)|\d\s*_|\d\s+\d|\.\d*\.|:|\\text|\.\.\.|[\u4e00-\u9fff?!]{2}|[?@#&~`\"]|(?<![\\A-Za-z])[A-Za-z]{5,}"
-    r"|,|;|\d[A-Za-z]\d|\\(?:pm|mp|cup|cap|setminus|in|mid|approx|equiv|ldots)(?![A-Za-z])"
-)
-_BASE = re.compile(r"([0-9A-Fa-f]+)\s*_\s*(?:\{\s*(?:\\text\s*\{)?\s*(\w+)\s*\}?\s*\}|(\d+))")
-_MATRIX = re.compile(r"\\begin\{pmatrix\}.*\\end\{pmatrix\}", re.DOTALL)
-_MIXED = re.compile(r"(?<![\d.}^_])(\d+)\s?\\frac\{(\d+)\}\{(\d+)\}")
-_CAPITAL = re.compile(r"\\[A-Za-z]+|([A-Z])(?:_(?:(\w)|\{(\w+)\}))?")
-_RELATIONS = re.compile(r"(?<!\\)[<>=]|\\(?:le|ge|ne)(?![A-Za-z])")
 _POINTS = ("7/5", "-11/7", "13/4", "-17/9", "2/7")
 _PRECISION = 40
-
-
-def load() -> None:
-    """Import what the comparison needs; takes about a second."""
-    import latex2sympy2_extended
-    import math_verify
-
-    del latex2sympy2_extended, math_verify
-
-
-def prepared(latex: str) -> str:
-    """A normalised formula in the words of the parser."""
-    text = latex.replace(r"\ne ", r"\neq ").replace(r"\le ", r"\leq ").replace(r"\ge ", r"\geq ")
-    text = re.sub(r"(?<![A-Za-z\\])(sqrt|pi|sin|cos|tan|log|ln|exp|infinity|theta)(?![A-Za-z])", r"\\\1", text)  # fmt: skip # noqa: E501
-    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
-    text = text.replace(r"\infinity", r"\infty").replace("**", "^")
-    text = re.sub(r"\\log\s*_\s*(\d)(?=\D)", r"\\log_{\1}", text)
-    text = re.sub(r"\^\s*\(([^()]*)\)", r"^{\1}", text)
-    text = re.sub(r"\^\s*(-?\d\d+)", r"^{\1}", text)
-    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|$))", "", text)
-    # A degree is a number to the parser only where it is told: sin 30° is one half.
-    text = re.sub(r"([\d.]+)\s*\^\\circ", r"(\1 \\cdot \\pi/180)", text)
-    # To the parser 1\frac{1}{2} is a product.
-    text = _MIXED.sub(
-        lambda m: f"({m[1]}+\\frac{{{m[2]}}}{{{m[3]}}})" if int(m[2]) < int(m[3]) else m[0], text
-    )
-    # The parser has no capitals: to it R^2-r^2 is zero.
-    text = _CAPITAL.sub(
-        lambda m: f"{m[1].lower()}_{{88{m[2] or m[3] or ''}}}" if m[1] else m[0], text
-    )
-    return re.sub(r"(?<!\\)%", r"\\%", text)
-
-
-@lru_cache(maxsize=2048)
-def parse(latex: str) -> Any:
-    """The SymPy object of a formula; None where it cannot be read whole."""
-    from latex2sympy2_extended import latex2sympy
-    from math_verify.grader import should_treat_as_complex
-
-    text = prepared(latex)
-    if len(text) > 3000 or (_UNREADABLE.search(_MATRIX.sub("0", text))):
-        return None
-    import sympy
-
-    is_complex = should_treat_as_complex(text)
-    try:
-        found = latex2sympy(
-            text, is_real=not is_complex, convert_degrees=False, normalization_config=None
-        )
-        unit = [s for s in found.free_symbols if is_complex and s.name == "i"]
-        return found.subs(unit[0], sympy.I) if unit else found
-    except (MemoryError, RecursionError):
-        raise
-    except Exception:  # whatever a parser raises at what is no formula
-        return None
-
-
-def parses(latex: str) -> bool:
-    """Whether a solution's formula can be compared with anything."""
-    return _BASE.fullmatch(latex) is not None or parse(latex) is not None or _is_whole(latex)
-
-
-def _is_whole(latex: str) -> bool:
-    """Whether the parser's refusal is about its vocabulary: then it is compared as it stands."""
-    return latex.count("{") == latex.count("}") and bool(re.search(r"[A-Za-z0-9]", latex))
 
 
 def same(
@@ -104,16 +28,19 @@ def same(
         gold_number: What the solution's is, where it is a mere number.
         number: The same of the answer's.
     """
-    if re.sub(r"\s", "", gold) == re.sub(r"\s", "", given):
+    if _letters(gold) == _letters(given):
         return True
-    bases = [_BASE.fullmatch(text) for text in (gold, given)]
+    bases = [based(text) for text in (gold, given)]
     if any(bases):
-        first, second = ((b[1].lstrip("0"), b[2] or b[3]) if b else None for b in bases)
-        return first == second
+        return bases[0] == bases[1]
     a, b = parse(gold), parse(given)
     if a is None or b is None:
         return False
     return _same(a, b, gold_number, number)
+
+
+def _letters(latex: str) -> str:
+    return re.sub(r"\s", "", re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", latex))
 
 
 def _same(
@@ -152,6 +79,8 @@ def _value_of(a: Any, b: Any, relations: list[bool]) -> bool:
     if not all(isinstance(link, sympy.Eq) for link in links):
         return False
     sides = [links[0].lhs, *(link.rhs for link in links)]
+    if sides[-1].is_Symbol:
+        sides.reverse()  # 3 = x
     first = sides[0]
     named = first.is_Symbol or isinstance(first, sympy.core.function.AppliedUndef)
     chain = sides[1:] if named else sides
@@ -285,50 +214,12 @@ def _rounds_to(a: Any, b: Any, gold_number: Quantity | None, number: Quantity | 
     return False
 
 
-def same_set(gold: Reading, given: Reading) -> bool:
-    """An interval, or several, against what is written as inequalities."""
+def rounds_to(exact: str, decimal: Quantity | None) -> bool:
+    """Whether a formula is a number that a decimal gives in fewer places."""
     import sympy
 
-    sets = []
-    for side in (gold, given):
-        if side.kind == "list" and " or " in side.text:
-            both = [_solutions(item) for item in side.items]
-            if None in both:
-                return False
-            sets.append(sympy.Union(*both))
-        elif side.kind == "formula":
-            sets.append(_solutions(side))
-        elif side.kind in ("brackets", "union"):
-            pieces = side.items if side.kind == "union" else (side,)
-            union: Any = sympy.S.EmptySet
-            for piece in pieces:
-                if len(piece.items) != 2 or piece.brackets not in ("()", "[]", "(]", "[)"):
-                    return False
-                low, high = (parse(item.text) for item in piece.items)
-                if low is None or high is None or low.free_symbols or high.free_symbols:
-                    return False
-                union |= sympy.Interval(
-                    low, high, piece.brackets[0] == "(", piece.brackets[1] == ")"
-                )
-            sets.append(union)
-        else:
-            return False
-    return None not in sets and bool(sets[0] == sets[1])
-
-
-def _solutions(reading: Reading) -> Any:
-    """The real numbers that an inequality in one unknown, or a chain of them, leaves."""
-    import sympy
-
-    relation = parse(reading.text) if reading.kind == "formula" else None
-    if relation is None or len(getattr(relation, "free_symbols", ())) != 1:
-        return None
-    found: Any = sympy.S.Reals
-    for part in getattr(relation, "_unsorted_args", [relation]):
-        if not getattr(part, "is_Relational", False):
-            return None
-        try:
-            found = found.intersect(part.as_set())
-        except (NotImplementedError, TypeError, ValueError):
-            return None
-    return found
+    value = parse(exact)
+    if value is None or decimal is None or decimal.percent or value.free_symbols:
+        return False
+    apart = abs(sympy.N(value, _PRECISION) - sympy.Rational(decimal.value))
+    return bool(apart <= sympy.Rational(10) ** -(decimal.places or 0))

@@ -20,14 +20,13 @@ _CHARACTERS = str.maketrans(
         "≤": r"\le ",
         "≥": r"\ge ",
         "≠": r"\ne ",
+        "≈": r"\approx ",
         "°": r"^\circ ",
         "∪": r"\cup ",
         "∩": r"\cap ",
         "∅": r"\emptyset ",
         "∈": r"\in ",
         "±": r"\pm ",
-        "²": "^{2}",
-        "³": "^{3}",
         "½": r"\frac{1}{2}",
         "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}",
@@ -46,9 +45,11 @@ _CHARACTERS = str.maketrans(
         "”": '"',
         "’": "'",
         "℃": r"^\circ C",
+        "℉": r"^\circ F",
         "ℝ": r"\mathbb{R}",
     }
 )
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _STYLES = re.compile(
     r"\\(?:textbf|textrm|textit|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf"
     r"|mathtt|boldsymbol|bm|operatorname\*?)\b\s*(?=\{)"
@@ -65,7 +66,9 @@ _COMMANDS = [
     (r"\\lbrace(?![A-Za-z])", r"\\{"),
     (r"\\rbrace(?![A-Za-z])", r"\\}"),
     (r"\\l?[vV]ert(?![A-Za-z])|\\r[vV]ert(?![A-Za-z])", "|"),
-    (r"\\(?:ldots|dots|cdots)(?![A-Za-z])", "..."),
+    (r"\\(?:dots|cdots)(?![A-Za-z])|(?<=,)\s*(?:\.\.\.|…)", r"\\ldots "),
+    (r"\\(?:pmod|bmod|mod)\s*\{?\s*(\w+)\s*\}?", r" (mod \1)"),
+    (r"\\lg(?![A-Za-z])", r"\\log_{10}"),
     (r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?|\\degree(?![A-Za-z])|\\textdegree", r"^\\circ "),
 ]  # fmt: skip
 # A thousands separator that is a space of some kind: 12\,500, 12~500, 12{,}500, 3,\!000
@@ -80,6 +83,17 @@ _ROOT = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*(\d|[A-Za-z]|\\[A-Za-z]+)")
 _REPEATING = re.compile(
     r"(\d*\.\d*)\\(?:overline|bar|dot|overbar)\s*\{?\s*(\d+)\s*\}?(?:\\dot\s*\{?(\d)\}?)?"
 )
+_ARRAY = re.compile(r"[(\[]\s*\\begin\{array\}\s*\{[^{}]*\}(.*?)\\end\{array\}\s*[)\]]", re.DOTALL)
+_ASIDE = re.compile(r",?\s*\\text\s*\{[\s,]*(?:for (?:any|all|every|each)|where) [^{}]*\}[^<>=]*$")
+_ANY_INTEGER = re.compile(
+    r"(?<=\S)[,;]?\s*\(?\s*([kmn])\s*\\in\s*(?:\\mathbb|\\text)?\s*\{?Z\}?\s*\)?$"
+)
+_ROUGHLY = re.compile(
+    r"^\s*(?:about|approximately|approx\.?|roughly|around|exactly|only|just|约|大约)\s*(?=[-\d$\\.])"
+    r"|\s*\((?:rounded[^()]*|approximately|approx\.?|exact(?:ly)?)\)\s*$",
+    re.IGNORECASE,
+)
+_LETTERS = re.compile(r"\\text\s*\{\s*(\(?[A-Z]\)?(?:\s*(?:,|and)+\s*\(?[A-Z]\)?)+)\s*\}")
 _STEP = re.compile(r"\\(?:begin|end)\{[a-z*]+\}|\\[{}]|\\[lr]angle")
 _EDGES = ' \t\n.,;:*_`"。，；：'
 
@@ -91,20 +105,32 @@ def full_width(text: str) -> str:
 
 def normalise(text: str) -> str:
     """An answer without its dress; what it says is the same."""
+    text = re.sub(r"√\s*(\d+(?:\.\d+)?)", r"\\sqrt{\1}", text)
     text = text.translate(_FULL_WIDTH).translate(_CHARACTERS)
+    text = re.sub("[⁰¹²³⁴-⁹⁻⁺ⁿ]+", lambda m: f"^{{{m[0].translate(_SUPERSCRIPTS)}}}", text)
+    text = re.sub("[\U0001f300-\U0001faff\u2600-\u27bf\ufe0f]", "", text)  # a smile
+    text = re.sub("(?<=[①-⑳])(?=[①-⑳])", ", ", text)
+    text = re.sub(r"\\(?:text)?color\s*\{[^{}]*\}", "", text)
     text = re.sub(r"(?<=[\w)}])\*\*(?=[\d({-])", "^", text)
     text = text.replace("**", "").replace("`", "").replace(r"\!", "").replace("{,}", ",")
     text = _without_dollars(text)
     text = re.sub(r"(?<!\\)\\[\[\]()]", " ", text)
     for pattern, instead in _COMMANDS:
         text = re.sub(pattern, instead, text)
-    text = re.sub(r"\\(begin|end)\{[bvB]?matrix\}", r"\\\1{pmatrix}", text)
+    text = re.sub(r"\\(begin|end)\{[bB]?matrix\}", r"\\\1{pmatrix}", text)
+    text = _ARRAY.sub(r"\\begin{pmatrix}\1\\end{pmatrix}", text)
     text = _STYLES.sub(r"\\text", text)
+    text = _ASIDE.sub("", text)
     text = _THIN.sub("", text)
     text = _SPACES.sub(" ", text)
     # math-verify takes \text{13} for a word, and reads \text{ and } as letters.
-    text = re.sub(r"\\text\s*\{\s*([-+]?\d[^{}]*?)\s*\}", r"\1", text)
-    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or)\s*\}", r" \1 ", text)
+    text = re.sub(r"\\text\s*\{\s*([-+(\[]*\d[^{}]*?)\s*\}", r"\1", text)
+    text = re.sub(r"(?<=\d)\s*\^?\{?\\text\s*\{\s*(st|nd|rd|th)\s*\}+", r"\1", text)
+    text = re.sub(r"\\text\s*\{\s*(?:,\s*)?(and|or|和|或|与|及|且)\s*\}", r" \1 ", text)
+    text = _LETTERS.sub(r"\1", text)
+    text = re.sub(r"(?<=\d)'(?=\d{3}(?:\D|$))", "", text)  # 1'000'000, as in Zurich
+    text = _ROUGHLY.sub("", text)
+    text = re.sub(r"^\s*(?:\\approx(?=\s*-?\d*\.\d)|=)", "", text)
     text = _REPEATING.sub(lambda m: f"{m[1]}({m[2]}{m[3] or ''})", text)
     # The parser behind math-verify needs the braces: it reads neither \frac12 nor \sqrt3.
     text = _ROOT.sub(lambda m: rf"\sqrt{m[1] or ''}{{{m[2]}}}", text)
@@ -112,6 +138,10 @@ def normalise(text: str) -> str:
         for _ in range(3):
             text = argument.sub(_braced, text)
     text = re.sub(r"\\\\\s*$", "", text.strip())
+    integer = _ANY_INTEGER.search(text)
+    if integer:  # 2n\pi, n \in \mathbb{Z}
+        letter = re.compile(rf"(?<![A-Za-z\\]){integer[1]}(?![A-Za-z])")
+        text = letter.sub("k", text[: integer.start()])
     previous = None
     while text != previous:
         previous, text = text, _trimmed(text)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d{1,3}(?: \d{3})+|\d+)"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)"
 _POWER = r"(?:[eE](?P<e>[-+]?\d+)|\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*(?P<p>[-+]?\s?\d+)\s*\}|(?P<q>[-+]?\d+)))"  # noqa: E501
 _OVER = rf"(?P<over>{_DECIMAL})\s?/\s?(?P<under>{_DECIMAL})"
@@ -52,6 +52,8 @@ _SAME = {
     "£": "pound gbp £",
     "¢": "cent ¢",
     "°": "degree deg ° 度",
+    "°c": "°c celsius 摄氏度",
+    "°f": "°f fahrenheit 华氏度",
     "cm": "centimeter centimetre 厘米 cm",
     "mm": "millimeter millimetre 毫米 mm",
     "m": "meter metre 米 m",
@@ -72,8 +74,10 @@ _SAME = {
     "year": "year yr 年 岁",
     "l": "liter litre l 升",
     "ml": "milliliter millilitre ml 毫升",
-    "mph": "mph mile/hour mi/h",
+    "mi/h": "mph",
     "km/h": "kph kmh",
+    "person": "people 人 名",
+    "ohm": "欧 欧姆",
     "unit": "unit 个 个单位",
     "rad": "radian rad",
 }
@@ -104,7 +108,7 @@ def read_quantity(text: str) -> Quantity | None:
     """The number that all of a normalised text is; None where it is more or something else."""
     if len(text) > 4000:
         return None
-    found = _AMOUNT.fullmatch(text)
+    found = _AMOUNT.fullmatch(re.sub(r"^([-+]?)10\s*\^", r"\g<1>1\\times 10^", text))
     if not found or (found["sign"] and found["inner"]):
         return None
     try:
@@ -124,9 +128,9 @@ def read_quantity(text: str) -> Quantity | None:
         return None
     if found["currency"]:
         currency = _CANONICAL.get(found["currency"].lower(), found["currency"])
-        if percent or unit not in ("", currency):
+        if percent or (unit not in ("", currency) and not unit.startswith("/")):
             return None
-        unit = currency
+        unit = currency + unit.removeprefix(currency)
     return Quantity(value, percent, unit, places, digits)
 
 
@@ -163,9 +167,12 @@ def read_unit(rest: str) -> str | None:
     """What follows a number, as a unit in one spelling; None where it is something else."""
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", rest)
     written = "\\text" in rest or re.search(r"[\u4e00-\u9fff]", rest)
-    text = text.replace(r"^\circ", "°").replace(r"\cdot", "·" if written else r"\cdot").strip()
+    text = re.sub(r"\^\\circ\s*", "°", text).replace(r"\cdot", "·" if written else r"\cdot").strip()
     if not text:
         return ""
+    text = re.sub(r"\\Omega|Ω", "ohm", text)
+    if re.fullmatch(r"of (?:the|an?|his|her|their|its|all) [A-Za-z ]+", text):
+        return ""  # 3/4 of the cake
     if text.startswith("^"):
         return None  # a power of the number itself
     bare = re.sub(r"\^\s*\{?\s*([-\d]+)\s*\}?", r"^\1", text)
@@ -173,6 +180,8 @@ def read_unit(rest: str) -> str | None:
         return None
     if re.search(r"(?<![\^\d-])-?\d", re.sub(r"\^-?\d+", "", bare)):
         return None
+    if not re.search(r"[^\W\d_]|[°¢$€£¥]", bare):
+        return None  # 12-
     words = bare.lower().replace(" per ", "/").replace("．", ".")
     words = re.sub(r"\b(?:square|sq\.?)\s+(\S+)", r"\1^2", words)
     words = re.sub(r"\b(?:cubic|cu\.?)\s+(\S+)", r"\1^3", words)

@@ -13,18 +13,26 @@ Kind = Literal["quantity", "words", "choice", "list", "brackets", "union", "form
 
 _COMMAS = re.compile(
     r"\s*(?:[,;]\s*(?:(?:and|or)(?![A-Za-z]))?|(?<![A-Za-z\\])(?:and|or)(?![A-Za-z])"
-    r"|和|或|与|及)\s*"
+    r"|和|或|与|及|且)\s*"
 )
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
-    r"(?P<label>(?:[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^{}]*\}))?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
-    r"\s*(?:=|\\in(?![A-Za-z])|\bin\b)\s*(?P<rest>[^=]+)"
+    r"(?P<label>(?:[A-Za-z]|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
+    r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
+    r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
 )
 _POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
-_NO_LABEL = re.compile(r"\\(?:frac|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)")
+_NO_LABEL = re.compile(
+    r"\\(?:frac(?!\{d[a-z]?\}\{d)|sqrt|text|pm|sin|cos|tan|log|ln|begin|emptyset|infty|pi)"
+)
 _RELATION = re.compile(r"[=<>]|\\(?:le|ge|ne|lt|gt|approx|equiv|mid)(?![A-Za-z])")
 _CLOCK = re.compile(
-    r"\d{1,2}:\d{2}(?::\d{2})?(?:\s*\\?(?:text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?)?", re.I
+    r"\d{1,2}:\d{2}(?::\d{2})?|\d{1,2}(?::\d{2}){0,2}\s*\\?(?:text\s*\{)?\s*[ap]\.?\s?m\.?\s*\}?",
+    re.IGNORECASE,
+)
+_MONTH = re.compile(
+    r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)(?:[a-z]{2,6})?\.? \d",
+    re.IGNORECASE,
 )
 _DATE = re.compile(r"\d{4}([-/.])\d{1,2}\1\d{1,2}|\d{1,2}([-/.])\d{1,2}\2\d{4}")
 _RATIO = re.compile(r"[-\d.\\{}a-z]+(?:\s?:\s?[-\d.\\{}a-z]+)+")
@@ -32,7 +40,7 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(
     r"(?:\(\s*(?P<a>[A-Z])\s*\)|\\text\s*\{\s*\(\s*(?P<b>[A-Za-z])\s*\)?\s*\}\s*\)?"
     r"|\(\s*\\text\s*\{\s*(?P<c>[A-Z])\s*\}\s*\)|\\text\s*\{\s*(?P<d>[A-Z])[.)]?\s*\}"
-    r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>.*)",
+    r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>(?!,).*)",
     re.DOTALL,
 )
 _MEASURED = re.compile(
@@ -151,9 +159,9 @@ def _union(text: str, label: str, depth: int) -> Reading | None:
 
 
 def _list(text: str, label: str, depth: int) -> Reading | None:
-    if _is_prose(text) and not re.search(r"\d", text):
+    if _is_prose(re.sub(r"\b(?:and|or)\b", ",", text)) and not re.search(r"\d", text):
         return None
-    if re.fullmatch(r"[A-Za-z]+\.? \d{1,2},? \d{4}|\d{1,2} [A-Za-z]+,? \d{4}", text):
+    if _MONTH.search(text) or re.fullmatch(r"\d{1,2} [A-Za-z]+,? \d{4}", text):
         return None  # June 20, 2024
     parts = split_top(text, _COMMAS)
     parts = [value for part in parts for value in _both_signs(part)]
@@ -202,7 +210,7 @@ def _is_prose(text: str) -> bool:
     plain = _TEXT.sub(r" \1 ", text).strip()
     if _WORD_FORMULA.search(plain):
         return False
-    if "\\text" in text and not re.search(r"\d", plain):
+    if _MONTH.search(plain) or ("\\text" in text and not re.search(r"\d", plain)):
         return True
     if re.search(r"[\u4e00-\u9fff]", plain):
         return True
@@ -213,6 +221,9 @@ def _is_prose(text: str) -> bool:
 def words(text: str) -> str:
     """Words in one spelling: lower case, without articles, commas and full stops."""
     plain = _TEXT.sub(r" \1 ", text).lower()
+    plain = re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", plain)
     plain = re.sub(r"(?<=[a-z])\.|[\"!?]|,(?=\s)|\.$", "", plain)
     plain = re.sub(r"\b(?:the|an?)\s+(?=[a-z])", "", plain)
-    return re.sub(r"\s*:\s*", ":", re.sub(r"\s+", " ", plain)).strip()
+    plain = re.sub(r"\s*:\s*", ":", re.sub(r"\s+", " ", plain)).strip()
+    pair = re.fullmatch(r"(\w+(?: \w+)?) and (\w+(?: \w+)?)", plain)
+    return " and ".join(sorted(pair.groups())) if pair else plain

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.answers import boxed, turn
+from trl_deepseek.answers import boxed, turn, whole_answer
 from trl_deepseek.chat.reasoning import (
     CLOSE,
     OPEN,
@@ -137,9 +137,7 @@ def json_format(
     """
     scores = []
     for completion in completions:
-        given = answer(completion, generation_prefix)
-        tagged = _ANSWER.fullmatch(given)
-        given = tagged["inside"].strip() if tagged else given
+        given = whole_answer(answer(completion, generation_prefix))
         fence = _FENCE.fullmatch(given)
         value = _json(fence["inside"] if fence else given)
         fits = value is not _NOTHING and (not keys or isinstance(value, dict))
