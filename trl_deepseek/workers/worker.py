@@ -88,6 +88,7 @@ def main(channel: int, parent: int, memory: int) -> None:
             elif isinstance(request, Ask):
                 _answer(connection, request, functions[request.key])
             else:
+                connection.send(None)  # what it was sent is read: now time counts
                 for call in request.calls:
                     answer = perform(functions[request.key], call, wait)
                     if os.getpid() != me:  # a reward that forks comes back here twice
