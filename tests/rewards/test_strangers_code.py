@@ -26,8 +26,11 @@ from trl_deepseek.types import Reward
 from trl_deepseek.workers.calls import Failure, judge
 
 NOBODY = Registry([])
+SECONDS = f"3600.{os.getpid()}"  # by which the processes that these rewards leave are known
 FILE = """
 import os, signal, subprocess, sys, time
+
+SECONDS = "%s"
 
 class Mute(Exception):
     def __str__(self):
@@ -40,8 +43,12 @@ class Unreadable:
 def reward(completion: str, log_extra=None, log_metric=None) -> float:
     if completion == "mute":
         raise Mute
-    if completion == "stray":
-        subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    if completion == "stray":  # an orphan that nothing tells from a stranger's process
+        if os.fork() == 0:
+            os.setsid()
+            subprocess.Popen(["sleep", SECONDS], env={})
+            os._exit(0)
+        os.wait()
         os.kill(os.getpid(), signal.SIGKILL)
     if completion == "raises":
         raise ValueError("no")
@@ -60,7 +67,7 @@ class Counts:
 
 counts = Counts()
 squared = lambda completion: len(completion) ** 2.0
-"""
+""" % SECONDS
 
 
 @pytest.fixture
@@ -82,15 +89,8 @@ def guard(name: str, **settings: Any) -> Guards:
 
 
 def sleepers() -> list[int]:
-    return [process.pid for process in psutil.process_iter() if _is_ours(process)]
-
-
-def _is_ours(process: psutil.Process) -> bool:
-    try:
-        mark = process.environ().get("TRL_DEEPSEEK_REWARD_WORKER", "")
-        return process.name() == "sleep" and mark.startswith(f"/{os.getpid()}-")
-    except psutil.Error:
-        return False
+    processes = psutil.process_iter(["cmdline"])
+    return [process.pid for process in processes if SECONDS in (process.info["cmdline"] or ())]
 
 
 def test_what_a_reward_started_ends_with_the_worker_that_it_crashes(file: Path) -> None:
