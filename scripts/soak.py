@@ -85,7 +85,8 @@ def runs_code(completion: str) -> float:
 
     if chance(completion, "code") < 0.01 and unavailable() is None:
         program = (
-            f"import os, subprocess\nsubprocess.Popen(['sleep', '{STRAY}'])\nos.fork()\nos.setsid()\n"
+            f"import os, subprocess\nsubprocess.Popen(['sleep', '{STRAY}'])\n"
+            "os.fork()\nos.setsid()\n"
             "open('/tmp/x', 'wb').write(bytes(1 << 20))\nwhile True: print('x' * 1000)"
         )
         raise RuntimeError(run_python(program, limits=Limits(wall_time=2.0)).stopped_by)

@@ -20,7 +20,6 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 
-
 LONGEST = 2000  # characters of a stranger's message that are shown
 
 

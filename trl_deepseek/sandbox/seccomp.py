@@ -77,7 +77,12 @@ AF_UNIX = 1
 
 # Classic BPF: load a 32-bit word, compare it, return.
 LOAD, EQUAL, ABOVE, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, MACHINE, FIRST_ARGUMENT, THIRD_ARGUMENT = 0, 4, 16, 32  # where in the kernel's struct seccomp_data
+NUMBER, MACHINE, FIRST_ARGUMENT, THIRD_ARGUMENT = (
+    0,
+    4,
+    16,
+    32,
+)  # where in the kernel's struct seccomp_data
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 
 

@@ -61,15 +61,17 @@ def keep() -> None:
         end_with_parent(keeper)
         os.setsid()  # what it does to its group does not meet the keeper
         return
-    status = signal.SIGKILL
+    ended, status = 0, int(signal.SIGKILL)
     try:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        ended = 0
         while ended != child:  # or an orphan, which nobody else would reap
             ended, status = os.waitpid(-1, 0)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with contextlib.suppress(ProcessLookupError):
+            if ended != child:
+                os.kill(child, signal.SIGKILL)
         _end_children()
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
@@ -81,11 +83,12 @@ def keep() -> None:
 
 def _end_children() -> None:
     """Kill and reap all that descends from this process, until there is nothing left."""
-    give_up = time.monotonic() + PATIENCE  # on what the kernel cannot end now
+    begun = time.monotonic()
     with contextlib.suppress(ChildProcessError):  # there is none any more
-        while time.monotonic() < give_up:
+        while (taken := time.monotonic() - begun) < PATIENCE:  # else the kernel cannot end it now
             if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                _kill(descendants(os.getpid()))
+                if taken > 0.01:  # it is no child that has been killed and is about to end
+                    _kill(descendants(os.getpid()))
                 time.sleep(0.001)
 
 

@@ -1,7 +1,7 @@
 """A worker process: gets functions, then calls to make, and answers each call as it ends.
 
-Started by ``trl_deepseek.workers.process`` as a fresh interpreter that forks once: the first process
-stays to see that all the second starts ends with it. Both end when their parent does.
+Started by ``trl_deepseek.workers.process`` as a fresh interpreter that forks once: the first
+process stays to see that all the second starts ends with it. Both end when their parent does.
 """
 
 from __future__ import annotations
