@@ -20,6 +20,8 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 
+LONGEST = 2000  # characters of a stranger's message that are shown
+
 
 class TrlDeepseekError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -78,7 +80,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, TrlDeepseekError):
         return str(error)
     try:
-        message = " ".join(str(error).split())
+        message = str(error)
+        cut = "..." if len(message) > LONGEST else ""
+        message = " ".join(message[:LONGEST].split()) + cut
     except BaseException as second:  # a stranger's __str__ may raise anything too
         message = f"(its message cannot be shown: {type(second).__name__})"
     return f"{type(error).__name__}: {message}" if message else type(error).__name__

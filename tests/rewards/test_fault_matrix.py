@@ -99,11 +99,14 @@ def processes(mark: str) -> list[int]:
 
 
 def workers_only(mark: str, workers: int = 5) -> bool:
-    """Whether no more than one worker per reward is left, once what was killed has ended."""
+    """Whether no more than one worker per reward is left, once what was killed has ended.
+
+    A worker is two processes: the one that keeps it, and the one that makes the calls.
+    """
     deadline = time.monotonic() + PATIENCE
-    while len(processes(mark)) > workers and time.monotonic() < deadline:
+    while len(processes(mark)) > 2 * workers and time.monotonic() < deadline:
         time.sleep(0.01)
-    return len(processes(mark)) <= workers
+    return len(processes(mark)) <= 2 * workers
 
 
 def score(

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,23 +16,45 @@ from typing import Any
 import psutil
 import pytest
 
+from trl_deepseek.cli import run
 from trl_deepseek.errors import ConfigError, PluginError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import name_of, resolve
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards, origin_of
+from trl_deepseek.sources import import_file
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.types import Reward
-from trl_deepseek.workers.calls import Failure, judge
+from trl_deepseek.workers import process
+from trl_deepseek.workers.calls import Call, Failure, judge, perform, run_to_end
 
 NOBODY = Registry([])
+SECONDS = f"3600.{os.getpid()}"  # by which the processes that these rewards leave are known
 FILE = """
 import os, signal, subprocess, sys, time
+
+SECONDS = "%s"
 
 class Mute(Exception):
     def __str__(self):
         raise ZeroDivisionError
+
+class Slow:
+    def __reduce__(self):
+        return (time.sleep, (2.5,))
+
+def slow(completion: str, row) -> float:
+    return 1.0
+
+def leaves(completion: str) -> float:
+    subprocess.Popen(["sleep", SECONDS])
+    return 1.0
+
+def huge(completion: str) -> float:
+    if completion == "message":
+        raise ValueError("x" * (64 << 20))
+    return [0.0] * (8 << 20)
 
 class Unreadable:
     def __reduce__(self):
@@ -40,8 +63,12 @@ class Unreadable:
 def reward(completion: str, log_extra=None, log_metric=None) -> float:
     if completion == "mute":
         raise Mute
-    if completion == "stray":
-        subprocess.Popen(["sleep", "3600"], start_new_session=True)
+    if completion == "stray":  # an orphan that nothing tells from a stranger's process
+        if os.fork() == 0:
+            os.setsid()
+            subprocess.Popen(["sleep", SECONDS], env={})
+            os._exit(0)
+        os.wait()
         os.kill(os.getpid(), signal.SIGKILL)
     if completion == "raises":
         raise ValueError("no")
@@ -58,9 +85,14 @@ class Counts:
         self.calls += 1
         return float(self.calls)
 
+def remembers(completion: str) -> float:
+    global CALLS
+    CALLS = 1.0
+    return CALLS
+
 counts = Counts()
 squared = lambda completion: len(completion) ** 2.0
-"""
+""".replace("%s", SECONDS)
 
 
 @pytest.fixture
@@ -82,15 +114,8 @@ def guard(name: str, **settings: Any) -> Guards:
 
 
 def sleepers() -> list[int]:
-    return [process.pid for process in psutil.process_iter() if _is_ours(process)]
-
-
-def _is_ours(process: psutil.Process) -> bool:
-    try:
-        mark = process.environ().get("TRL_DEEPSEEK_REWARD_WORKER", "")
-        return process.name() == "sleep" and mark.startswith(f"/{os.getpid()}-")
-    except psutil.Error:
-        return False
+    found = psutil.process_iter(["cmdline"])
+    return [one.pid for one in found if SECONDS in (one.info["cmdline"] or ())]
 
 
 def test_what_a_reward_started_ends_with_the_worker_that_it_crashes(file: Path) -> None:
@@ -127,6 +152,34 @@ def test_an_error_that_cannot_be_shown_costs_no_time(file: Path) -> None:
     guards.close()
 
 
+def test_the_time_to_read_arguments_is_not_the_rewards(file: Path) -> None:
+    guards = guard(f"{file}:slow", workers=1, timeout=2.0)
+    (reward,) = guards.functions
+    row = import_file(file).Slow()
+    assert score(reward, ["a"], row=[row]) == [1.0]
+    guards.close()
+
+
+def test_a_leak_costs_the_worker_once_it_is_large(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "COUNT_AGAIN", 0.0)
+    monkeypatch.setattr(process, "MAX_CHILDREN", 4)
+    guards = guard(f"{file}:leaves", workers=1, on_error="abstain")
+    scores = score(guards.functions[0], [str(number) for number in range(12)])
+    assert 1 <= scores.count(None) < 6
+    guards.close()
+    assert sleepers() == []
+
+
+def test_of_what_a_reward_says_little_is_kept(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    guards = guard(f"{file}:huge", workers=1, on_error="abstain")
+    assert score(guards.functions[0], ["message", "list"]) == [None, None]
+    guards.close()
+    (message,) = caplog.messages
+    assert message.endswith(f"ValueError: {'x' * 2000}...")
+
+
 def test_what_cannot_be_read_back_fails_the_call_and_ends_it(file: Path) -> None:
     guards = guard(f"{file}:extra", isolate=True, on_error="abstain", timeout=3600.0)
     assert score(guards.functions[0], ["a"], log_extra=print) == [None]
@@ -152,6 +205,15 @@ def test_a_generator_without_end_is_read_no_further_than_needed() -> None:
     assert len(taken) == 4
 
 
+def test_a_log_without_end_is_read_no_further_than_needed() -> None:
+    def reward(completions: list[str], log_extra: Any) -> list[float]:
+        log_extra("column", itertools.count())
+        return [1.0] * len(completions)
+
+    call = Call({"completions": ["a", "b"]}, 2, ("log_extra",))
+    assert perform(reward, call, run_to_end).extras == [("column", [0, 1, 2])]
+
+
 def test_workers_import_nothing_from_the_working_directory(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -165,6 +227,18 @@ def test_workers_import_nothing_from_the_working_directory(
     assert score(guards.functions[0], ["ok"]) == [1.0]
     guards.close()
     assert not (tmp_path / "ran").exists()
+
+
+def test_stages_of_a_recipe_import_nothing_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "yaml.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    launched = (
+        "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import yaml']))"
+    )
+    for program in ("import yaml", launched):
+        assert run._wait_for([sys.executable, "-c", program]) == (0, "")
 
 
 @pytest.mark.parametrize("timeout", ["5", float("nan"), float("inf"), 0, -1.0, True])
@@ -231,8 +305,10 @@ def test_a_reward_that_may_remember_is_mentioned_where_workers_have_copies(
         guard(f"{file}:counts", workers=1).close()
         assert caplog.messages == []
         guard(f"{file}:counts", workers=2).close()
-    (message,) = caplog.messages
-    assert message.startswith("reward 'counts' is a Counts: each of the 2 worker processes has")
+        guard(f"{file}:remembers", workers=2).close()
+    first, second = caplog.messages
+    assert first.startswith("reward 'counts' is a Counts: each of the 2 worker processes has")
+    assert second.startswith("reward 'remembers' assigns the global 'CALLS': each of the 2 worker")
 
 
 def test_workers_without_number_are_refused(tmp_path: Path) -> None:

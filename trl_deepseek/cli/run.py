@@ -173,8 +173,7 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     started = time.monotonic()
     progress.begin(stage)
     words = _command_line(stage, recipe)
-    # -P: modules that lie in the working directory are not ours to run.
-    launcher: tuple[str, ...] = (sys.executable, "-P")
+    launcher: tuple[str, ...] = (sys.executable,)
     if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
         launcher = recipe.launcher
     code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
@@ -216,6 +215,8 @@ def _wait_for(command: list[str]) -> tuple[int, str]:
         command,
         stdout=subprocess.PIPE,
         text=True,
+        # As -P, for a launcher's processes too: what lies in the working directory is not to run.
+        env=os.environ | {"PYTHONSAFEPATH": "1"},
         preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
     )
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -21,48 +21,64 @@ def options_from_columns(*names: str) -> Callable[[Function], Function]:
     """
 
     def decorate(function: Function) -> Function:
-        defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(function).parameters.items()
-        }
+        parameters = inspect.signature(function).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        others = [name for name, p in parameters.items() if p.kind is p.VAR_KEYWORD]
 
-        @functools.wraps(function)
-        def call(*positional: Any, **given: Any) -> Any:
+        def parts(positional: Any, given: Any) -> Iterator[tuple[list[int], dict[str, Any]]]:
+            """For rows of equal options: their places, and what to call the function with."""
             arguments = inspect.signature(function).bind(*positional, **given).arguments
-            rest = arguments.pop("_", {})
-            completions = arguments["completions"]
+            for name in others:
+                arguments |= arguments.pop(name, {})
+            count = len(arguments["completions"])
             columns = {
                 name: arguments.pop(name)
                 for name in names
-                if name in arguments and _is_column(arguments[name], defaults[name], completions)
+                if name in arguments and _is_column(arguments[name], defaults[name], count)
             }
             if not columns:
-                return function(**arguments, **rest)
+                yield list(range(count)), arguments
+                return
             rows = [
                 {n: _checked(n, v[i], defaults[n], i) for n, v in columns.items()}
-                for i in range(len(completions))
+                for i in range(count)
             ]
-            scores: list[Any] = [None] * len(rows)
             for options in {repr(row): row for row in rows}.values():
                 places = [i for i, row in enumerate(rows) if row == options]
                 part = {
                     name: [value[i] for i in places]
-                    if isinstance(value, (list, tuple)) and len(value) == len(rows)
+                    if isinstance(value, (list, tuple)) and len(value) == count
                     else value
-                    for name, value in {**rest, **arguments}.items()
+                    for name, value in arguments.items()
                 }
-                for place, score in zip(places, function(**part, **options), strict=True):
-                    scores[place] = score
-            return scores
+                yield places, part | options
 
-        return cast(Function, call)
+        def together(scored: Iterable[tuple[list[int], Sequence[Any]]]) -> list[Any]:
+            found = {
+                place: score
+                for places, scores in scored
+                for place, score in zip(places, scores, strict=True)
+            }
+            return [found[place] for place in range(len(found))]
+
+        @functools.wraps(function)
+        def call(*positional: Any, **given: Any) -> Any:
+            return together((places, function(**part)) for places, part in parts(positional, given))
+
+        @functools.wraps(function)
+        async def call_async(*positional: Any, **given: Any) -> Any:
+            return together(
+                [(places, await function(**part)) for places, part in parts(positional, given)]
+            )
+
+        return cast(Function, call_async if inspect.iscoroutinefunction(function) else call)
 
     return decorate
 
 
-def _is_column(value: Any, default: Any, completions: Any) -> bool:
+def _is_column(value: Any, default: Any, count: int) -> bool:
     """A list with a value for each row; an option that is a pair or a list is one itself."""
-    if not isinstance(value, list) or len(value) != len(completions) or not value:
+    if not isinstance(value, list) or len(value) != count or not value:
         return False
     if not isinstance(default, tuple):
         return True
@@ -72,13 +88,18 @@ def _is_column(value: Any, default: Any, completions: Any) -> bool:
 def _checked(name: str, value: Any, default: Any, row: int) -> Any:
     if value is None:
         return default
-    wanted = (
-        (list, tuple)
-        if isinstance(default, tuple)
-        else str
-        if isinstance(default, str)
-        else (int, float)
-    )
-    if isinstance(value, bool) or not isinstance(value, wanted):
+    if isinstance(default, int) and isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a gap in it may come as decimals
+    wanted = next((kinds for kind, kinds in _KINDS if isinstance(default, kind)), (int, float))
+    if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
         raise ValueError(f"the column {name!r} sets an option, but holds {value!r} in row {row}")
     return tuple(value) if isinstance(value, list) else value
+
+
+# What a row may hold where the option's default is of a kind; any number where it is None.
+_KINDS: tuple[tuple[type, tuple[type, ...]], ...] = (
+    (tuple, (list, tuple)),
+    (str, (str,)),
+    (bool, (bool,)),
+    (int, (int,)),
+)

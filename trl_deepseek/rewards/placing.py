@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import logging
@@ -144,12 +145,17 @@ class _PoolRunner:
 def _say_that_copies_differ(name: str, function: Any, workers: int) -> None:
     while isinstance(function, functools.partial):
         function = function.func
-    if not inspect.isfunction(function) and not inspect.isbuiltin(function):
+    why = f"is a {type(function).__name__}"
+    if inspect.isfunction(function):
+        steps = dis.get_instructions(inspect.unwrap(function))
+        kept = [str(step.argval) for step in steps if step.opname == "STORE_GLOBAL"]
+        why = f"assigns the global {kept[0]!r}" if kept else ""
+    if why and not inspect.isbuiltin(function):
         logger.warning(
-            "reward %r is a %s: each of the %d worker processes has a copy of its own, and what "
+            "reward %r %s: each of the %d worker processes has a copy of its own, and what "
             "one of them remembers the others do not\n"
             "  where its scores depend on earlier calls: reward_workers 1, or isolate=True",
-            *(name, type(function).__name__, workers),
+            *(name, why, workers),
         )
 
 

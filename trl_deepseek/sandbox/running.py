@@ -43,6 +43,7 @@ ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
 }
 PROGRAM = "/program.py"
+DISKS = ("/tmp", "/dev/shm")  # private and in memory
 
 # Sets the kernel's limits on itself and, as root, gives up being root; then becomes the program.
 LAUNCHER = f"""
@@ -152,7 +153,7 @@ def _run_inside(source: bytes, stdin: bytes, limits: Limits) -> Outcome:
         user = random.randrange(1 << 20, 1 << 30) if root else None
         inside = _bubblewrap(program, calls, limits, root)
         command = [*inside, *_launch(limits, user, 0, PROGRAM)]
-        return supervise(command, limits, stdin, pass_fds=[program, calls])
+        return supervise(command, limits, stdin, pass_fds=[program, calls], disks=DISKS)
 
 
 def _bubblewrap(program: int, calls: int, limits: Limits, root: bool) -> list[str]:
@@ -170,7 +171,7 @@ def _bubblewrap(program: int, calls: int, limits: Limits, root: bool) -> list[st
         command += ["--setenv", name, value]
     command += _system()
     small = ["--perms", "1777", "--size", str(limits.file_size), "--tmpfs"]
-    command += ["--dev", "/dev", *small, "/dev/shm", "--remount-ro", "/dev", *small, "/tmp"]
+    command += ["--dev", "/dev", *small, DISKS[1], "--remount-ro", "/dev", *small, DISKS[0]]
     command += ["--perms", "0444", "--ro-bind-data", str(program), PROGRAM]
     # There is no /proc: the code needs none, and it is a wide window.
     return [*command, "--remount-ro", "/", "--chdir", "/tmp", "--"]

@@ -69,14 +69,20 @@ REFUSED = {
 }
 MACHINES = {"x86_64": 0, "aarch64": 1}
 AUDIT = (0xC000003E, 0xC00000B7)  # what the kernel calls the two machines
-SOCKET, CLONE, CLONE3 = (41, 198), (56, 220), 435
+SOCKET, SETSOCKOPT, CLONE, CLONE3 = (41, 198), (54, 208), (56, 220), 435
+BUFFERS = (7, 8, 32, 33)  # SO_SNDBUF, SO_RCVBUF and FORCE: how much waits in a socket is counted
 X32 = 0x40000000  # from here on, x86_64 numbers mean another interface
 NEW_NAMESPACE = 0x7E020000  # any of the CLONE_NEW* flags
 AF_UNIX = 1
 
 # Classic BPF: load a 32-bit word, compare it, return.
 LOAD, EQUAL, ABOVE, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-NUMBER, MACHINE, FIRST_ARGUMENT = 0, 4, 16  # where in the kernel's struct seccomp_data
+NUMBER, MACHINE, FIRST_ARGUMENT, THIRD_ARGUMENT = (
+    0,
+    4,
+    16,
+    32,
+)  # where in the kernel's struct seccomp_data
 ALLOW, KILL, REFUSE = 0x7FFF0000, 0x80000000, 0x00050000
 
 
@@ -104,6 +110,11 @@ def program(machine: str | None = None) -> bytes | None:
         _step(ANY_BIT, NEW_NAMESPACE, no=1),
         _step(RETURN, REFUSE | errno.EPERM),
         _step(RETURN, ALLOW),
+        _step(EQUAL, SETSOCKOPT[place], no=len(BUFFERS) + 3),
+        _step(LOAD, THIRD_ARGUMENT),
+        *(_step(EQUAL, name, yes=len(BUFFERS) - i) for i, name in enumerate(BUFFERS)),
+        _step(RETURN, ALLOW),
+        _step(RETURN, REFUSE | errno.EPERM),
         _step(EQUAL, SOCKET[place], no=3),
         _step(LOAD, FIRST_ARGUMENT),
         _step(EQUAL, AF_UNIX, yes=1),

@@ -14,12 +14,17 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
 
 from trl_deepseek.workers.supervised import descendants, end
 
+if TYPE_CHECKING:
+    import psutil
+
 TICK = 0.05  # seconds between two looks at the memory
 CHUNK = 1 << 16
+SOCKET = 212_992  # bytes that one socket may hold, the kernel's own default; see seccomp
 OUTPUT = 1 << 20  # bytes of each stream that are kept unless a run asks for another number
 
 
@@ -30,7 +35,8 @@ class Limits:
     Attributes:
         wall_time: Seconds from start to end.
         cpu_time: Seconds of processor time for each process, rounded up.
-        memory: Bytes of address space for each process, and of resident memory for all together.
+        memory: Bytes of address space for each process; and for all together of what they hold:
+            resident memory, files in the private folders, what waits in sockets.
         processes: Processes and threads at once.
         file_size: Bytes in one file, and in the private ``/tmp`` and ``/dev/shm`` each.
         output: Bytes of standard output and of standard error that are kept; one that says more
@@ -72,6 +78,7 @@ def supervise(
     env: Mapping[str, str] | None = None,
     cwd: str = "/",
     pass_fds: Sequence[int] = (),
+    disks: Sequence[str] = (),
 ) -> Outcome:
     """Run ``command`` in a session of its own and end all of it when a limit is passed.
 
@@ -82,6 +89,7 @@ def supervise(
         env: The whole environment; nothing is inherited.
         cwd: Where it starts.
         pass_fds: File descriptors it inherits beside the standard three.
+        disks: Folders of its own of at most ``Limits.file_size`` that lie in memory.
     """
     start = time.monotonic()
     process = subprocess.Popen(
@@ -95,7 +103,7 @@ def supervise(
         start_new_session=True,
     )
     try:
-        stopped_by, outputs = _converse(process, limits, stdin, start + limits.wall_time)
+        stopped_by, outputs = _converse(process, limits, stdin, start + limits.wall_time, disks)
     finally:
         _end(process)
     stdout, stderr = (bytes(output[: limits.output]).decode(errors="replace") for output in outputs)
@@ -103,7 +111,11 @@ def supervise(
 
 
 def _converse(
-    process: subprocess.Popen[bytes], limits: Limits, stdin: bytes, deadline: float
+    process: subprocess.Popen[bytes],
+    limits: Limits,
+    stdin: bytes,
+    deadline: float,
+    disks: Sequence[str],
 ) -> tuple[str | None, list[bytearray]]:
     """Feed and read until the process has ended and closed its output, or a limit is passed."""
     outputs = [bytearray(), bytearray()]
@@ -120,7 +132,7 @@ def _converse(
             if now >= deadline:
                 return "wall_time", outputs
             if now >= next_look:
-                if _memory(process.pid) > limits.memory:
+                if _too_much(process.pid, limits, disks):
                     return "memory", outputs
                 next_look = time.monotonic() + TICK
             for key, _ in selector.select(min(TICK, deadline - now)):
@@ -170,16 +182,56 @@ def _drain(streams: list[IO[bytes]], outputs: list[bytearray], limit: int) -> No
                 output.extend(chunk)
 
 
-def _memory(pid: int) -> int:
-    """Resident bytes of a process and all that descends from it."""
+def _too_much(pid: int, limits: Limits, disks: Sequence[str]) -> bool:
+    """Whether a process and all that descends from it hold more than they may.
+
+    First by the cheap measure, which counts what they share once for each of them.
+    """
     import psutil
 
-    total = 0
     with contextlib.suppress(psutil.Error):
-        for process in [psutil.Process(pid), *descendants(pid)]:
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-    return total
+        family = [psutil.Process(pid), *descendants(pid)]
+        written = _written(family, limits, disks)
+        if written + sum(map(_at_most, family)) <= limits.memory:
+            return False
+        sockets: set[str] = set()
+        held = sum(_share(process, sockets) for process in family)
+        return written + held + len(sockets) * SOCKET > limits.memory
+    return False
+
+
+def _at_most(process: psutil.Process) -> int:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.memory_info().rss + process.num_fds() * SOCKET
+    return 0
+
+
+def _share(process: psutil.Process, sockets: set[str]) -> int:
+    """A process's share of the resident memory; notes which sockets it has."""
+    import psutil
+
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed since
+                if (name := os.readlink(descriptor)).startswith("socket:"):
+                    sockets.add(name)
+    with contextlib.suppress(psutil.Error):
+        return process.memory_full_info().pss
+    return 0
+
+
+def _written(family: Sequence[psutil.Process], limits: Limits, disks: Sequence[str]) -> int:
+    """Bytes in the folders; those of a process that has not entered the sandbox are not its own."""
+    for process in reversed(family):
+        try:
+            found = [os.statvfs(f"/proc/{process.pid}/root{disk}") for disk in disks]
+        except OSError:
+            continue
+        if all(disk.f_blocks * disk.f_frsize <= limits.file_size for disk in found):
+            return sum((disk.f_blocks - disk.f_bfree) * disk.f_frsize for disk in found)
+    return 0
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import itertools
 import math
+import reprlib
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sized
@@ -136,8 +137,11 @@ def _recorder(call: Call) -> tuple[Result, dict[str, Any]]:
     # What is logged counts only if the call ends well, and has to cross from a worker process.
     result = Result([])
     sinks = {
-        "log_metric": lambda name, value: result.metrics.append((name, float(value))),
-        "log_extra": lambda column, values: result.extras.append((column, list(values))),
+        "log_metric": lambda name, value: result.metrics.append((str(name), float(value))),
+        # A generator may have no end.
+        "log_extra": lambda column, values: result.extras.append(
+            (str(column), list(itertools.islice(values, call.samples + 1)))
+        ),
     }
     return result, {name: sinks[name] for name in call.logs}
 
@@ -195,5 +199,6 @@ def _failure(error: BaseException) -> Failure:
 
 
 def _show(value: Any) -> str:
-    text = repr(value)
+    # reprlib writes only as much as is shown, and survives a __repr__ that raises.
+    text = reprlib.repr(value)
     return f"the {type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

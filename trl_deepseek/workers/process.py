@@ -20,17 +20,18 @@ from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import DETAIL, Call, Failure, Result
 from trl_deepseek.workers.inprocess import timed_out
 from trl_deepseek.workers.shipping import Shipment
-from trl_deepseek.workers.supervised import MARK, descendants, end, new_mark
+from trl_deepseek.workers.supervised import MARK, PATIENCE, descendants, end
 from trl_deepseek.workers.worker import Ask, Define, Score
 
 # Seconds for the interpreter and the imports of a reward; its own timeout starts after them.
 START = 120.0
 # Seconds between two looks at whether a silent worker still lives.
 LOOK = 0.05
-# More processes than this are a fork bomb, not a reward; how often they are counted, which takes
-# some milliseconds, and once more than this have been seen the worker has to go.
+# More processes than this are a fork bomb or a leak, and the worker has to go. They are counted,
+# which takes some milliseconds, this often during a call that lasts, and else every COUNT_AGAIN.
 MAX_CHILDREN = 64
 COUNT = 0.25
+COUNT_AGAIN = 5.0
 # Bytes that the connection holds in any case while nobody reads.
 EARLY = 32_000
 
@@ -74,7 +75,6 @@ class WorkerProcess:
 
     def __init__(self, memory: int, owner: str, *, tied: bool = True) -> None:
         self.defined: set[str] = set()
-        self.mark = new_mark()
         path = sorted(sys.path, key=lambda folder: folder == "")
         mine, theirs = Pipe()
         environment = {
@@ -82,7 +82,7 @@ class WorkerProcess:
             for name, value in os.environ.items()
             if name not in _RANK_VARIABLES and not name.startswith(_RANK_PREFIXES)
         }
-        environment |= {MARK: self.mark, "TRL_DEEPSEEK_SYS_PATH": json.dumps(path)}
+        environment |= {MARK: "1", "TRL_DEEPSEEK_SYS_PATH": json.dumps(path)}
         environment.setdefault("OMP_NUM_THREADS", "1")  # the processes are the parallelism
         with theirs:
             numbers = (theirs.fileno(), os.getpid() if tied else 0, memory)
@@ -96,6 +96,8 @@ class WorkerProcess:
                 env=environment,
             )
         self._connection: Connection[Any, Any] = mine
+        self._counted = time.monotonic()  # when its processes were
+        self._due: collections.deque[int] = collections.deque()  # results of each request
         self._output: collections.deque[bytes] = collections.deque(maxlen=2)
         threading.Thread(target=self._drain, daemon=True).start()
 
@@ -130,6 +132,7 @@ class WorkerProcess:
             Unsendable: A call cannot be pickled; none was sent.
         """
         self._send(Score(key, calls))
+        self._due.append(len(calls))
 
     def begin_early(self, key: str, calls: Sequence[Call]) -> bool:
         """As :meth:`begin`, while results are still due, so that the worker need not wait.
@@ -142,6 +145,7 @@ class WorkerProcess:
         if len(message) > EARLY:
             return False
         self._send_bytes(message)
+        self._due.append(len(calls))
         return True
 
     def ask(self, key: str, items: Sequence[Any], seconds: float) -> None:
@@ -159,14 +163,21 @@ class WorkerProcess:
         Raises:
             Died: It did not come in time or never will; the worker has to be killed.
         """
+        if self._due[0] >= 0:
+            # Reading the arguments may import what they are made of, and is not the reward's time.
+            self._receive(START)
+            self._due[0] = -self._due[0]
         answer = self._receive(timeout)
         if not isinstance(answer, Result):
             raise Died(Failure("error", "its worker process answered nonsense"))
+        self._due[0] += 1
+        if not self._due[0]:
+            self._due.popleft()
         return answer
 
     def kill(self) -> None:
         """Kill the worker and everything it started; wait until the worker has ended."""
-        end(self._process, self.mark)
+        end(self._process, kept=True)
         self._connection.close()
 
     def forget(self) -> None:
@@ -186,31 +197,32 @@ class WorkerProcess:
 
     def _receive(self, timeout: float | None) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
-        count = time.monotonic() + COUNT
+        count = min(time.monotonic() + COUNT, self._counted + COUNT_AGAIN)
         while True:
+            if time.monotonic() >= count:
+                self._counted = time.monotonic()
+                count = self._counted + COUNT
+                if len(descendants(self._process.pid)) > MAX_CHILDREN + 1:  # it is one itself
+                    message = f"started more than {MAX_CHILDREN} processes"
+                    raise Died(Failure("error", message, self._tail()))
             left = LOOK if deadline is None else min(LOOK, deadline - time.monotonic())
             try:
                 if self._connection.poll(max(0.0, left)):
                     return self._connection.recv()
-            except (EOFError, OSError, pickle.UnpicklingError) as error:
+            except (EOFError, OSError) as error:
                 raise Died(self._end()) from error
             except Exception as error:  # whatever an object's own methods raise
-                message = f"what it logged cannot be read here: {describe(error)}"
+                message = f"what it sent cannot be read here: {describe(error)}"
                 raise Died(Failure("error", message)) from error
             if self._process.poll() is not None and not self._connection.poll(0):
                 raise Died(self._end())
-            if time.monotonic() >= count:
-                count = time.monotonic() + COUNT
-                if len(descendants(self._process.pid)) > MAX_CHILDREN:
-                    message = f"started more than {MAX_CHILDREN} processes"
-                    raise Died(Failure("error", message, self._tail()))
             if deadline is not None and time.monotonic() >= deadline:
                 raise Died(Failure("timeout", timed_out(timeout or 0).message, self._tail()))
 
     def _end(self) -> Failure:
         """How the worker ended, in words."""
         try:
-            code = self._process.wait(timeout=1)
+            code = self._process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             return Failure("error", "its worker process closed the connection", self._tail())
         if code < 0:

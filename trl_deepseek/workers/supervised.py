@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -15,16 +15,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0  # seconds
 
-# In the environment of every worker: its own name behind those of the workers it runs in, so that
-# what it started is found again when it has crashed and its children have lost their parent.
+# In the environment of every worker, and so of all that it starts.
 MARK = "TRL_DEEPSEEK_REWARD_WORKER"
-
-_count = itertools.count()
-
-
-def new_mark() -> str:
-    """A mark for a process that is about to be started."""
-    return f"{os.environ.get(MARK, '')}/{os.getpid()}-{next(_count)}"
 
 
 def end_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
@@ -52,23 +44,72 @@ def descendants(process: int) -> list[psutil.Process]:
     return []
 
 
-def end(process: subprocess.Popen[bytes], mark: str | None = None) -> None:
+def keep() -> None:
+    """Go on in a child, which this process keeps: when it has ended, nothing it started lives on.
+
+    What leaves its session and loses its parent becomes this process's own child, as Linux has it,
+    and so is found whatever it does to its environment; elsewhere it may get away. Then this
+    process ends as the child did: with its exit code, or by its signal. SIGTERM ends both.
+    """
+    import ctypes
+
+    set_child_subreaper = 36
+    getattr(ctypes.CDLL(None), "prctl", lambda *_: 0)(set_child_subreaper, 1, 0, 0, 0)
+    keeper = os.getpid()
+    child = os.fork()
+    if child == 0:
+        end_with_parent(keeper)
+        os.setsid()  # what it does to its group does not meet the keeper
+        return
+    ended, status = 0, int(signal.SIGKILL)
+    try:
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        while ended != child:  # or an orphan, which nobody else would reap
+            ended, status = os.waitpid(-1, 0)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        with contextlib.suppress(ProcessLookupError):
+            if ended != child:
+                os.kill(child, signal.SIGKILL)
+        _end_children()
+        code = os.waitstatus_to_exitcode(status)
+        if code < 0:
+            with contextlib.suppress(OSError):  # SIGKILL and SIGSTOP are what they are
+                signal.signal(-code, signal.SIG_DFL)
+            os.kill(keeper, -code)
+        os._exit(code)
+
+
+def _end_children() -> None:
+    """Kill and reap all that descends from this process, until there is nothing left."""
+    begun = time.monotonic()
+    with contextlib.suppress(ChildProcessError):  # there is none any more
+        while (taken := time.monotonic() - begun) < PATIENCE:  # else the kernel cannot end it now
+            if os.waitpid(-1, os.WNOHANG)[0] == 0:
+                if taken > 0.01:  # it is no child that has been killed and is about to end
+                    _kill(descendants(os.getpid()))
+                time.sleep(0.001)
+
+
+def end(process: subprocess.Popen[bytes], *, kept: bool = False) -> None:
     """Kill a process that leads a session, and all that it started; wait until it has ended.
 
     Args:
         process: Started with ``start_new_session=True``; it may have ended already.
-        mark: What its environment has under ``MARK``; by that are found those that left its
-            session and lost their parent.
+        kept: Whether it called :func:`keep`, so that it finds by itself what has got away.
     """
+    if kept:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+            return
     strays = descendants(process.pid)
     # Its group is gone already where all of it has ended.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     _kill(strays)
     process.wait()
-    give_up = time.monotonic() + PATIENCE  # on what the kernel cannot end now
-    while mark and (strays := _marked(mark)) and time.monotonic() < give_up:
-        _kill(strays)
 
 
 def _kill(processes: list[psutil.Process]) -> None:
@@ -77,14 +118,3 @@ def _kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         with contextlib.suppress(psutil.Error):
             process.kill()
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    import psutil
-
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # it has ended, or is another user's
-            if f"{process.environ().get(MARK, '')}/".startswith(f"{mark}/"):
-                found.append(process)
-    return found

@@ -1,7 +1,7 @@
 """A worker process: gets functions, then calls to make, and answers each call as it ends.
 
-Started by ``trl_deepseek.workers.process`` as a fresh interpreter in a session of its own, so that
-it and all it starts can be killed together. It ends when its parent does.
+Started by ``trl_deepseek.workers.process`` as a fresh interpreter that forks once: the first
+process stays to see that all the second starts ends with it. Both end when their parent does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import Call, Failure, Result, perform
 from trl_deepseek.workers.shipping import Shipment, unpack
-from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.workers.supervised import end_with_parent, keep
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ def main(channel: int, parent: int, memory: int) -> None:
     """
     os.set_inheritable(channel, False)
     if parent:
-        end_with_parent(parent)
+        end_with_parent(parent, by=signal.SIGTERM)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    keep()
     me = os.getpid()
     connection = Connection(channel)
     functions: dict[str, Callable[..., Any]] = {}
@@ -88,6 +89,7 @@ def main(channel: int, parent: int, memory: int) -> None:
             elif isinstance(request, Ask):
                 _answer(connection, request, functions[request.key])
             else:
+                connection.send(None)  # what it was sent is read: now time counts
                 for call in request.calls:
                     answer = perform(functions[request.key], call, wait)
                     if os.getpid() != me:  # a reward that forks comes back here twice

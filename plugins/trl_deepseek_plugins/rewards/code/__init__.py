@@ -13,15 +13,16 @@ from typing import Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.chat.reasoning import Completion, answer, text
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.sandbox import running as sandbox
 from trl_deepseek.sandbox.supervise import Limits
 from trl_deepseek.types import Register
 from trl_deepseek_plugins.rewards.code.extraction import Fence, extract
 from trl_deepseek_plugins.rewards.code.formats import COLUMNS, Test, check_tests, read_tests
+from trl_deepseek_plugins.rewards.code.inside import wire
 from trl_deepseek_plugins.rewards.code.reading import TestsError, defined_in
 
 STARTING = 5.0  # seconds for the sandbox and Python to start
-OUTPUT = 64 << 20  # bytes that all results of one completion may take
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ def register_rewards(register: Register) -> None:
     register("code_tests", code_tests, timeout=3600.0, runs_code=True, check_row=check_tests)
 
 
+@options_from_columns("seconds", "memory", "fence", "all_or_nothing")
 def code_tests(
     completions: Sequence[Completion],
     tests: Sequence[Any] | None = None,
@@ -47,9 +49,10 @@ def code_tests(
 
     The code is the last ``python`` block of the answer, or its last block where none says
     ``python``. Each test runs it anew: as a program, whose standard output must be the expected
-    one, line by line, but for white space at the ends of lines and of the whole; as a function,
-    which must return the expected value; or as a module, on which a text of asserts, pytest or
-    unittest must run through. Code that ends early, hangs or passes a limit fails that test. No
+    one, line by line, but for white space at the ends of lines and of the whole and for rounding
+    of decimal numbers (:mod:`.comparing`); as a function, which must return the expected value; or
+    as a module, on which a text of asserts, pytest or unittest must run through. Code that ends
+    early, hangs or passes a limit fails that test. No
     code scores 0.0. Abstains where there are no tests, or none that test anything.
 
     It runs in a sandbox (:mod:`trl_deepseek.sandbox.running`), and in a process of its own there:
@@ -61,7 +64,8 @@ def code_tests(
     Source: the forms of tests of HumanEval (arXiv:2107.03374), MBPP (arXiv:2108.07732), APPS
     (arXiv:2105.09938), CodeContests (arXiv:2203.07814) and LiveCodeBench (arXiv:2403.07974).
 
-    Differs: open-r1's compares only as many lines as there are, so that output cut short passes.
+    Differs: open-r1's compares only as many lines as there are, so that output cut short passes;
+    see :mod:`.comparing` for how the others compare numbers.
 
     Args:
         completions: TRL's.
@@ -144,7 +148,7 @@ def _share(
         wall_time=seconds * len(tests) + STARTING,
         cpu_time=seconds + 1,
         memory=memory,
-        output=OUTPUT,
+        output=wire.OUTPUT,
     )
     outcome = sandbox.run_python(
         _harness(), json.dumps(job), limits, allow_unsandboxed=allow_unsandboxed

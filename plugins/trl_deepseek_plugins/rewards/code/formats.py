@@ -16,13 +16,13 @@ from __future__ import annotations
 import base64
 import io
 import json
-import math
 import pickle
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from trl_deepseek_plugins.rewards.code.comparing import equal, same_output
 from trl_deepseek_plugins.rewards.code.inside import wire
 from trl_deepseek_plugins.rewards.code.reading import TestsError, read_text
 
@@ -51,7 +51,8 @@ class Test:
 
     Attributes:
         job: For the harness.
-        expected: Values of which a function must return one; or the digest of the output.
+        expected: Values of which a function must return one; or the output, as ``wire.plain`` has
+            it.
     """
 
     __test__ = False  # pytest would collect it
@@ -63,7 +64,9 @@ class Test:
         """Whether what the harness says of it is a pass."""
         if self.job["kind"] == "call":
             return result is not None and any(equal(result[0], one) for one in self.expected)
-        return result is True if self.job["kind"] == "text" else result == self.expected
+        if self.job["kind"] == "text":
+            return result is True
+        return result is not None and same_output(result, self.expected)
 
 
 def check_tests(row: Mapping[str, Any]) -> str | None:
@@ -92,15 +95,12 @@ def read_tests(row: Mapping[str, Any]) -> list[Test]:
     except (AttributeError, TypeError, LookupError, RecursionError) as error:
         raise TestsError(f"tests in no known form ({error})") from error
     programs = [test for test in tests if test.job["kind"] == "program"]
-    if programs and len(programs) == len(tests) and all(t.expected == NOTHING for t in programs):
+    if programs and len(programs) == len(tests) and not any(t.expected for t in programs):
         raise TestsError("tests that all expect no output, which an empty program gives")
     calls = [test for test in tests if test.job["kind"] == "call"]
     if calls and len(calls) == len(tests) and all(None in test.expected for test in calls):
         raise TestsError("tests that all expect None, which a function without a body returns")
     return tests
-
-
-NOTHING = wire.digest(b"")
 
 
 def _all(row: Mapping[str, Any]) -> Iterator[Test]:
@@ -236,7 +236,7 @@ def _one(into: Any, out: Any, function: str | None) -> Test:
     """One input and output: of a program, or of a function."""
     if function is None:
         job = {"kind": "program", "input": _text(into, "input")}
-        return Test(job, wire.digest(_text(out, "output").encode(errors="surrogatepass")))
+        return Test(job, wire.plain(_text(out, "output").encode(errors="surrogatepass")))
     call = {"kind": "call", "function": function}
     if isinstance(into, str):  # LiveCodeBench: each line is an argument
         lines = [line for line in into.split("\n") if line.strip()]
@@ -258,40 +258,6 @@ def _text(value: Any, name: str) -> str:
     if isinstance(value, Sequence) and all(isinstance(line, (str, int, float)) for line in value):
         return "".join(_text(line, name).removesuffix("\n") + "\n" for line in value)
     raise TestsError(f"the {name} of a program is text or a list of lines, not {value!r:.200}")
-
-
-def equal(actual: Any, expected: Any) -> bool:
-    """Whether a value from the sandbox is what JSON expects: tuples are lists, keys are texts."""
-    if isinstance(actual, list):
-        kind, *items = actual or [None]
-        if kind == "like":
-            return equal(items[0], expected)
-        if kind == "int":
-            return isinstance(expected, int) and expected == int(items[0], 16)
-        if kind == "dict":
-            keys, values = items[::2], items[1::2]
-            if not isinstance(expected, Mapping) or len(keys) != len(expected):
-                return False
-            found = {str(key): value for key, value in zip(keys, values, strict=True)}
-            wanted = {str(key): value for key, value in expected.items()}
-            return found.keys() == wanted.keys() and all(
-                equal(found[key], wanted[key]) for key in wanted
-            )
-        return (
-            kind in ("list", "tuple")
-            and isinstance(expected, Sequence)
-            and not isinstance(expected, str)
-            and len(items) == len(expected)
-            and all(map(equal, items, expected))
-        )
-    if isinstance(actual, float) and isinstance(expected, (int, float)):
-        return actual == expected or math.isclose(actual, expected, rel_tol=1e-9)
-    return (type(actual) is type(expected) and actual == expected) or (
-        not isinstance(actual, bool)
-        and isinstance(actual, int)
-        and isinstance(expected, float)
-        and actual == expected
-    )
 
 
 class _NoObjects(pickle.Unpickler):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.chat.reasoning import Completion, answer, text
+from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
 from trl_deepseek_plugins.rewards.judge.asking import ask_messages, read_score
 from trl_deepseek_plugins.rewards.judge.cache import Cache
@@ -36,6 +37,7 @@ def register_rewards(register: Register) -> None:
     register("llm_judge", llm_judge, timeout=3600.0, requires=("openai",))
 
 
+@options_from_columns("instructions", "scale", "show_reasoning")
 async def llm_judge(
     prompts: Sequence[Any],
     completions: Sequence[Completion],

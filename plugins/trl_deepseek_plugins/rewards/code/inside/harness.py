@@ -5,7 +5,8 @@ which knows the code under test alone and forks a fresh process for every run of
 runs a test's text and speaks to the program over a socket. So the memory of the program never
 held a test. There is no ``/proc``, and the kernel refuses to let one process read another.
 
-A line is ``[index, result]``: the SHA-256 of a program's output, line ends aside; a list of the
+A line is ``[index, result]``: the SHA-256 of a program's output, line ends aside, and the output
+itself where it is short; a list of the
 value that a function returned; true where a test's text ran through. Null where it failed.
 """
 
@@ -24,8 +25,7 @@ from typing import Any
 
 from trl_deepseek_plugins.rewards.code.inside import program, wire
 
-LARGEST_OUTPUT = 64 << 20  # bytes of one program
-LARGEST_VALUE = 16 << 20  # bytes of one result as JSON
+SHORT = 1 << 16  # characters of an output that is given back whole: decimals are compared outside
 AFTER_KILL = 5.0  # seconds for the nursery to see that a program is dead
 
 
@@ -110,8 +110,8 @@ class _Program:
             self.status = wire.receive(self.nursery)
 
 
-def _run_program(nursery: socket.socket, test: dict[str, Any], deadline: float) -> str | None:
-    """Digest of what the program wrote, or None where it failed or took too long."""
+def _run_program(nursery: socket.socket, test: dict[str, Any], deadline: float) -> Any:
+    """What the program wrote, or None where it failed or took too long."""
     with open("input.txt", "w", newline="", errors="surrogatepass") as file:
         file.write(test["input"])
     reading = os.open("input.txt", os.O_RDONLY)
@@ -119,10 +119,11 @@ def _run_program(nursery: socket.socket, test: dict[str, Any], deadline: float) 
     pipe, writing = os.pipe()
     try:
         with _Program(nursery, b"P", [reading, writing]) as running:
-            said = _read(pipe, deadline, LARGEST_OUTPUT)
+            said = _read(pipe, deadline)
             if said is None or running.wait(deadline) != 0:
                 return None
-            return wire.digest(said)
+            text = wire.plain(said)
+            return [wire.digest(text), text if len(text) <= SHORT else None]
     finally:
         os.close(pipe)
 
@@ -140,7 +141,7 @@ def _run_test(nursery: socket.socket, test: dict[str, Any], deadline: float) -> 
         mine.close()
         os.close(writing)
         try:
-            said = _read(pipe, deadline, LARGEST_VALUE)
+            said = _read(pipe, deadline)
             return json.loads(said) if said else None
         finally:
             os.close(pipe)
@@ -164,7 +165,7 @@ def _test(connection: socket.socket, test: dict[str, Any], result: int) -> None:
         os._exit(1)  # what has been written counts
 
 
-def _read(pipe: int, deadline: float, largest: int) -> bytes | None:
+def _read(pipe: int, deadline: float) -> bytes | None:
     """All of a pipe; None where it is longer, or still open at the deadline."""
     said = bytearray()
     while (left := deadline - time.monotonic()) > 0:
@@ -172,8 +173,8 @@ def _read(pipe: int, deadline: float, largest: int) -> bytes | None:
             break
         chunk = os.read(pipe, 1 << 16)
         if not chunk:
-            return bytes(said) if len(said) <= largest else None
-        if len(said) <= largest:
+            return bytes(said) if len(said) <= wire.OUTPUT else None
+        if len(said) <= wire.OUTPUT:
             said += chunk
     return None
 

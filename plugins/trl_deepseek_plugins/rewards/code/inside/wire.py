@@ -60,7 +60,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "timedelta": datetime.timedelta,
     "iterator": lambda *items: iter(items),
 }
-LARGEST_MESSAGE = 256 << 20  # bytes
+# Bytes of whatever comes out: a program's output, a value, a message, all results of a completion.
+OUTPUT = 64 << 20
 LARGEST = 1 << 1024  # integers up to here are written as numbers
 
 
@@ -112,11 +113,15 @@ def decode(data: Any, resolve: Resolve) -> Any:
         raise ValueError(f"not a value: {error}") from error
 
 
-def digest(output: bytes) -> str:
-    """SHA-256 of a text, but for white space at the ends of lines and of the whole."""
+def plain(output: bytes) -> str:
+    """A text without white space at the ends of lines and of the whole."""
     text = output.decode(errors="surrogateescape").replace("\r\n", "\n").rstrip()
-    lines = "\n".join(line.rstrip() for line in text.split("\n"))
-    return hashlib.sha256(lines.encode(errors="surrogateescape")).hexdigest()
+    return "\n".join(line.rstrip() for line in text.split("\n"))
+
+
+def digest(text: str) -> str:
+    """SHA-256 of a text."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def send(connection: socket.socket, message: Any) -> None:
@@ -132,7 +137,7 @@ def receive(connection: socket.socket) -> Any:
         EOFError: The other side is gone, or sends what is no message.
     """
     (length,) = struct.unpack("!Q", _exactly(connection, 8))
-    if length > LARGEST_MESSAGE:
+    if length > OUTPUT:
         raise EOFError
     return json.loads(_exactly(connection, length))
 
