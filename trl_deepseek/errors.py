@@ -26,7 +26,17 @@ class TrlDeepseekError(Exception):
 
 
 class UserError(TrlDeepseekError):
-    """The user's input is wrong; nothing has been run or written yet."""
+    """The user's input is wrong; nothing has been run or written yet.
+
+    Attributes:
+        place: ``file:line`` of what is wrong, which the message then begins with; None unless it
+            was read from a file of settings.
+    """
+
+    place: str | None = None
+
+    def __str__(self) -> str:
+        return super().__str__() if self.place is None else f"{self.place}: {super().__str__()}"
 
 
 class PluginError(UserError):

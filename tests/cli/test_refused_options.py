@@ -98,7 +98,7 @@ REFUSED = [
     (
         "sft",
         "--packing_strategy best",
-        "argument --packing_strategy/--packing-strategy: invalid choice: 'best' (choose from 'bfd', 'bfd_split', 'wrapped')\n  trl-deepseek sft --help lists the options\n",
+        "--packing_strategy: invalid choice: 'best' (choose from 'bfd', 'bfd_split', 'wrapped')\n  trl-deepseek sft --help lists the options\n",
     ),
     (
         "sft",
@@ -179,7 +179,7 @@ REFUSED_BY_CONFIGS = [
     (
         "sft",
         "--model_init_kwargs [1]",
-        "model_init_kwargs '[1]' is not valid JSON: it is no object in braces but [1]\n  write --model_init_kwargs '{\"option\": 0.5}', or a mapping in YAML",
+        "model_init_kwargs '[1]' is a list, not an object in braces\n  write --model_init_kwargs '{\"option\": 0.5}', or a mapping in YAML",
     ),
     (
         "sft",
@@ -189,7 +189,7 @@ REFUSED_BY_CONFIGS = [
     (
         "sft",
         "--torch_dtype bfloat16 --lerning_rate 1",
-        "unknown options\n  --torch_dtype (it is called dtype)\n  --lerning_rate (did you mean '--learning_rate'?)",
+        "unknown options torch_dtype, lerning_rate\n  --torch_dtype (it is called dtype)\n  --lerning_rate (did you mean '--learning_rate'?)",
     ),
     (
         "preference",
@@ -204,7 +204,7 @@ REFUSED_BY_CONFIGS = [
     (
         "preference",
         "--loss_kwargs 3",
-        "loss_kwargs '3' is not valid JSON: it is no object in braces but 3\n  write --loss_kwargs '{\"option\": 0.5}', or a mapping in YAML",
+        "loss_kwargs '3' is a number, not an object in braces\n  write --loss_kwargs '{\"option\": 0.5}', or a mapping in YAML",
     ),
     ("preference", "--beta nan", "beta is nan: it must be at least 0 and finite"),
     ("preference", "--beta -1", "beta is -1.0: it must be at least 0"),
@@ -270,45 +270,45 @@ REFUSED_IN_YAML = [
     (
         "sft",
         "learning_rate: 1e-5\nseed: 1\nlearning_rate: 2e-5",
-        "config file 'run.yaml' is not valid YAML, line 3: 'learning_rate' is there twice, in lines 1 and 3",
+        "run.yaml:3: not valid YAML: 'learning_rate' is there twice, in lines 1 and 3",
     ),
     (
         "sft",
         "model_init_kwargs: &a\n  b: *a",
-        "config file 'run.yaml' is not valid YAML, line 1: an alias stands for something that contains it",
+        "run.yaml:1: not valid YAML: an alias stands for something that contains it",
     ),
     (
         "sft",
         "env: 3",
-        "run.yaml: env must be a mapping of environment variables to values, such as\n  env:\n    WANDB_PROJECT: mine",
+        "run.yaml:1: env must be a mapping of environment variables to values, such as\n  env:\n    WANDB_PROJECT: mine",
     ),
     (
         "sft",
         "env: {A: [1]}",
-        "run.yaml: env must be a mapping of environment variables to values, such as\n  env:\n    WANDB_PROJECT: mine",
+        "run.yaml:1: env must be a mapping of environment variables to values, such as\n  env:\n    WANDB_PROJECT: mine",
     ),
     (
         "sft",
         "num_processes: 4\nmixed_precision: bf16\nlerning_rate: 1\ntorch_dtype: bfloat16",
-        "run.yaml: unknown options\n  'lerning_rate' (did you mean 'learning_rate'?)\n  'torch_dtype' (it is called dtype)\nnum_processes, mixed_precision: settings of the launcher, which starts the processes\n  put them into a file of their own: accelerate launch --config_file FILE -m trl_deepseek sft ...",
+        "run.yaml:3: unknown options lerning_rate, torch_dtype\n  line 3: 'lerning_rate' (did you mean 'learning_rate'?)\n  line 4: 'torch_dtype' (it is called dtype)\nnum_processes, mixed_precision: settings of the launcher, which starts the processes\n  put them into a file of their own: accelerate launch --config_file FILE -m trl_deepseek sft ...",
     ),
     (
         "sft",
         "max_length: 1.5",
-        "argument --max_length/--max-length: invalid int value: '1.5'\n  trl-deepseek sft --help lists the options",
+        "run.yaml:1: --max_length: invalid int value: '1.5'\n  trl-deepseek sft --help lists the options",
     ),
-    ("sft", "max_length: true", "run.yaml: max_length takes a number, not true"),
-    ("sft", "max_length: {a: 1}", "run.yaml: max_length takes a number, not a mapping"),
-    ("sft", "max_length: [1]", "run.yaml: max_length takes one value, not a list"),
+    ("sft", "max_length: true", "run.yaml:1: max_length takes a number, not true"),
+    ("sft", "max_length: {a: 1}", "run.yaml:1: max_length takes a number, not a mapping"),
+    ("sft", "max_length: [1]", "run.yaml:1: max_length takes one value, not a list"),
     (
         "sft",
         "packing: 3",
-        "argument --packing: Truthy value expected: got 3 but expected one of yes/no, true/false, t/f, y/n, 1/0 (case insensitive).\n  trl-deepseek sft --help lists the options",
+        "run.yaml:1: --packing: Truthy value expected: got 3 but expected one of yes/no, true/false, t/f, y/n, 1/0 (case insensitive).\n  trl-deepseek sft --help lists the options",
     ),
     (
         "sft",
         "save_strategy: yes",
-        "argument --save_strategy/--save-strategy: invalid choice: 'true' (choose from 'no', 'steps', 'epoch', 'best')\n  trl-deepseek sft --help lists the options",
+        "run.yaml:1: --save_strategy: invalid choice: 'true' (choose from 'no', 'steps', 'epoch', 'best')\n  trl-deepseek sft --help lists the options",
     ),
     (
         "sft",
@@ -318,13 +318,13 @@ REFUSED_IN_YAML = [
     (
         "sft",
         "seed: !!python/name:os.system",
-        "config file 'run.yaml' is not valid YAML, line 1: tag:yaml.org,2002:python/name:os.system is no setting",
+        "run.yaml:1: not valid YAML: tag:yaml.org,2002:python/name:os.system is no setting",
     ),
-    ("sft", "3: 4", "run.yaml: unknown option '3'"),
+    ("sft", "3: 4", "run.yaml:1: unknown option '3'"),
     (
         "sft",
         "lr_scheduler_kwargs: 3",
-        "lr_scheduler_kwargs '3' is not valid JSON: it is no object in braces but 3\n  write --lr_scheduler_kwargs '{\"option\": 0.5}', or a mapping in YAML",
+        "lr_scheduler_kwargs '3' is a number, not an object in braces\n  write --lr_scheduler_kwargs '{\"option\": 0.5}', or a mapping in YAML",
     ),
     (
         "grpo",
