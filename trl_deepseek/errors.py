@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TypeVar
 
 
 class TrlDeepseekError(Exception):
@@ -31,9 +33,12 @@ class UserError(TrlDeepseekError):
     Attributes:
         place: ``file:line`` of what is wrong, which the message then begins with; None unless it
             was read from a file of settings.
+        rows: What is wrong with which rows of a dataset, counted from 0; empty where it is not
+            about rows.
     """
 
     place: str | None = None
+    rows: Mapping[int, str] = MappingProxyType({})
 
     def __str__(self) -> str:
         return super().__str__() if self.place is None else f"{self.place}: {super().__str__()}"
@@ -78,6 +83,15 @@ class RunError(TrlDeepseekError):
 
 class RewardError(RunError):
     """A reward function raised, ran out of time or returned something that is not a score."""
+
+
+Wrong = TypeVar("Wrong", bound=UserError)
+
+
+def about_rows(error: Wrong, faults: Mapping[int, str]) -> Wrong:
+    """The error, which knows what is wrong with which rows."""
+    error.rows = dict(faults)
+    return error
 
 
 def describe(error: BaseException) -> str:

@@ -77,7 +77,7 @@ def test_options_beside_the_stages_are_those_of_every_training_stage(recipe: Any
         (
             [GRPO],
             {},
-            r"recipe.yaml:\d+: stage 'grpo': reward_funcs: \{reward\} is no earlier stage; this is the first",
+            r":\d+: stage 'grpo': reward_funcs: \{reward\} is no earlier stage; this is the first",
         ),
         ([SFT, GRPO], {}, r"\{reward\} is no earlier stage; there are sft"),
         ([{**SFT, "qlora": True}, GRPO | {"reward_funcs": ["x"]}], {}, "put '- command: merge'"),

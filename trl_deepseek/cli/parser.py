@@ -111,21 +111,30 @@ class Parser(argparse.ArgumentParser):
                 if not equals and place + 1 == len(args):
                     self.error("argument --config: expected the path of a YAML file")
                 rest = args[:place] + args[place + (1 if equals else 2) :]
-                words = self._read_config(value if equals else args[place + 1])
-                flags = {word.split("=")[0] for word in rest}
-                for action in self._actions:
-                    if flags.intersection(action.option_strings):  # they win over the file
-                        self._places.pop(action.dest, None)
-                return words + rest
+                path = value if equals else args[place + 1]
+                return self.with_settings(read_config(path), path, rest)
         return args
 
-    def _read_config(self, path: str) -> list[str]:
-        values = read_mapping(path, "config file", "option names to values")
-        self._places = {str(key): f"{path}:{line}" for key, line in values.lines.items()}
-        with naming({str(key): value for key, value in values.items()}, self._places):
-            return self._settings(values)
+    def with_settings(self, values: Settings, path: str, flags: Sequence[str]) -> list[str]:
+        """The words that the content of a config file stands for, and flags, which win over it.
+
+        Args:
+            values: What :func:`read_config` gave.
+            path: Of the file, for messages.
+            flags: Words of the command line.
+
+        Raises:
+            ConfigError: An option is unknown or malformed; names the line.
+        """
+        given = {word.split("=")[0] for word in flags}
+        over = {a.dest for a in self._actions if given.intersection(a.option_strings)}
+        places = {str(key): f"{path}:{line}" for key, line in values.lines.items()}
+        self._places = {option: place for option, place in places.items() if option not in over}
+        with naming({str(key): value for key, value in values.items()}, places):
+            return [*self._settings(values), *flags]
 
     def _settings(self, values: Settings) -> list[str]:
+        values = Settings(values)
         variables = values.pop("env", None) or {}
         if not isinstance(variables, dict) or any(
             isinstance(value, (dict, list)) for value in variables.values()
@@ -202,6 +211,15 @@ class Parser(argparse.ArgumentParser):
                 f"-m trl_deepseek {self.prog.split()[-1]} ..."
             ]
         return "\n".join(said)
+
+
+def read_config(path: str) -> Settings:
+    """The content of a config file.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    return read_mapping(path, "config file", "option names to values")
 
 
 def _described(shown: str, name: str, known: Sequence[str]) -> str:

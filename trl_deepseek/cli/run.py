@@ -87,7 +87,7 @@ def dry_run(args: argparse.Namespace) -> int:
             if stage.command not in jobs.TRAINING:
                 continue
             with _naming(stage, recipe):
-                job = jobs.kind(stage.command).settle(_from_base(stage, options, dry_run=True))
+                job = jobs.kind(stage.command).settle(from_base(stage, options, dry_run=True))
                 answers[stage.name] = report.answer_for(job, budget)
     if args.json:
         print(json.dumps(answers))
@@ -98,7 +98,7 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser(command: str) -> Parser:
+def parser_of(command: str) -> Parser:
     """The parser of a stage's command."""
     parser = Parser(prog=f"trl-deepseek {command}")
     if command in jobs.TRAINING:
@@ -108,13 +108,16 @@ def _parser(command: str) -> Parser:
     return parser
 
 
+_names = functools.cache(parser_of)  # parsers that are asked for names only: to parse changes them
+
+
 def check_names(command: str, options: Settings) -> None:
     """Refuse options that the command of a stage does not have.
 
     Raises:
         ConfigError: Names them.
     """
-    _parser(command).check_names(options)
+    _names(command).check_names(options)
 
 
 def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
@@ -124,18 +127,18 @@ def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
         ConfigError: The command has no such option, or it has another type.
     """
     with _naming(stage, recipe):
-        parser = _parser(stage.command)
-        return parser.parse_args(_words(stage, parser))
+        parser = parser_of(stage.command)
+        return parser.parse_args(words_of(stage, parser, stage.options))
 
 
-def _words(stage: Stage, parser: Parser) -> list[str]:
-    """The command line that the stage's options mean."""
-    options = Settings(stage.options)
+def words_of(stage: Stage, parser: Parser, options: Settings) -> list[str]:
+    """The command line that options of a stage mean."""
+    options = Settings(options)
     adapter = [str(options.pop("adapter"))] if stage.command == "merge" else []
     return [*adapter, *parser.as_flags(options)]
 
 
-def _from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argparse.Namespace:
+def from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argparse.Namespace:
     """The options, with the model whose shape is known before the earlier stages have run."""
     return argparse.Namespace(**{**vars(options), "model_name_or_path": stage.base, **more})
 
@@ -150,7 +153,7 @@ def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
         return
     to_come = {"to_come": stage.folders} if stage.command == "grpo" else {}
     with _naming(stage, recipe):
-        job = jobs.kind(stage.command).check(_from_base(stage, options), **to_come)
+        job = jobs.kind(stage.command).check(from_base(stage, options), **to_come)
     for sentence in job.later:
         print(f"stage {stage.name!r}: {sentence}", file=sys.stderr)
 
@@ -200,7 +203,7 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     if stage.command == "merge":
         if output.exists():  # written whole or not at all, but not noted before a kill
             shutil.rmtree(output)
-        return ["merge", *_words(stage, _parser(stage.command)), "--json"]
+        return ["merge", *words_of(stage, parser_of(stage.command), stage.options), "--json"]
     file = Path(recipe.output_dir, f"{stage.name}.yaml")
     write_mapping(file, stage.options)
     words = [stage.command, "--config", str(file), "--json"]

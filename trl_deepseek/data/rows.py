@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, about_rows
 
 logger = logging.getLogger(__name__)
 
@@ -84,18 +84,11 @@ def check(
         return dataset.map(checked, with_indices=True, features=dataset.features)
     present = [name for name in columns if name in dataset.column_names]
     rows = dataset.select_columns(present) if present else []
-    message, others = None, []
-    for number, row in enumerate(rows):
-        found = fault(row)
-        if found is None:
-            continue
-        if message is None:
-            message = f"{source}: row {number}: {found}"
-        else:
-            others.append(number)
-    if message is not None:
+    faults = {number: found for number, row in enumerate(rows) if (found := fault(row)) is not None}
+    if faults:
+        number, *others = faults
         more = f"\n  {some(others)} of {len(dataset)} cannot be used either" if others else ""
-        raise DataError(message + more)
+        raise about_rows(DataError(f"{source}: row {number}: {faults[number]}{more}"), faults)
     return dataset
 
 
@@ -108,12 +101,13 @@ def numbered(
         try:
             return rewrite(row)
         except DataError as error:
-            raise DataError(f"{source}: row {number}: {error}") from error
+            found = f"{error}"
+            message = f"{source}: row {number}: {found}"
+            raise about_rows(DataError(message), {number: found}) from error
         except MALFORMED as error:
-            raise DataError(
-                f"{source}: row {number} cannot be read as {layout}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            found = f"cannot be read as {layout}: {type(error).__name__}: {error}"
+            message = f"{source}: row {number} {found}"
+            raise about_rows(DataError(message), {number: found}) from error
 
     return rewritten
 

@@ -93,6 +93,11 @@ def read(path: str, check_names: Callable[[str, Settings], None]) -> Recipe:
         ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
     values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
+    return settle(path, values, check_names)
+
+
+def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:
+    """The recipe that the content of a file means; see :func:`read`."""
     with _at(path, values.lines):
         for key in ("output_dir", "stages"):
             if values.get(key) is None:

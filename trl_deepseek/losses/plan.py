@@ -161,7 +161,8 @@ def _plan_pairs(args: Any, registry: Registry) -> LossPlan:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(
-            f"loss_type: {twice!r} is there twice\n  name it once; loss_weights says how much it counts"
+            f"loss_type: {twice!r} is there twice\n"
+            "  name it once; loss_weights says how much it counts"
         )
     weights = _weights(args.loss_weights, names)
     settings = _trl_settings(args)

@@ -42,8 +42,8 @@ def preference_trainer(
 
     Raises:
         UnknownName: No plugin registers the loss.
-        ConfigError: The config is that of the other trainer or names another loss, or an option does
-            not fit.
+        ConfigError: The config is that of the other trainer or names another loss, or an option
+            does not fit.
         DataError: The loss needs pairs and there are only singles, or there is neither.
     """
     registry = registry_for(args)
