@@ -23,9 +23,10 @@ SCORED, UNSCORED = "bold green", "bright_black"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     commands = (*jobs.TRAINING, *jobs.ALIASES)
     parser.add_argument("trainer", choices=commands, help="The training command it is about.")
-    parser.add_argument(
+    rest = parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="Options of that command, and --rows N."
     )
+    rest.required = False  # argparse would name it where nothing is given
 
 
 def run(args: argparse.Namespace) -> int:

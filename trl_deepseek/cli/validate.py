@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what", metavar="COMMAND|CONFIG|RECIPE", help="A training command, or a YAML file."
     )
-    parser.add_argument(
+    rest = parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="Of the command; --no_model and --json."
     )
+    rest.required = False  # argparse would name it where nothing is given
     for flag, text in HELP.items():
         parser.add_argument(flag, action="store_true", help=text)
 
@@ -137,14 +138,32 @@ def _job(command: str, path: str | None, flags: list[str]) -> _Target:
     parser = _parser(command)
     target.defaults = _defaults(parser)
     try:
-        words = flags
+        words = _sound_flags(flags, _parser(command), target.wrong)
         if path is not None:
             values = _sound(read_config(path), lambda: _parser(command), path, target.wrong)
-            words = parser.with_settings(values, path, flags)
+            words = parser.with_settings(values, path, words)
         target.options = parser.parse_args(words)
     except UserError as error:
         target.wrong.append(error)
     return target
+
+
+def _sound_flags(flags: list[str], parser: Parser, wrong: list[UserError]) -> list[str]:
+    """The flags that are options and have a value of their type; ``wrong`` gets the others."""
+    groups: list[list[str]] = []
+    for word in flags:
+        if word.startswith("--") or not groups:
+            groups.append([])
+        groups[-1].append(word)
+    kept = []
+    for group in groups:
+        try:
+            parser.parse_args(group)
+        except UserError as error:
+            wrong.append(error)
+        else:
+            kept += group
+    return kept
 
 
 def _sound(
@@ -216,7 +235,13 @@ def _set_aside(error: UserError, values: Settings) -> bool:
             continue
         if option in ("stages", "command", "output_dir"):
             return False
-        del given[option]
+        found = recipe_files.REFERENCE.search(str(error.args[0]))
+        value = given[option]
+        kept = [each for each in value if found and found[0] not in str(each)]
+        if isinstance(value, list) and kept and len(kept) < len(value):
+            given[option] = kept
+        else:
+            del given[option]
         return True
     return False
 

@@ -37,7 +37,7 @@ def option_of(error: UserError, given: Mapping[str, Any]) -> str | None:
     """
     if isinstance(error, UnknownName) and OF_KIND.get(error.kind) in given:
         return OF_KIND[error.kind]
-    line = str(error).partition("\n")[0]
+    line = str(error.args[0]).partition("\n")[0]
     first = FIRST.match(line)
     if first is not None and first[1] in given:
         return first[1]

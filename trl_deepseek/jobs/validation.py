@@ -157,7 +157,9 @@ class _Validation:
         self.report.unchecked += job.later
         self._compare_rows(job)
         self._attempt("the space for checkpoints", self._space, job)
-        if self._attempt("the first batch", self._small_batch, job):
+        if not getattr(job.inputs.parts, "functions", True):
+            self.report.unchecked.append("the first batch: no reward is there yet to score it")
+        elif self._attempt("the first batch", self._small_batch, job):
             self._try_model(with_model)
 
     def _try_model(self, wanted: bool) -> None:
