@@ -181,13 +181,19 @@ def read_mapping(path: str, what: str, of: str) -> Settings:
         ConfigError: It cannot be read, is not valid YAML, has a key twice or an alias that contains
             itself, or is no mapping.
     """
+    text = ""
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)
+        text = Path(path).read_text(encoding="utf-8")
+        values = yaml.load(text, _Loader)
     except OSError as error:
         raise ConfigError(f"{what} {path!r} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        code = f"U+{ord(text[error.position]):04X}"
+        raise ConfigError(f"{path}:{line}: not valid YAML: the character {code}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{what} {path!r} is not valid YAML: {error}") from error
     if not isinstance(values, Settings):

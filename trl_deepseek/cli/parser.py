@@ -20,6 +20,12 @@ from trl_deepseek.jobs.places import naming
 from trl_deepseek.yaml_files import Settings, read_mapping
 
 NEGATIVE = re.compile(r"-(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
+# What argparse and transformers say of a value of another type, and what is wanted.
+TYPES = {
+    r"--(\w+): invalid int value: (.*)": "a whole number",
+    r"--(\w+): invalid (?:float|check_\w+) value: (.*)": "a number",
+    r"--(\w+): Truthy value expected: got (.*) but expected": "true or false",
+}
 # Words of which some mean yes or no, so that YAML's true and false do.
 TRUTHS = ("resume_from_checkpoint", "scale_rewards")
 # Keys of accelerate's launcher, which TRL's own files of options may hold.
@@ -67,6 +73,10 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of exiting, as argparse would."""
         # argparse lists every way to write the option; the first is enough
         message = re.sub(r"^argument (--\w+)(/--[\w-]+)*: ", r"\1: ", message)
+        for pattern, wanted in TYPES.items():
+            value = re.match(pattern, message)
+            if value is not None:
+                raise ConfigError(f"{value[1]} takes {wanted}, not {value[2]}")
         raise ConfigError(f"{message}\n  {self.prog} --help lists the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
@@ -108,7 +118,7 @@ class Parser(argparse.ArgumentParser):
         for place, word in enumerate(args):
             name, equals, value = word.partition("=")
             if name == "--config":
-                if not equals and place + 1 == len(args):
+                if not equals and (place + 1 == len(args) or args[place + 1].startswith("--")):
                     self.error("argument --config: expected the path of a YAML file")
                 rest = args[:place] + args[place + (1 if equals else 2) :]
                 path = value if equals else args[place + 1]
@@ -239,6 +249,8 @@ def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
             return [flag, *(f"{old}={new}" for old, new in value.items())]
         if action.type not in (str, None):
             raise ConfigError(f"{where} takes {_kind(action)}, not a mapping")
+        if action.nargs in ("+", "*") and action.metavar is None:
+            raise ConfigError(f"{where} takes a list of words, not a mapping")
         return [flag, json.dumps(value)]
     if isinstance(value, list):
         if action.nargs not in ("+", "*"):

@@ -10,6 +10,7 @@ import sys
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.places import naming_those_of
 
 
@@ -50,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         with naming_those_of(args):
             return dry_run.run(args)
+    if args.gpu_memory:
+        raise ConfigError("gpu_memory is for --dry_run, which compares with it: add --dry_run")
     with machine_readable(args.json):
         with naming_those_of(args):
             job = jobs.kind(args.command).check(args)

@@ -11,7 +11,7 @@ from trl_deepseek.data.loading import (
 from trl_deepseek.data.mixing import column_mapping, mix, rename_columns
 from trl_deepseek.data.preference_checks import check_labels, check_margin, check_preferences
 from trl_deepseek.data.prompts import check_batch, check_prompts
-from trl_deepseek.data.rows import each, leave_out, say_cut, some, without
+from trl_deepseek.data.rows import check_tokens, each, leave_out, say_cut, some, without
 
 __all__ = [
     "check_batch",
@@ -21,6 +21,7 @@ __all__ = [
     "check_margin",
     "check_preferences",
     "check_prompts",
+    "check_tokens",
     "column_mapping",
     "each",
     "leave_out",

@@ -147,6 +147,8 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
         is_empty = next(iter(rows), None) is None
     except Exception as error:  # each reader has its own errors, all of them about this file
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise DataError(f"data file {name!r} has no rows") from error
         raise DataError(f"data file {name!r} cannot be read: {cause}") from error
     if is_empty:
         raise DataError(f"data file {name!r} has no rows")

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, environment, models, noise, quantization
-from trl_deepseek.errors import ConfigError, TemplateError
+from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 
@@ -111,8 +111,28 @@ def find(
     embedded = model if isinstance(model, str) and model in registry.models else None
     model, built = models.resolve(model, registry, args)
     tokenizer = tokenizer or built or models.load_tokenizer(name, args)
+    _check_special_tokens(tokenizer, args)
     template = install_template(tokenizer, name, args, registry)
     return Inputs(registry, args, model, tokenizer, template, embedded, options=dict(options))
+
+
+def _check_special_tokens(tokenizer: Any, args: Any) -> None:
+    """Refuse an ``eos_token`` or ``pad_token`` that the vocabulary does not have."""
+    known = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
+    for option in ("eos_token", "pad_token"):
+        token = getattr(args, option, None)
+        if token is not None and token not in known:
+            raise ConfigError(
+                f"{option}: the tokenizer has no token {token!r}{did_you_mean(token, known)}"
+            )
+
+
+def _size(inputs: Inputs) -> int:
+    """How many tokens the model has embeddings for."""
+    model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
+    named = isinstance(model, str)
+    config = models.load_config(model, inputs.registry, revision) if named else model.config
+    return int(config.get_text_config().vocab_size)
 
 
 def install_template(
@@ -140,9 +160,19 @@ def read_conversations(inputs: Inputs, train_dataset: Any, eval_dataset: Any) ->
     if getattr(inputs.args, "control_tokens", "error") == "escape":
         chat.escape(inputs.tokenizer)
     for split, dataset in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        if split == "train_dataset" and hasattr(dataset, "column_names"):
+            _check_stream(dataset, inputs.args)
         read = partial(read_split, inputs, split=split)
         setattr(inputs, split, data.each(dataset, read))
     return inputs
+
+
+def _check_stream(dataset: Any, args: Any) -> None:
+    if not hasattr(dataset, "__len__") and args.max_steps <= 0:
+        raise ConfigError(
+            "max_steps is needed: how many rows a stream has is not known beforehand\n"
+            "  add --max_steps, or read the rows whole, without --dataset_streaming"
+        )
 
 
 def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
@@ -152,6 +182,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         return dataset
     args, tokenizer = inputs.args, inputs.tokenizer
     source = data.source_of(dataset, split)
+    dataset = data.check_tokens(dataset, source, partial(_size, inputs))
     has_template = tokenizer.chat_template or getattr(args, "chat_template_path", None)
     if chat.holds_conversations(dataset) and not has_template:
         raise TemplateError(

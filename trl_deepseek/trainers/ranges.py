@@ -130,6 +130,8 @@ KINDS = {
     str: "text",
     type(None): "null",
 }
+# Of TRL's DPO, which knows others only when the first loss is computed.
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
 
 def check_numbers(config: Any) -> None:
