@@ -67,7 +67,8 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
         more: What its kind's ``check`` takes besides.
 
     Returns:
-        ``loss``, ``seconds`` of the pass, and ``gpu_bytes`` at most where there is a GPU.
+        ``loss`` (with accumulation about that of a whole step), ``seconds`` of the pass, and
+        ``gpu_bytes`` at most where there is a GPU.
     """
     import torch
     from transformers import TrainerCallback
@@ -91,7 +92,7 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
         def timed(*args: Any, **kwargs: Any) -> Any:
             started = time.monotonic()
             loss = training_step(*args, **kwargs)
-            whole = loss.item() * trainer.args.gradient_accumulation_steps
+            whole = loss.item() * trainer.current_gradient_accumulation_steps
             found.update(loss=whole, seconds=time.monotonic() - started)
             return loss
 
