@@ -77,7 +77,7 @@ def check_trackers(args: Any) -> None:
         if name not in known:
             raise ConfigError(
                 f"report_to: there is no tracker {name!r}"
-                f"{did_you_mean(name, known, inline=True)}\n"
+                f"{did_you_mean(name, [*known, 'none'], inline=True)}\n"
                 f"  trackers: {', '.join(known)}; none reports to nobody"
             )
         distribution, test = TRACKERS.get(name, (name, name))

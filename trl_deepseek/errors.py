@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from types import MappingProxyType
+from typing import TypeVar
 
 LONGEST = 2000  # characters of a stranger's message that are shown
 
@@ -28,7 +30,20 @@ class TrlDeepseekError(Exception):
 
 
 class UserError(TrlDeepseekError):
-    """The user's input is wrong; nothing has been run or written yet."""
+    """The user's input is wrong; nothing has been run or written yet.
+
+    Attributes:
+        place: ``file:line`` of what is wrong, which the message then begins with; None unless it
+            was read from a file of settings.
+        rows: What is wrong with which rows of a dataset, counted from 0; empty where it is not
+            about rows.
+    """
+
+    place: str | None = None
+    rows: Mapping[int, str] = MappingProxyType({})
+
+    def __str__(self) -> str:
+        return super().__str__() if self.place is None else f"{self.place}: {super().__str__()}"
 
 
 class PluginError(UserError):
@@ -70,6 +85,15 @@ class RunError(TrlDeepseekError):
 
 class RewardError(RunError):
     """A reward function raised, ran out of time or returned something that is not a score."""
+
+
+Wrong = TypeVar("Wrong", bound=UserError)
+
+
+def about_rows(error: Wrong, faults: Mapping[int, str]) -> Wrong:
+    """The error, which knows what is wrong with which rows."""
+    error.rows = dict(faults)
+    return error
 
 
 def describe(error: BaseException) -> str:

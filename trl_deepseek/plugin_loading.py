@@ -148,7 +148,7 @@ def _named_plugin(target: Any) -> tuple[Any, Origin]:
     """Load what the user named: a file, a module, or an object as it is."""
     if isinstance(target, (str, os.PathLike)):
         text = os.fspath(target)
-        looks_like_file = text.endswith(".py") or os.sep in text
+        looks_like_file = text.endswith(".py") or os.sep in text or Path(text).is_file()
         plugin = import_file(text) if looks_like_file else import_module(text)
         name = Path(text).stem if looks_like_file else text
     else:

@@ -10,9 +10,9 @@ import pytest
 
 from trl_deepseek import environment, load_registry
 from trl_deepseek.cli import plugins
-from trl_deepseek.cli.main import ALIASES, main
+from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import datasets
+from trl_deepseek.jobs import ALIASES, datasets
 from trl_deepseek.jobs.options import DataArguments
 
 

@@ -90,11 +90,10 @@ def test_the_env_block_of_yaml_is_exported(
         (["word"], "unexpected argument 'word'"),
         (
             ["--steps", "many"],
-            "argument --steps: invalid int value: 'many'\n"
-            "  trl-deepseek try --help lists the options",
+            "--steps: invalid int value: 'many'\n  trl-deepseek try --help lists the options",
         ),
         (["--steps", "-1"], "steps must not be negative"),
-        (["--config"], "argument --config: expected the path of a YAML file\n"),
+        (["--config"], "--config: expected the path of a YAML file\n"),
         (["--config", "none.yaml"], "config file 'none.yaml' cannot be read: No such file"),
     ],
     ids=["typo", "abbreviation", "word", "type", "refused", "no-file-name", "no-file"],
@@ -108,11 +107,11 @@ def test_a_wrong_flag_is_one_clear_message(parser: Parser, argv: list[str], mess
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("stepps: 3\n", ": unknown option 'stepps' (did you mean 'steps'?)"),
-        ("steps: [1, 2]\n", ": steps takes one value, not a list"),
-        ("json: 3\n", ": json is on or off: write true or false, not 3"),
+        ("stepps: 3\n", ":1: unknown option 'stepps' (did you mean 'steps'?)"),
+        ("steps: [1, 2]\n", ":1: steps takes one value, not a list"),
+        ("json: 3\n", ":1: json is on or off: write true or false, not 3"),
         ("- steps\n", " must be a mapping of option names to values"),
-        ("steps: [\n", " is not valid YAML, line 2: expected the node content"),
+        ("steps: [\n", ":2: not valid YAML: expected the node content"),
     ],
     ids=["typo", "list", "switch", "no-mapping", "no-yaml"],
 )

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from trl_deepseek.cli.run import check_names
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.jobs.recipe import Recipe, read
@@ -24,7 +25,7 @@ def recipe(tmp_path: Path) -> Any:
         values = {"output_dir": "out", "model_name_or_path": "base", "stages": list(stages)}
         file = tmp_path / "recipe.yaml"
         file.write_text(yaml.safe_dump({**values, **more}))
-        return read(str(file))
+        return read(str(file), check_names)
 
     return write
 
@@ -67,13 +68,17 @@ def test_options_beside_the_stages_are_those_of_every_training_stage(recipe: Any
     [
         (["sft"], {}, "stage 1 has no command"),
         ([{"command": "sfx"}], {}, "stage 1 has an unknown command"),
-        ([], {}, "stages is missing"),
+        ([], {}, "stages is empty"),
         ([SFT], {"stages": {"sft": {}}}, "stages is a list"),
         ([SFT], {"output_dir": None}, "output_dir is missing"),
         ([SFT], {"model_name_or_path": None}, "stage 'sft': model_name_or_path is missing"),
-        ([SFT, SFT], {}, "stage 'sft' is there twice"),
+        ([SFT, SFT], {}, "stage 'sft': the name is there twice"),
         ([{**SFT, "name": "a/b"}], {}, "stage 'a/b': a name is letters"),
-        ([GRPO], {}, r"stage 'grpo': \{reward\} is no earlier stage; this is the first"),
+        (
+            [GRPO],
+            {},
+            r":\d+: stage 'grpo': reward_funcs: \{reward\} is no earlier stage; this is the first",
+        ),
         ([SFT, GRPO], {}, r"\{reward\} is no earlier stage; there are sft"),
         ([{**SFT, "qlora": True}, GRPO | {"reward_funcs": ["x"]}], {}, "put '- command: merge'"),
         ([SFT, MERGE], {}, "stage 'merge': the stage before it is no stage that saves an adapter"),

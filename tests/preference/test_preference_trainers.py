@@ -280,3 +280,26 @@ def test_images_reach_every_pass_of_kto(build: Build, monkeypatch: pytest.Monkey
         moved = each["input_ids"] is batch["KL_input_ids"]
         assert (each["token_type_ids"] == int(moved)).all()
     assert sum(each["input_ids"] is batch["KL_input_ids"] for each in passes) == 2
+
+
+def test_a_reference_that_nothing_looks_at_is_refused(tiny: Build, build: Build) -> None:
+    with pytest.raises(ConfigError) as refused:
+        build("orpo", trainer_options={"ref_model": tiny()[0]})
+    assert str(refused.value) == (
+        "ref_model: no loss of this run uses a reference model\n  leave ref_model out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "wanted"),
+    [(DPOConfig, ["ipo"], "dpo"), (KTOConfig, "apo_zero_unpaired", "kto")],
+)
+def test_a_config_that_names_another_loss_is_refused(
+    kind: type, given: Any, wanted: str, config: Build, sums: Dataset
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        preference_trainer("tiny-deepseek-llm", wanted, sums, config(kind, loss_type=given))
+    named = given if isinstance(given, str) else given[0]
+    assert str(refused.value) == (
+        f"loss_type is {wanted} here and {named} in the config\n  leave it out of the config"
+    )

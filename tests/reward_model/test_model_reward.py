@@ -232,7 +232,7 @@ WEIGHTS: dict[str, Any] = {"model__safetensors": "", "tokenizer__json": {}}
 @pytest.mark.parametrize(
     ("files", "words"),
     [
-        ({}, "neither config.json nor adapter_config.json"),
+        ({}, "is an empty folder"),
         ({"config__json": CLASSIFIER}, "no weights"),
         ({"config__json": CLASSIFIER, "model__safetensors": ""}, "no tokenizer"),
         ({**WEIGHTS, "config__json": "{"}, "not valid JSON"),

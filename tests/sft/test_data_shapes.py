@@ -218,7 +218,7 @@ GOOD_SHAREGPT = {"conversations": said("human:1+1", "gpt:2")}
         (
             GOOD_ALPACA,
             {"instruction": "1+1", "output": None},
-            "row 1: column 'output' holds NoneType, not text",
+            "row 1: column 'output' holds nothing, not text",
         ),
         (
             GOOD_SHAREGPT,

@@ -97,9 +97,14 @@ def inspect(adapter: str, registry: Registry, base: str | None = None) -> Source
             f"{adapter!r} holds no adapter: there is no adapter_config.json\n"
             f"  it contains: {', '.join(found[:12]) or '(nothing)'}"
         )
-    settings = json.loads(file.read_text(encoding="utf-8"))
-    if settings.get("peft_type") != "LORA":
-        raise ModelError(f"{adapter!r} is a {settings.get('peft_type')} adapter; merge takes LoRA")
+    try:
+        settings = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{str(file)!r} is no JSON object: {error}") from error
+    kind = settings.get("peft_type")
+    if kind != "LORA":
+        named = f"is a {kind} adapter" if kind else "names no peft_type in adapter_config.json"
+        raise ModelError(f"{adapter!r} {named}; merge takes LoRA")
     if not any((folder / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{adapter!r} has no weights: there is no adapter_model.safetensors")
     name = base or settings.get("base_model_name_or_path")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
 from trl_deepseek.chat.faults import Fault, Inspector
 from trl_deepseek.chat.messages import TARGETS, holds_conversations, is_conversation
-from trl_deepseek.errors import DataError, TemplateError
+from trl_deepseek.errors import DataError, TemplateError, about_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -61,7 +61,8 @@ def check_conversations(
         try:
             return next(inspector.faults(row), None)
         except (DataError, TemplateError) as error:
-            raise type(error)(f"{source}, row {number}: {error}") from error
+            message = f"{source}, row {number}: {error}"
+            raise about_rows(type(error)(message), {number: str(error)}) from error
 
     if not hasattr(dataset, "__len__"):
         if not holds_conversations(dataset):
@@ -115,7 +116,8 @@ def _refuse(source: str, found: Mapping[int, Fault]) -> None:
         message = f"{source}, {_rows(alike)}: {first.what}"
     else:  # they differ in what they quote
         message = f"{source}, row {number}: {first.what}; so does {_rows(alike[1:])}"
-    raise DataError(f"{message}\n  {first.way_out}")
+    faults = {n: f"{fault.what}\n  {fault.way_out}" for n, fault in found.items()}
+    raise about_rows(DataError(f"{message}\n  {first.way_out}"), faults)
 
 
 def _say_if_turns_do_not_end(tokenizer: PreTrainedTokenizerBase) -> None:

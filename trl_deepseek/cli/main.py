@@ -19,7 +19,7 @@ from importlib.metadata import version
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.environment import NOTES_ON_DEFAULTS
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
-from trl_deepseek.jobs import TRAINING
+from trl_deepseek.jobs import ALIASES, TRAINING
 
 COMMANDS = {
     "quickstart": "Train the embedded tiny model: SFT, then GRPO, with tables and a picture.",
@@ -28,13 +28,12 @@ COMMANDS = {
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
     "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
+    "validate": "Say everything that is wrong with a config or a recipe, with file and line.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
-# TRL's commands for one loss: `preference` with that loss, unless --loss_type says another.
-ALIASES = ("dpo", "ipo", "kto", "orpo", "simpo")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,17 +83,14 @@ def _run(command: str, argv: list[str]) -> int:
             f"unknown command {command!r}{did_you_mean(command, known, inline=True)}\n"
             f"  commands: {', '.join(known)}"
         )
-    loss = command if command in ALIASES else None
-    name = "preference" if loss else command
+    name = "preference" if command in ALIASES else command
     parser = Parser(prog=f"trl-deepseek {command}", description=COMMANDS[name])
     if name in TRAINING:
         module = importlib.import_module("trl_deepseek.cli.training")
-        module.add_arguments(parser, name)
+        module.add_arguments(parser, command)
     else:
         module = importlib.import_module(f"trl_deepseek.cli.{name.replace('-', '_')}")
         module.add_arguments(parser)
-    if loss:
-        parser.set_defaults(loss_type=[loss])
     args = parser.parse_args(argv)
     with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))

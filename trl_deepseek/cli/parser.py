@@ -11,13 +11,23 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from trl_deepseek.errors import ConfigError, did_you_mean
 from trl_deepseek.jobs.option_types import PAIRS, text_or_list
-from trl_deepseek.yaml_files import read_mapping
+from trl_deepseek.jobs.places import naming
+from trl_deepseek.yaml_files import Settings, read_mapping
 
 NEGATIVE = re.compile(r"-(\d[\d_]*\.?\d*|\.\d+)([eE][-+]?\d+)?$|-(inf|nan)$", re.IGNORECASE)
+# What argparse and transformers say of a value of another type, and what is wanted.
+TYPES = {
+    r"--(\w+): invalid int value: (.*)": "a whole number",
+    r"--(\w+): invalid (?:float|check_\w+) value: (.*)": "a number",
+    r"--(\w+): Truthy value expected: got (.*) but expected": "true or false",
+}
+# Words of which some mean yes or no, so that YAML's true and false do.
+TRUTHS = ("resume_from_checkpoint", "scale_rewards")
 # Keys of accelerate's launcher, which TRL's own files of options may hold.
 LAUNCHER = {
     *("num_processes", "num_machines", "machine_rank", "main_process_ip", "main_process_port"),
@@ -57,19 +67,30 @@ class Parser(argparse.ArgumentParser):
         # Before Python 3.14 argparse takes -1e-5 for an option.
         self._negative_number_matcher = NEGATIVE
         self._emptied: set[str] = set()  # options that a YAML file gives as null or []
+        self._places: dict[str, str] = {}  # file:line of options that a YAML file gives
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of exiting, as argparse would."""
+        # argparse lists every way to write the option; the first is enough
+        message = re.sub(r"^argument (--\w+)(/--[\w-]+)*: ", r"\1: ", message)
+        for pattern, wanted in TYPES.items():
+            value = re.match(pattern, message)
+            if value is not None:
+                raise ConfigError(f"{value[1]} takes {wanted}, not {value[2]}")
         raise ConfigError(f"{message}\n  {self.prog} --help lists the options")
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse's; the result also has ``given``, the set of options that were given.
+        """As argparse's; the result also knows what was given, and where.
+
+        Its ``given`` is the set of options that were given, ``places`` the ``file:line`` of those
+        that were read from a file.
 
         Raises:
             ConfigError: An option is unknown, malformed or missing, or the YAML file is.
         """
         args = self._with_config(list(args or []))
-        parsed, unknown = self.parse_known_args(args, namespace)
+        with naming(self._places, self._places):
+            parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
             names = [word.split("=")[0] for word in unknown if word.startswith("-")]
             if not names:
@@ -80,6 +101,7 @@ class Parser(argparse.ArgumentParser):
         parsed.given = self._emptied | {
             action.dest for action in self._actions if words.intersection(action.option_strings)
         }
+        parsed.places = self._places
         return parsed
 
     def _flags(self) -> list[str]:
@@ -96,42 +118,69 @@ class Parser(argparse.ArgumentParser):
         for place, word in enumerate(args):
             name, equals, value = word.partition("=")
             if name == "--config":
-                if not equals and place + 1 == len(args):
+                if not equals and (place + 1 == len(args) or args[place + 1].startswith("--")):
                     self.error("argument --config: expected the path of a YAML file")
                 rest = args[:place] + args[place + (1 if equals else 2) :]
-                return self._read_config(value if equals else args[place + 1]) + rest
+                path = value if equals else args[place + 1]
+                return self.with_settings(read_config(path), path, rest)
         return args
 
-    def _read_config(self, path: str) -> list[str]:
-        values = read_mapping(path, "config file", "option names to values")
+    def with_settings(self, values: Settings, path: str, flags: Sequence[str]) -> list[str]:
+        """The words that the content of a config file stands for, and flags, which win over it.
+
+        Args:
+            values: What :func:`read_config` gave.
+            path: Of the file, for messages.
+            flags: Words of the command line.
+
+        Raises:
+            ConfigError: An option is unknown or malformed; names the line.
+        """
+        given = {word.split("=")[0] for word in flags}
+        over = {a.dest for a in self._actions if given.intersection(a.option_strings)}
+        places = {str(key): f"{path}:{line}" for key, line in values.lines.items()}
+        self._places = {option: place for option, place in places.items() if option not in over}
+        with naming({str(key): value for key, value in values.items()}, places):
+            return [*self._settings(values), *flags]
+
+    def _settings(self, values: Settings) -> list[str]:
+        values = Settings(values)
         variables = values.pop("env", None) or {}
         if not isinstance(variables, dict) or any(
             isinstance(value, (dict, list)) for value in variables.values()
         ):
             raise ConfigError(
-                f"{path}: env must be a mapping of environment variables to values, such as\n"
+                "env must be a mapping of environment variables to values, such as\n"
                 "  env:\n    WANDB_PROJECT: mine"
             )
         for variable, value in variables.items():
             os.environ[str(variable)] = "" if value is None else str(value)
-        return self.as_flags(values, f"{path}: ")
+        return self.as_flags(values)
 
-    def as_flags(self, values: Mapping[str, Any], where: str = "") -> list[str]:
+    def check_names(self, values: Mapping[str, Any]) -> None:
+        """Refuse options that do not exist, all in one message.
+
+        Raises:
+            ConfigError: Some do not.
+        """
+        taken = {action.dest for action in self._actions} - {"config", "help"}
+        unknown = [str(key) for key in values if key not in taken]
+        if unknown:
+            raise ConfigError(self._unknown(unknown, taken, "", getattr(values, "lines", {})))
+
+    def as_flags(self, values: Mapping[str, Any]) -> list[str]:
         """The words on a command line that mean what the options in ``values`` mean in YAML.
 
         Args:
             values: Options by name.
-            where: What messages begin with.
 
         Raises:
             ConfigError: Some options do not exist, or a value has another shape.
         """
         # First of each: a boolean that is on by default has --no_NAME as well, after --NAME.
         actions = {action.dest: action for action in reversed(self._actions)}
-        taken = {name for name in actions if name not in ("config", "help")}
-        unknown = [str(key) for key in values if key not in taken]
-        if unknown:
-            raise ConfigError(where + self._unknown(unknown, taken, ""))
+        self.check_names(values)
+        spelled = getattr(values, "spelled", {})
         flags: list[str] = []
         for key, value in values.items():
             action = actions[key]
@@ -139,28 +188,48 @@ class Parser(argparse.ArgumentParser):
                 action.default = value
                 self._emptied.add(key)
             else:
-                flags += _as_flags(action, value, f"{where}{key}")
+                is_word = action.nargs != 0 and action.type in (str, None, text_or_list)
+                if is_word and not action.choices and key not in TRUTHS:
+                    value = spelled.get(key, value)  # no is the word
+                flags += _as_flags(action, value, key)
         return flags
 
-    def _unknown(self, names: list[str], known: Iterable[str], dashes: str) -> str:
+    def _unknown(
+        self,
+        names: list[str],
+        known: Iterable[str],
+        dashes: str,
+        lines: Mapping[str, int] = MappingProxyType({}),
+    ) -> str:
         """One message about all names that are no options."""
         known = [dashes + name for name in known]
         launcher = [name for name in names if name in LAUNCHER]
         others = [name for name in names if name not in LAUNCHER]
-        lines = []
+        said: list[str] = []
         if others:
             listed = [_described(dashes + name, name, known) for name in dict.fromkeys(others)]
-            lines = [f"unknown option {listed[0]}"]
+            said = [f"unknown option {listed[0]}"]
             if len(listed) > 1:
-                lines = ["unknown options", *(f"  {each}" for each in listed)]
+                places = [f"line {lines[n]}: " if n in lines else "" for n in dict.fromkeys(others)]
+                said = [f"  {place}{each}" for place, each in zip(places, listed, strict=True)]
+                said = [f"unknown options {', '.join(dict.fromkeys(others))}", *said]
         if launcher:
             listed = list(dict.fromkeys(dashes + name for name in launcher))
-            lines += [
+            said += [
                 f"{', '.join(listed)}: settings of the launcher, which starts the processes\n"
                 "  put them into a file of their own: accelerate launch --config_file FILE "
                 f"-m trl_deepseek {self.prog.split()[-1]} ..."
             ]
-        return "\n".join(lines)
+        return "\n".join(said)
+
+
+def read_config(path: str) -> Settings:
+    """The content of a config file.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    return read_mapping(path, "config file", "option names to values")
 
 
 def _described(shown: str, name: str, known: Sequence[str]) -> str:
@@ -180,6 +249,8 @@ def _as_flags(action: argparse.Action, value: Any, where: str) -> list[str]:
             return [flag, *(f"{old}={new}" for old, new in value.items())]
         if action.type not in (str, None):
             raise ConfigError(f"{where} takes {_kind(action)}, not a mapping")
+        if action.nargs in ("+", "*") and action.metavar is None:
+            raise ConfigError(f"{where} takes a list of words, not a mapping")
         return [flag, json.dumps(value)]
     if isinstance(value, list):
         if action.nargs not in ("+", "*"):

@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs.progress import Progress
-from trl_deepseek.jobs.recipe import Recipe, Stage, read
+from trl_deepseek.jobs.recipe import Recipe, Stage, located, read
 from trl_deepseek.workers.supervised import end_with_parent
-from trl_deepseek.yaml_files import write_mapping
+from trl_deepseek.yaml_files import Settings, write_mapping
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(args)
-    recipe = read(args.recipe)
+    recipe = read(args.recipe, check_names)
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
         progress = Progress(recipe)
@@ -79,7 +78,7 @@ def dry_run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.dry_run import show
     from trl_deepseek.memory import report
 
-    recipe = read(args.recipe)
+    recipe = read(args.recipe, check_names)
     budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
@@ -88,7 +87,7 @@ def dry_run(args: argparse.Namespace) -> int:
             if stage.command not in jobs.TRAINING:
                 continue
             with _naming(stage, recipe):
-                job = jobs.kind(stage.command).settle(_from_base(stage, options, dry_run=True))
+                job = jobs.kind(stage.command).settle(from_base(stage, options, dry_run=True))
                 with status(f"stage {stage.name}") as tell:
                     answers[stage.name] = report.answer_for(job, budget, tell)
     if args.json:
@@ -100,14 +99,26 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parser(stage: Stage) -> Parser:
-    """The parser of the stage's command."""
-    parser = Parser(prog=f"trl-deepseek {stage.command}")
-    if stage.command in jobs.TRAINING:
-        training.add_arguments(parser, stage.command)
+def parser_of(command: str) -> Parser:
+    """The parser of a stage's command."""
+    parser = Parser(prog=f"trl-deepseek {command}")
+    if command in jobs.TRAINING:
+        training.add_arguments(parser, command)
     else:
         merge.add_arguments(parser)
     return parser
+
+
+_names = functools.cache(parser_of)  # parsers that are asked for names only: to parse changes them
+
+
+def check_names(command: str, options: Settings) -> None:
+    """Refuse options that the command of a stage does not have.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    _names(command).check_names(options)
 
 
 def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
@@ -116,19 +127,19 @@ def _parse(stage: Stage, recipe: Recipe) -> argparse.Namespace:
     Raises:
         ConfigError: The command has no such option, or it has another type.
     """
-    parser = _parser(stage)
     with _naming(stage, recipe):
-        return parser.parse_args(_words(stage, parser))
+        parser = parser_of(stage.command)
+        return parser.parse_args(words_of(stage, parser, stage.options))
 
 
-def _words(stage: Stage, parser: Parser) -> list[str]:
-    """The command line that the stage's options mean."""
-    options = dict(stage.options)
+def words_of(stage: Stage, parser: Parser, options: Settings) -> list[str]:
+    """The command line that options of a stage mean."""
+    options = Settings(options)
     adapter = [str(options.pop("adapter"))] if stage.command == "merge" else []
     return [*adapter, *parser.as_flags(options)]
 
 
-def _from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argparse.Namespace:
+def from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argparse.Namespace:
     """The options, with the model whose shape is known before the earlier stages have run."""
     return argparse.Namespace(**{**vars(options), "model_name_or_path": stage.base, **more})
 
@@ -143,18 +154,15 @@ def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
         return
     to_come = {"to_come": stage.folders} if stage.command == "grpo" else {}
     with _naming(stage, recipe):
-        job = jobs.kind(stage.command).check(_from_base(stage, options), **to_come)
+        job = jobs.kind(stage.command).check(from_base(stage, options), **to_come)
     for sentence in job.later:
         print(f"stage {stage.name!r}: {sentence}", file=sys.stderr)
 
 
-@contextlib.contextmanager
-def _naming(stage: Stage, recipe: Recipe) -> Iterator[None]:
-    """Errors inside name the file and the stage."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{recipe.file}: stage {stage.name!r}: {error}") from error
+def _naming(stage: Stage, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
+    """Errors inside name the line of the file and the stage."""
+    where = f"{recipe.file}:{stage.line}: stage {stage.name!r}"
+    return located(where, stage.options, stage.options.lines)
 
 
 def _summary(stage: Stage) -> str:
@@ -195,7 +203,7 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     if stage.command == "merge":
         if output.exists():  # written whole or not at all, but not noted before a kill
             shutil.rmtree(output)
-        return ["merge", *_words(stage, _parser(stage)), "--json"]
+        return ["merge", *words_of(stage, parser_of(stage.command), stage.options), "--json"]
     file = Path(recipe.output_dir, f"{stage.name}.yaml")
     write_mapping(file, stage.options)
     words = [stage.command, "--config", str(file), "--json"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek import jobs
 from trl_deepseek.cli import training
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.jobs.places import naming_those_of
 
 if TYPE_CHECKING:
     from trl_deepseek.jobs.samples import Sample
@@ -20,10 +21,12 @@ SCORED, UNSCORED = "bold green", "bright_black"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("trainer", choices=jobs.TRAINING, help="The training command it is about.")
-    parser.add_argument(
+    commands = (*jobs.TRAINING, *jobs.ALIASES)
+    parser.add_argument("trainer", choices=commands, help="The training command it is about.")
+    rest = parser.add_argument(
         "options", nargs=argparse.REMAINDER, help="Options of that command, and --rows N."
     )
+    rest.required = False  # argparse would name it where nothing is given
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,7 +39,8 @@ def run(args: argparse.Namespace) -> int:
     options = parser.parse_args(args.options)
     with machine_readable(True):
         hide_progress_bars()
-        job = jobs.kind(args.trainer).check(options)
+        with naming_those_of(options):
+            job = jobs.kind(args.trainer).check(options)
         tokenizer = job.inputs.tokenizer
         shown = sorted(samples(job, options.rows), key=lambda sample: sample.row)
     if options.json:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.places import naming_those_of
 
 
 def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
-    """The options of one training command."""
+    """The options of one training command, or of an alias, which is a command with its loss."""
     from trl_deepseek.jobs.options import DataArguments, ModelArguments, add_dataclasses
 
     options = jobs.kind(command).OPTIONS
@@ -24,6 +27,19 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
     dry_run.add_flags(parser)
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), command=command, tells=True)
+    if command in jobs.ALIASES:
+        (loss_type,) = (each for each in parser._actions if each.dest == "loss_type")
+        loss_type.type = functools.partial(_own_loss, command)
+        parser.set_defaults(loss_type=[command], command="preference")
+
+
+def _own_loss(command: str, name: str) -> str:
+    if name != command:
+        raise argparse.ArgumentTypeError(
+            f"{command} trains with the loss {command!r}, not {name!r}\n"
+            f"  trl-deepseek preference --loss_type {name} does"
+        )
+    return name
 
 
 def run(args: argparse.Namespace) -> int:
@@ -34,9 +50,14 @@ def run(args: argparse.Namespace) -> int:
     if not sys.stderr.isatty():
         hide_progress_bars()
     if args.dry_run:
-        return dry_run.run(args)
+        with naming_those_of(args):
+            return dry_run.run(args)
+    if args.gpu_memory:
+        raise ConfigError("gpu_memory is for --dry_run, which compares with it: add --dry_run")
     with machine_readable(args.json):
-        trainer = jobs.kind(args.command).check(args).build()
+        with naming_those_of(args):
+            job = jobs.kind(args.command).check(args)
+        trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
     if not trainer.is_world_process_zero():

@@ -1,5 +1,6 @@
 """Datasets: loaded by name, and brought into the layouts that the trainers read."""
 
+from trl_deepseek.data.demonstrations import check_demonstrations
 from trl_deepseek.data.loading import (
     check_lines,
     load,
@@ -10,15 +11,17 @@ from trl_deepseek.data.loading import (
 from trl_deepseek.data.mixing import column_mapping, mix, rename_columns
 from trl_deepseek.data.preference_checks import check_labels, check_margin, check_preferences
 from trl_deepseek.data.prompts import check_batch, check_prompts
-from trl_deepseek.data.rows import each, leave_out, say_cut
+from trl_deepseek.data.rows import check_tokens, each, leave_out, say_cut, some, without
 
 __all__ = [
     "check_batch",
+    "check_demonstrations",
     "check_labels",
     "check_lines",
     "check_margin",
     "check_preferences",
     "check_prompts",
+    "check_tokens",
     "column_mapping",
     "each",
     "leave_out",
@@ -28,5 +31,7 @@ __all__ = [
     "rename_columns",
     "require_columns",
     "say_cut",
+    "some",
     "source_of",
+    "without",
 ]

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from trl_deepseek.data.values import fault_of_text, kind_of
 from trl_deepseek.errors import DataError
 from trl_deepseek.types import Message, Messages
 
@@ -148,10 +149,9 @@ def _kind(row: Row, column: str) -> Literal["text", "turns"]:
         return "text"
     if isinstance(value, list) and all(isinstance(turn, Mapping) for turn in value):
         return "turns"
-    found = (
-        f"a list of {type(value[0]).__name__}" if isinstance(value, list) else type(value).__name__
+    raise DataError(
+        f"column {column!r} holds {kind_of(value)}, neither text nor a list of messages"
     )
-    raise DataError(f"column {column!r} holds {found}, neither text nor a list of messages")
 
 
 def _kept(row: Row) -> dict[str, Any]:
@@ -169,8 +169,9 @@ def _mixed(row: Row) -> dict[str, Any]:
 
 def _alpaca(row: Row) -> dict[str, Any]:
     for column in ("instruction", "output"):
-        if not isinstance(row[column], str):
-            raise DataError(f"column {column!r} holds {type(row[column]).__name__}, not text")
+        fault = fault_of_text(row[column])
+        if fault is not None:
+            raise DataError(f"column {column!r} {fault}")
     prompt: Messages = []
     if row.get("system"):
         prompt.append({"role": "system", "content": row["system"]})
@@ -186,7 +187,7 @@ def _alpaca(row: Row) -> dict[str, Any]:
 def _sharegpt(row: Row, column: str) -> dict[str, Any]:
     turns = row[column]
     if not isinstance(turns, list):
-        raise DataError(f"column {column!r} holds {type(turns).__name__}, not a list of turns")
+        raise DataError(f"column {column!r} holds {kind_of(turns)}, not a list of turns")
     messages = [_message(turn, column) for turn in turns]
     if row.get("system"):
         messages.insert(0, {"role": "system", "content": row["system"]})

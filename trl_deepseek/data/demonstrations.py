@@ -69,6 +69,15 @@ def prepare(
     return dataset, layout
 
 
+def check_demonstrations(dataset: Any, source: str) -> Any:
+    """The dataset as :func:`prepare` gives it.
+
+    Raises:
+        DataError: As there.
+    """
+    return prepare(dataset, name=source)[0]
+
+
 def _has_calls(dataset: Any, column: str) -> bool:
     found = dataset.select_columns([column])
     return any(turn.get("from") == CALL for row in found for turn in row[column] or ())

@@ -6,10 +6,11 @@ folder, or a hub id, in this order.
 
 from __future__ import annotations
 
+import csv
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
@@ -146,6 +147,8 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
         is_empty = next(iter(rows), None) is None
     except Exception as error:  # each reader has its own errors, all of them about this file
         cause = error.__cause__ or error
+        if "corresponds to no data" in str(cause):
+            raise DataError(f"data file {name!r} has no rows") from error
         raise DataError(f"data file {name!r} cannot be read: {cause}") from error
     if is_empty:
         raise DataError(f"data file {name!r} has no rows")
@@ -206,6 +209,36 @@ def check_lines(name: str, path: Path) -> None:
             raise DataError(f"data file {name!r} is not UTF-8: {error}") from error
     if not rows:
         raise DataError(f"data file {name!r} has no rows")
+
+
+def lines_of(name: str, numbers: Collection[int]) -> dict[int, int]:
+    """The line, from 1, of each of these rows, from 0, in a ``.jsonl`` or ``.csv`` file.
+
+    Nothing for any other dataset, or where the file cannot be read.
+    """
+    path = Path(name).expanduser()
+    starts: Iterator[int]
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".jsonl":
+                starts = (line for line, text in enumerate(file, 1) if text.strip())
+            elif path.suffix == ".csv":
+                starts = _records(file)
+                next(starts, None)  # the names of the columns
+            else:
+                return {}
+            return {row: line for row, line in enumerate(starts) if row in numbers}
+    except (OSError, ValueError, csv.Error):
+        return {}
+
+
+def _records(file: TextIO) -> Iterator[int]:
+    """The line on which each record begins; a quoted cell may go over several."""
+    reader, before = csv.reader(file), 0
+    for record in reader:
+        if record:
+            yield before + 1
+        before = reader.line_num
 
 
 def _load_remote(

@@ -24,6 +24,8 @@ from trl_deepseek.types import Messages
 
 Row = Mapping[str, Any]
 
+# Where reward models had their tokens before TRL 0.24, and where they are.
+OLD_TOKENS = {"input_ids_chosen": "chosen_ids", "input_ids_rejected": "rejected_ids"}
 HH_START = "\n\nHuman:"
 HH_TURN = re.compile(r"\n\n(Human|Assistant):")
 HH_ROLES = {"Human": "user", "Assistant": "assistant"}
@@ -68,6 +70,13 @@ def recognise(columns: Sequence[str], row: Row, source: str = "the dataset") -> 
         return _pairs(found, row, source)
     if {"prompt", "completion", "label"} <= found:
         return Layout("labelled singles", "singles")
+    old = [name for name in OLD_TOKENS if name in found]
+    if old:
+        renamed = " ".join(f"{name}={OLD_TOKENS[name]}" for name in old)
+        raise DataError(
+            f"{source} holds tokens in columns that TRL no longer reads: {', '.join(old)}\n"
+            f"  rename them: --columns {renamed}"
+        )
     raise DataError(
         f"{source} is not preference data: its columns are {', '.join(columns)}\n"
         "  pairs need chosen and rejected (and prompt, unless both start with it)\n"

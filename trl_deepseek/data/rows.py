@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from trl_deepseek.errors import DataError
+from trl_deepseek.data import values
+from trl_deepseek.errors import DataError, about_rows
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +21,10 @@ PATIENCE = 1000  # rows of a stream that may be refused before one is kept
 MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 Row = Mapping[str, Any]
+TOKENS = (
+    *("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"),
+    *("chosen_input_ids", "rejected_input_ids"),
+)
 
 
 def is_table(dataset: Any) -> bool:
@@ -84,19 +89,38 @@ def check(
         return dataset.map(checked, with_indices=True, features=dataset.features)
     present = [name for name in columns if name in dataset.column_names]
     rows = dataset.select_columns(present) if present else []
-    message, others = None, []
-    for number, row in enumerate(rows):
-        found = fault(row)
-        if found is None:
-            continue
-        if message is None:
-            message = f"{source}: row {number}: {found}"
-        else:
-            others.append(number)
-    if message is not None:
+    faults = {number: found for number, row in enumerate(rows) if (found := fault(row)) is not None}
+    if faults:
+        number, *others = faults
         more = f"\n  {some(others)} of {len(dataset)} cannot be used either" if others else ""
-        raise DataError(message + more)
+        raise about_rows(DataError(f"{source}: row {number}: {faults[number]}{more}"), faults)
     return dataset
+
+
+def check_tokens(dataset: Any, source: str, size: Callable[[], int]) -> Any:
+    """The dataset; columns of tokens hold such as the model has embeddings for.
+
+    Args:
+        dataset: A ``Dataset`` or ``IterableDataset`` with or without such columns.
+        source: Its name, for messages.
+        size: How many embeddings the model has; called where there are such columns.
+
+    Raises:
+        DataError: A row holds anything else.
+    """
+    columns = [name for name in TOKENS if name in column_names(dataset)]
+    if not columns:
+        return dataset
+    count = size()
+
+    def fault(row: Row) -> str | None:
+        for name in columns:
+            found = values.fault_of_tokens(row.get(name), count)
+            if found is not None:
+                return f"column {name!r} {found}"
+        return None
+
+    return check(dataset, source, fault, columns)
 
 
 def numbered(
@@ -108,12 +132,13 @@ def numbered(
         try:
             return rewrite(row)
         except DataError as error:
-            raise DataError(f"{source}: row {number}: {error}") from error
+            found = f"{error}"
+            message = f"{source}: row {number}: {found}"
+            raise about_rows(DataError(message), {number: found}) from error
         except MALFORMED as error:
-            raise DataError(
-                f"{source}: row {number} cannot be read as {layout}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
+            found = f"cannot be read as {layout}: {type(error).__name__}: {error}"
+            message = f"{source}: row {number} {found}"
+            raise about_rows(DataError(message), {number: found}) from error
 
     return rewritten
 

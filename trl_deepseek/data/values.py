@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+KINDS = {bool: "a truth value", int: "a whole number", float: "a number", dict: "a mapping"}
 TEXT_OR_MESSAGES = "neither text nor a list of messages"
 
 
@@ -20,12 +21,26 @@ def kind_of(value: Any) -> str:
         return "text" if value.strip() else "empty text"
     if isinstance(value, list):
         return f"a list of {type(value[0]).__name__}" if value else "an empty list"
-    return f"a {type(value).__name__}"
+    return KINDS.get(type(value), f"a {type(value).__name__}")
 
 
 def fault_of_text(value: Any) -> str | None:
     """What keeps a value from being text; empty text is text."""
     return None if isinstance(value, str) else f"holds {kind_of(value)}, not text"
+
+
+def fault_of_tokens(value: Any, size: int) -> str | None:
+    """What keeps a value from being tokens of a model with ``size`` embeddings."""
+    if not isinstance(value, list):
+        return f"holds {kind_of(value)}, not a list of tokens"
+    if not value:
+        return "holds no token"
+    for token in value:
+        if isinstance(token, bool) or not isinstance(token, int):
+            return f"holds {kind_of(token)} among its tokens"
+        if not 0 <= token < size:
+            return f"holds token {token}, and the model has embeddings for 0 to {size - 1}"
+    return None
 
 
 def fault_of_messages(value: Any) -> str | None:

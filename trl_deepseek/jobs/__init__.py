@@ -11,8 +11,11 @@ import importlib
 from typing import Any
 
 TRAINING = ("sft", "preference", "reward", "grpo")
+# TRL's commands for one loss: ``preference`` with that loss.
+ALIASES = ("dpo", "ipo", "kto", "orpo", "simpo")
 
 
 def kind(command: str) -> Any:
-    """The module of a training command."""
+    """The module of a training command or an alias of one."""
+    command = "preference" if command in ALIASES else command
     return importlib.import_module(f"trl_deepseek.jobs.{command}")

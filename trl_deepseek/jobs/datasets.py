@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from trl_deepseek import data
@@ -12,7 +14,11 @@ from trl_deepseek.types import DatasetKind
 
 
 def load(
-    options: DataArguments, config: Any, registry: Registry, kind: DatasetKind
+    options: DataArguments,
+    config: Any,
+    registry: Registry,
+    kind: DatasetKind,
+    without: Mapping[str, Collection[int]] = MappingProxyType({}),
 ) -> tuple[Any, Any]:
     """The rows to train on and those to evaluate on, None where the run does not evaluate.
 
@@ -21,6 +27,8 @@ def load(
         config: The training config: its seed, and whether it evaluates.
         registry: Where embedded datasets are looked up.
         kind: Which shape of an embedded dataset is wanted.
+        without: Rows to leave out of ``train`` and of ``eval``, tables both; for a validation that
+            goes on behind the rows that it has refused.
 
     Raises:
         ConfigError: Options contradict each other or are malformed.
@@ -59,8 +67,9 @@ def load(
         train = data.rename_columns(train, mapping, options.source)
     else:
         train = one(str(options.dataset_name), options.dataset_train_split, held_out=False)
+    train = data.without(train, without.get("train", ()))
     if not evaluates:
         return train, None
-    if options.eval_dataset is not None:
-        return train, one(options.eval_dataset, options.dataset_test_split, held_out=True)
-    return train, one(str(options.dataset_name), options.dataset_test_split, held_out=False)
+    named, split = options.eval_dataset, options.dataset_test_split
+    held_out = one(named or str(options.dataset_name), split, held_out=named is not None)
+    return train, data.without(held_out, without.get("eval", ()))

@@ -28,7 +28,8 @@ class Job:
     """One training job.
 
     Attributes:
-        options: As parsed; ``options.given`` are those that the user gave.
+        options: As parsed; ``options.given`` are those that the user gave, and ``options.without``,
+            where there is one, the rows of each dataset that are left out.
         registry: The registry of the run.
         config: The trainer's, built from the options.
         model_options: TRL's ``ModelConfig``, built from the options.
@@ -37,6 +38,7 @@ class Job:
         trainer: The trainer's class; None until the job is checked.
         inputs: Of the trainer; None until the job is checked.
         train_dataset: The rows as they were loaded; None until the job is checked.
+        eval_dataset: Likewise; None where nothing is evaluated.
         later: What could not be checked yet, each in a sentence.
     """
 
@@ -49,6 +51,7 @@ class Job:
     trainer: Any = None
     inputs: Inputs | None = None
     train_dataset: Any = None
+    eval_dataset: Any = None
     later: list[str] = field(default_factory=list)
 
     @property
@@ -69,7 +72,9 @@ class Job:
         """
         self.config.resume_from_checkpoint = running.checkpoint_to_resume(self.config)
         (source,) = build_dataclasses(self.options, [DataArguments])
-        self.train_dataset, held_out = datasets.load(source, self.config, self.registry, kind)
+        self.train_dataset, self.eval_dataset = datasets.load(
+            source, self.config, self.registry, kind, getattr(self.options, "without", {})
+        )
         stock = trl.get_quantization_config(self.model_options)
         self.trainer = trainer
         try:
@@ -77,7 +82,7 @@ class Job:
                 self.model,
                 self.config,
                 self.train_dataset,
-                held_out,
+                self.eval_dataset,
                 registry=self.registry,
                 peft_config=self.adapter,
                 quantization_config=None if self.config.quantization else stock,

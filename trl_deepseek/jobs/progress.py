@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, describe
 from trl_deepseek.jobs.recipe import Recipe, Stage
 
 FILE = "pipeline.json"
@@ -34,8 +34,13 @@ class Progress:
         if self.file.exists():
             try:
                 self.stages = json.loads(self.file.read_text(encoding="utf-8"))["stages"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ConfigError(f"{self.file} cannot be read: {error}") from error
+                for noted in self.stages.values():
+                    _ = noted["command"], {**noted["options"]}
+            except (AttributeError, ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{self.file} is not what a run wrote there: {describe(error)}\n"
+                    "  name another output_dir, or remove the folder"
+                ) from error
 
     def check(self, recipe: Recipe, restart: str | None) -> None:
         """Refuse to mix two recipes in one folder.

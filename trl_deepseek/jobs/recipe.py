@@ -7,17 +7,19 @@ this, so that a stage is nothing but a command and options that it takes.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, UserError, did_you_mean
 from trl_deepseek.jobs import TRAINING
-from trl_deepseek.yaml_files import read_mapping
+from trl_deepseek.jobs.places import option_of
+from trl_deepseek.yaml_files import Settings, read_mapping
 
 COMMANDS = (*TRAINING, "merge")
 OWN_KEYS = ("output_dir", "model_name_or_path", "launcher", "stages")
@@ -37,13 +39,15 @@ class Stage:
         options: All that the command is given, ``output_dir`` and the model included.
         base: The model that the chain of stages up to this one began with, which has the shape of
             what this stage trains.
+        line: Of the recipe's file, on which the stage begins.
         folders: Of earlier stages that the options name.
     """
 
     name: str
     command: str
-    options: Mapping[str, Any]
+    options: Settings
     base: str
+    line: int
     folders: frozenset[str] = field(default_factory=frozenset)
 
     @property
@@ -77,78 +81,159 @@ class Recipe:
     stages: tuple[Stage, ...]
 
 
-def read(path: str) -> Recipe:
+def read(path: str, check_names: Callable[[str, Settings], None]) -> Recipe:
     """The recipe in a YAML file.
 
+    Args:
+        path: Of the file.
+        check_names: Refuses options that a command does not have; called for every stage before
+            anything else is made of its options.
+
     Raises:
-        ConfigError: The file is no recipe; names the stage and what is wrong with it.
+        ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
     values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
-    for key in ("output_dir", "stages"):
-        if not values.get(key):
-            raise ConfigError(f"{path}: {key} is missing")
-    if not isinstance(values["stages"], list):
-        raise ConfigError(f"{path}: stages is a list, each with a command and its options")
-    shared = {key: value for key, value in values.items() if key not in OWN_KEYS}
-    _refuse_settled(shared, f"{path}: ")
-    output = str(values["output_dir"])
-    stages: list[Stage] = []
-    for number, given in enumerate(values["stages"], 1):
-        start = values.get("model_name_or_path")
-        stages.append(_stage(given, number, stages, start, shared, output, path))
-    return Recipe(path, output, _launcher(values.get("launcher"), path), tuple(stages))
+    return settle(path, values, check_names)
 
 
-def _launcher(given: Any, path: str) -> tuple[str, ...]:
+def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:
+    """The recipe that the content of a file means; see :func:`read`."""
+    with _at(path, values.lines):
+        for key in ("output_dir", "stages"):
+            if values.get(key) is None:
+                raise ConfigError(f"{key} is missing")
+            if not values[key]:
+                raise ConfigError(f"{key} is empty")
+        if not isinstance(values["stages"], list):
+            raise ConfigError("stages is a list, each with a command and its options")
+        shared = _without(values, OWN_KEYS)
+        _refuse_settled(shared)
+        launcher = _launcher(values.get("launcher"))
+    known = [
+        _checked(given, number, f"{path}:{_line(given, values)}", shared, check_names)
+        for number, given in enumerate(values["stages"], 1)
+    ]
+    output, stages = str(values["output_dir"]), list[Stage]()
+    for given in known:
+        line = _line(given, values)
+        with located(f"{path}:{line}: stage {given['name']!r}", given, given.lines):
+            start = values.get("model_name_or_path")
+            stages.append(_stage(given, stages, start, shared, output, line))
+    return Recipe(path, output, launcher, tuple(stages))
+
+
+def _without(values: Settings, keys: Collection[str]) -> Settings:
+    kept = Settings(values)
+    for key in keys:
+        kept.pop(key, None)
+    return kept
+
+
+def _line(given: Any, values: Settings) -> int:
+    return min(getattr(given, "lines", {}).values(), default=values.lines["stages"])
+
+
+@contextlib.contextmanager
+def _at(path: str, lines: Mapping[str, int]) -> Iterator[None]:
+    """Errors inside name the file, and the line where that of their option is known."""
+    try:
+        yield
+    except ConfigError as error:
+        line = lines.get(option_of(error, lines) or "")
+        error.place = path if line is None else f"{path}:{line}"
+        raise
+
+
+def _launcher(given: Any) -> tuple[str, ...]:
     if given is None:
         return ()
     try:
         words = tuple(shlex.split(given)) if isinstance(given, str) else ()
     except ValueError as error:
-        raise ConfigError(f"{path}: launcher: {error}") from error
+        raise ConfigError(f"launcher: {error}") from error
     if not words or shutil.which(words[0]) is None:
         raise ConfigError(
-            f"{path}: launcher {given!r} starts no program that is installed\n"
+            f"launcher {given!r} starts no program that is installed\n"
             "  write it as one would in a shell: torchrun --nproc_per_node=2"
         )
     return words
 
 
-def _stage(
+def _checked(
     given: Any,
     number: int,
-    earlier: list[Stage],
-    start: str | None,
-    shared: Mapping[str, Any],
-    output: str,
-    path: str,
-) -> Stage:
-    if not isinstance(given, dict) or given.get("command") not in COMMANDS:
-        has = isinstance(given, dict) and "command" in given
+    place: str,
+    shared: Settings,
+    check_names: Callable[[str, Settings], None],
+) -> Settings:
+    """A stage as it is written, with a command, a name of its own and options that exist."""
+    if not isinstance(given, Settings) or given.get("command") not in COMMANDS:
+        has = isinstance(given, Settings) and "command" in given
+        unknown = f"has an unknown command {given['command']!r}" if has else "has no command"
+        hint = did_you_mean(given["command"], COMMANDS, inline=True) if has else ""
         raise ConfigError(
-            f"{path}: stage {number} has {'an unknown' if has else 'no'} command\n"
+            f"{place}: stage {number} {unknown}{hint}\n"
             f"  a stage is '- command: sft', with the command's options beside it; commands: "
             f"{', '.join(COMMANDS)}"
         )
-    options = dict(given)
-    command = str(options.pop("command"))
-    name = str(options.pop("name", command))
-    where = f"{path}: stage {name!r}"
-    if not NAME.fullmatch(name):
-        raise ConfigError(f"{where}: a name is letters, digits, '.', '_' and '-'")
+    command = str(given["command"])
+    name = str(command if given.get("name") is None else given["name"])
+    options = _without(given, ("command", "name"))
+    if command in TRAINING:
+        options = Settings(shared, options)
+    with located(f"{place}: stage {name!r}", options, options.lines):
+        if not NAME.fullmatch(name):
+            raise ConfigError("a name is letters, digits, '.', '_' and '-'")
+        _refuse_settled(options)
+        check_names(command, options)
+    return Settings(given, {"name": name})
+
+
+@contextlib.contextmanager
+def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
+    """Errors inside are preceded by ``where``, with the line of the option that they are about.
+
+    Args:
+        where: ``file:line: stage 'name'``.
+        options: Those of the stage.
+        lines: Of the options that the file gives.
+
+    Raises:
+        UserError: What was raised, with the place.
+    """
+    try:
+        yield
+    except UserError as error:
+        line = lines.get(option_of(error, options) or "")
+        if line is not None:
+            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
+        error.place = where
+        raise
+
+
+def _stage(
+    given: Settings,
+    earlier: list[Stage],
+    start: str | None,
+    shared: Settings,
+    output: str,
+    line: int,
+) -> Stage:
+    command, name = str(given["command"]), str(given["name"])
+    options = _without(given, ("command", "name"))
     if any(stage.name == name for stage in earlier):
-        raise ConfigError(f"{where} is there twice\n  give one of them a 'name: ...' of its own")
-    _refuse_settled(options, f"{where}: ")
+        raise ConfigError("the name is there twice\n  give one of them a 'name: ...' of its own")
     folders: set[str] = set()
     known = {stage.name: stage.output_dir for stage in earlier}
-    options = _resolve(options, known, folders, where)
+    for option, value in options.items():
+        options[option] = _resolve(value, known, folders, option)
     source: Stage | None
     if command == "merge":
-        source = _adapter_to_merge(options.get("adapter"), earlier, where)
+        source = _adapter_to_merge(options.get("adapter"), earlier)
         options["adapter"] = source.output_dir
     else:
-        options = {**shared, **options}
-        source = _model_to_train(options.get("model_name_or_path"), earlier, where)
+        options = Settings(shared, options)
+        source = _model_to_train(options.get("model_name_or_path"), earlier)
         if source is not None:
             options["model_name_or_path"] = source.output_dir
         elif options.get("model_name_or_path") is None:
@@ -157,12 +242,12 @@ def _stage(
         folders.add(source.output_dir)
     begun = source.base if source else options.get("model_name_or_path")
     if not begun:
-        raise ConfigError(f"{where}: model_name_or_path is missing, here or for all stages")
+        raise ConfigError("model_name_or_path is missing, here or for all stages")
     options["output_dir"] = str(Path(output, name))
-    return Stage(name, command, options, str(begun), frozenset(folders))
+    return Stage(name, command, options, str(begun), line, frozenset(folders))
 
 
-def _model_to_train(named: str | None, earlier: list[Stage], where: str) -> Stage | None:
+def _model_to_train(named: str | None, earlier: list[Stage]) -> Stage | None:
     """The stage whose model this one starts from; None where that is no stage's."""
     if named is None:
         policies = [stage for stage in earlier if stage.command != "reward"]
@@ -171,13 +256,13 @@ def _model_to_train(named: str | None, earlier: list[Stage], where: str) -> Stag
         source = next((stage for stage in earlier if stage.output_dir == named), None)
     if source is not None and source.saves_adapter:
         raise ConfigError(
-            f"{where} would start from the adapter that stage {source.name!r} saves\n"
+            f"it would start from the adapter that stage {source.name!r} saves\n"
             "  put '- command: merge' between the two"
         )
     return source
 
 
-def _adapter_to_merge(named: str | None, earlier: list[Stage], where: str) -> Stage:
+def _adapter_to_merge(named: str | None, earlier: list[Stage]) -> Stage:
     """The stage whose adapter is merged: the one before, or the one named in braces."""
     if named is not None:
         source = next((stage for stage in earlier if stage.output_dir == named), None)
@@ -186,25 +271,25 @@ def _adapter_to_merge(named: str | None, earlier: list[Stage], where: str) -> St
     if source is None or not source.saves_adapter:
         which = "the stage before it" if named is None else f"adapter {named!r}"
         raise ConfigError(
-            f"{where}: {which} is no stage that saves an adapter\n"
+            f"{which} is no stage that saves an adapter\n"
             "  'adapter: \"{NAME}\"' names one, and `trl-deepseek merge` merges others beforehand"
         )
     return source
 
 
-def _resolve(value: Any, known: Mapping[str, str], folders: set[str], where: str) -> Any:
-    """``value`` with the folders of earlier stages in the place of their names in braces."""
+def _resolve(value: Any, known: Mapping[str, str], folders: set[str], option: str) -> Any:
+    """An option's value with the folders of earlier stages in place of their names in braces."""
     if isinstance(value, dict):
-        return {key: _resolve(inner, known, folders, where) for key, inner in value.items()}
+        return {key: _resolve(inner, known, folders, option) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_resolve(inner, known, folders, where) for inner in value]
+        return [_resolve(inner, known, folders, option) for inner in value]
     if not isinstance(value, str):
         return value
 
     def folder(match: re.Match[str]) -> str:
         if match[1] not in known:
             raise ConfigError(
-                f"{where}: {match[0]} is no earlier stage"
+                f"{option}: {match[0]} is no earlier stage"
                 + (f"; there are {', '.join(known)}" if known else "; this is the first")
             )
         folders.add(known[match[1]])
@@ -213,10 +298,10 @@ def _resolve(value: Any, known: Mapping[str, str], folders: set[str], where: str
     return REFERENCE.sub(folder, value)
 
 
-def _refuse_settled(options: Mapping[str, Any], where: str) -> None:
+def _refuse_settled(options: Mapping[str, Any]) -> None:
     for option in SETTLED:
         if option in options:
             raise ConfigError(
-                f"{where}{option} is no option of a stage: its folder is the recipe's output_dir "
-                "and its name, and an interrupted run goes on by itself"
+                f"{option} is no option of a stage: its folder is the recipe's output_dir and its "
+                "name, and an interrupted run goes on by itself"
             )

@@ -92,7 +92,8 @@ def samples(job: Job, rows: int) -> Iterator[Sample]:
     limit = getattr(config, "max_length", None)
     packed = bool(getattr(config, "packing", False))
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = _trainer(job, limit if packed else None, rows, scratch)
+        limited = {} if packed or limit is None else {"max_length": None}
+        trainer = small_trainer(job, scratch, rows, **limited)
         if packed:
             yield from _sequences(trainer, rows, range(rows))
             return
@@ -111,25 +112,31 @@ def samples(job: Job, rows: int) -> Iterator[Sample]:
         yield from (_cut(sample, limit, keep_end) for sample in whole)
 
 
-def _trainer(job: Job, max_length: int | None, rows: int, scratch: str) -> Any:
-    """The job's trainer on its first rows, with a model of a few thousand weights."""
+def small_trainer(job: Job, scratch: str, rows: int | None = None, **changes: Any) -> Any:
+    """The trainer of a checked job, with a model of a few thousand weights in place of the real.
+
+    Args:
+        job: Its data is prepared as for training.
+        scratch: A folder for what the trainer writes.
+        rows: How many rows to train on, with none to evaluate on; None for all.
+        **changes: Fields of the config.
+    """
     inputs = job.inputs
     assert inputs is not None  # a checked job has them
     args = copy.copy(inputs.args)
     args.output_dir, args.report_to, args.eval_strategy = scratch, [], "no"
     args.quantization = args.model_init_kwargs = None
-    if hasattr(args, "max_length"):
-        args.max_length = max_length
-    model = stand_in(inputs.tokenizer, sequence_classification=args.sequence_classification)
+    for name, value in changes.items():
+        setattr(args, name, value)
     small = replace(
         inputs,
         args=args,
-        model=model,
+        model=stand_in(inputs.tokenizer, sequence_classification=args.sequence_classification),
         embedded=None,
-        train_dataset=inputs.train_dataset.take(max(rows, 1)),
-        eval_dataset=None,
         options={},
     )
+    if rows is not None:
+        small.train_dataset, small.eval_dataset = inputs.train_dataset.take(max(rows, 1)), None
     return job.trainer(small)
 
 

@@ -109,10 +109,11 @@ def bind(
         shared: Values of the config's own fields of an option's name; None means not given. Each
             reaches the losses that have such an option.
         loss_kwargs: Option to value, for every loss that has the option; or the name of a loss to
-            a mapping of its own options. They win over ``shared``.
+            a mapping of its own options, which win over ``shared``.
 
     Raises:
-        ConfigError: An option that no loss has, or a value that a loss refuses.
+        ConfigError: An option that no loss has or that has two values, or a value that a loss
+            refuses.
     """
     if isinstance(loss_kwargs, str):  # transformers leaves alone what is no JSON object
         raise ConfigError(
@@ -128,6 +129,11 @@ def bind(
     for option in given:
         if not any(has_option(loss, option) for loss in losses):
             raise _nobody_has(option, losses)
+        if shared.get(option) not in (None, given[option]):
+            raise ConfigError(
+                f"loss_kwargs: {option} is {given[option]!r} here and {shared[option]!r} as an "
+                "option of its own\n  leave one of them out"
+            )
     common = {option: value for option, value in shared.items() if value is not None} | given
     bound = []
     for loss in losses:

@@ -158,6 +158,12 @@ def _bind(losses: Sequence[Loss], args: Any) -> list[BoundLoss]:
 
 def _plan_pairs(args: Any, registry: Registry) -> LossPlan:
     names = [args.loss_type] if isinstance(args.loss_type, str) else list(args.loss_type)
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"loss_type: {twice!r} is there twice\n"
+            "  name it once; loss_weights says how much it counts"
+        )
     weights = _weights(args.loss_weights, names)
     settings = _trl_settings(args)
     if settings:
@@ -181,7 +187,7 @@ def _plan_pairs(args: Any, registry: Registry) -> LossPlan:
         )
     bound = _bind(losses, args)
     found = LossPlan(names, bound, weights, _left_open(args, *(item.options for item in bound)))
-    _check_sync(args, found.needs_reference)
+    _check_reference(args, found.needs_reference)
     return found
 
 
@@ -201,7 +207,7 @@ def _plan_singles(args: Any, registry: Registry) -> LossPlan:
             f"train_sampling_strategy is {args.train_sampling_strategy!r}\n"
             "  leave it at 'sequential'; shuffle the dataset itself beforehand"
         )
-    _check_sync(args, bound.needs_reference)
+    _check_reference(args, bound.needs_reference)
     return LossPlan([name], [bound], [1.0], _left_open(args, bound.options))
 
 
@@ -286,11 +292,12 @@ def _no_smoothing(names: Sequence[str]) -> ConfigError:
     )
 
 
-def _check_sync(args: Any, needs_reference: bool) -> None:
-    if args.sync_ref_model and not needs_reference:
-        raise ConfigError(
-            "sync_ref_model: no loss of this run uses a reference model\n  leave sync_ref_model out"
-        )
+def _check_reference(args: Any, needs_reference: bool) -> None:
+    for option in ("sync_ref_model", "precompute_ref_log_probs"):
+        if getattr(args, option) and not needs_reference:
+            raise ConfigError(
+                f"{option}: no loss of this run uses a reference model\n  leave {option} out"
+            )
 
 
 __all__ = ["SHAPES", "SHARED_OPTIONS", "DataShape", "LossPlan", "is_unpaired", "plan"]

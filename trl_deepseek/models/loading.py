@@ -6,10 +6,11 @@ Everything that can be wrong with a folder is said before any weight is read.
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import ModelError
+from trl_deepseek.errors import ModelError, did_you_mean
 from trl_deepseek.models import published
 from trl_deepseek.registry import Registry
 
@@ -60,6 +61,26 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
             f"model folder {name!r} has no weights (*.safetensors or *.bin)\n"
             f"  it contains: {_some(files)}"
         )
+    _check_config(folder / "config.json")
+
+
+def _check_config(file: Path) -> None:
+    """Refuse a config.json that names no architecture of transformers."""
+    from transformers import CONFIG_MAPPING
+
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if text.startswith("version https://git-lfs"):
+        raise ModelError(f"{str(file)!r} is a pointer of git LFS, not the file\n  git lfs pull")
+    try:
+        settings = json.loads(text)
+    except ValueError as error:
+        raise ModelError(f"{str(file)!r} is not valid JSON: {error}") from error
+    kind = settings.get("model_type") if isinstance(settings, dict) else None
+    if kind is None:
+        raise ModelError(f"{str(file)!r} names no model_type: it is no model of transformers")
+    if kind not in CONFIG_MAPPING and "auto_map" not in settings:
+        hint = did_you_mean(kind, CONFIG_MAPPING, inline=True)
+        raise ModelError(f"{str(file)!r}: transformers knows no model_type {kind!r}{hint}")
 
 
 def resolve(
@@ -118,6 +139,13 @@ def load_tokenizer(name: str, args: Any, **kwargs: Any) -> PreTrainedTokenizerBa
             name, revision=revision, trust_remote_code=trust, **kwargs
         )
     except (OSError, ValueError) as error:
+        folder = Path(name).expanduser()
+        files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        if files and not any(file.startswith("token") for file in files):
+            raise ModelError(
+                f"model folder {name!r} has no tokenizer; copy that of its base model beside it\n"
+                f"  it contains: {_some(files)}"
+            ) from error
         raise ModelError(f"no tokenizer for model {name!r}: {_first_line(error)}") from error
 
 

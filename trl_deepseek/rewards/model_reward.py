@@ -222,7 +222,12 @@ def check_reward_model(path: str) -> None:
         return
     config, adapter = _read(folder / "config.json"), _read(folder / "adapter_config.json")
     if config is None and adapter is None:
-        raise ModelError(f"{where} has neither config.json nor adapter_config.json")
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5])
+        holds = f"has neither config.json nor adapter_config.json, but {found}"
+        raise ModelError(
+            f"{where} {holds if found else 'is an empty folder'}\n"
+            f"  `trl-deepseek reward --output_dir {path}` trains one there"
+        )
     if not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
         raise ModelError(f"{where} has no weights (*.safetensors or *.bin)")
     if not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer_config.json")):

@@ -167,7 +167,8 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
         default=None,
         metadata={
             "help": "Weights of the rewards: numbers in their order, or name=number. In YAML also "
-            "{name: number} and {name: {step: number}}, a schedule."
+            "{name: number} and {name: {step: number}}, a schedule.",
+            "metavar": "NAME=NUMBER",
         },
     )
     reward_on_error: str = field(
@@ -324,6 +325,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequences_per_example: ClassVar[int] = 2
     compares_with_reference: ClassVar[bool] = True
+    words: ClassVar[Mapping[str, Sequence[str]]] = {"f_divergence_type": ranges.DIVERGENCES}
 
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],

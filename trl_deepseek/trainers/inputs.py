@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, data, environment, models, noise, quantization
-from trl_deepseek.errors import TemplateError
+from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 
@@ -102,7 +102,27 @@ def find(inputs: Inputs) -> None:
     inputs.embedded = model if isinstance(model, str) and model in registry.models else None
     inputs.model, built = models.resolve(model, registry, args)
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
+    _check_special_tokens(inputs.tokenizer, args)
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
+
+
+def _check_special_tokens(tokenizer: Any, args: Any) -> None:
+    """Refuse an ``eos_token`` or ``pad_token`` that the vocabulary does not have."""
+    known = getattr(tokenizer, "tokenizer", tokenizer).get_vocab()
+    for option in ("eos_token", "pad_token"):
+        token = getattr(args, option, None)
+        if token is not None and token not in known:
+            raise ConfigError(
+                f"{option}: the tokenizer has no token {token!r}{did_you_mean(token, known)}"
+            )
+
+
+def _size(inputs: Inputs) -> int:
+    """How many tokens the model has embeddings for."""
+    model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
+    named = isinstance(model, str)
+    config = models.load_config(model, inputs.registry, revision) if named else model.config
+    return int(config.get_text_config().vocab_size)
 
 
 def install_template(
@@ -129,7 +149,17 @@ def read_conversations(inputs: Inputs) -> None:
     """
     if getattr(inputs.args, "control_tokens", "error") == "escape":
         chat.escape(inputs.tokenizer)
+    if hasattr(inputs.train_dataset, "column_names"):
+        _check_stream(inputs.train_dataset, inputs.args)
     inputs.each_split(lambda rows, split: data.each(rows, partial(read_split, inputs, split=split)))
+
+
+def _check_stream(dataset: Any, args: Any) -> None:
+    if not hasattr(dataset, "__len__") and args.max_steps <= 0:
+        raise ConfigError(
+            "max_steps is needed: how many rows a stream has is not known beforehand\n"
+            "  add --max_steps, or read the rows whole, without --dataset_streaming"
+        )
 
 
 def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
@@ -139,6 +169,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         return dataset
     args, tokenizer = inputs.args, inputs.tokenizer
     source = data.source_of(dataset, split)
+    dataset = data.check_tokens(dataset, source, partial(_size, inputs))
     has_template = tokenizer.chat_template or getattr(args, "chat_template_path", None)
     if chat.holds_conversations(dataset) and not has_template:
         raise TemplateError(

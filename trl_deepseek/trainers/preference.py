@@ -35,14 +35,15 @@ def preference_trainer(
         model: As the trainers take it.
         loss_type: Registered losses.
         train_dataset: Pairs or labelled singles.
-        args: Config of the trainer that the loss needs; its ``loss_type`` is overruled.
+        args: Config of the trainer that the loss needs; its ``loss_type`` is this one or left out.
         eval_dataset: As the trainers take it; so is ``processing_class``.
         processing_class: The tokenizer; None for the model's own.
         **kwargs: Passed to the trainer.
 
     Raises:
         UnknownName: No plugin registers the loss.
-        ConfigError: The config is that of the other trainer, or an option does not fit.
+        ConfigError: The config is that of the other trainer or names another loss, or an option
+            does not fit.
         DataError: The loss needs pairs and there are only singles, or there is neither.
     """
     registry = registry_for(args)
@@ -54,6 +55,13 @@ def preference_trainer(
     if not isinstance(args, trl.KTOConfig if unpaired else trl.DPOConfig):
         raise ConfigError(
             f"loss {names[0]!r} needs a {config_class.__name__}, not a {type(args).__name__}"
+        )
+    own = [args.loss_type] if isinstance(args.loss_type, str) else list(args.loss_type)
+    default = config_class.__dataclass_fields__["loss_type"]
+    if own != names and own != ([default.default] if unpaired else default.default_factory()):
+        raise ConfigError(
+            f"loss_type is {', '.join(names)} here and {', '.join(own)} in the config\n"
+            "  leave it out of the config"
         )
     args.loss_type = names[0] if unpaired else names
     outside = {name: kwargs.pop(name) for name in ("ref_model", "data_collator") if name in kwargs}

@@ -15,7 +15,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import data, lm_head, models
 from trl_deepseek.data import lengths
-from trl_deepseek.errors import RunError
+from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.inputs import Inputs
 
@@ -137,14 +137,19 @@ def reference_for(inputs: Inputs, ref_model: Any, *, needed: bool) -> Any:
     where it came from nowhere and is wrong where it has been trained since.
 
     Args:
-        inputs: The trainer's; ``precompute_ref_log_probs`` of its config is switched off where
-            nothing is needed.
+        inputs: The trainer's.
         ref_model: What the caller gave.
         needed: Whether any loss of the run needs a reference.
+
+    Raises:
+        ConfigError: A reference is given, and nothing would look at it.
     """
     model, args = inputs.model, inputs.args
     if not needed:
-        args.precompute_ref_log_probs = False
+        if ref_model is not None:
+            raise ConfigError(
+                "ref_model: no loss of this run uses a reference model\n  leave ref_model out"
+            )
         return NoReference()
     has_adapter = (
         inputs.options.get("peft_config") is not None

@@ -121,6 +121,19 @@ POLICY_WORDS = {
 }
 
 
+# What JSON can hold beside objects.
+KINDS = {
+    bool: "a truth value",
+    float: "a number",
+    int: "a number",
+    list: "a list",
+    str: "text",
+    type(None): "null",
+}
+# Of TRL's DPO, which knows others only when the first loss is computed.
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+
+
 def check_numbers(config: Any) -> None:
     """Refuse numbers that nothing could use as they are meant.
 
@@ -215,15 +228,15 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
         try:
             value = json.loads(text)
         except ValueError as error:
-            problem = str(error)
+            problem = f"is not valid JSON: {error}"
         else:
             if isinstance(value, dict):
                 # Transformers reads its own, and also turns the text "true" inside into True.
                 if name not in getattr(type(config), "_VALID_DICT_FIELDS", ()):
                     setattr(config, name, value)
                 continue
-            problem = f"it is no object in braces but {text}"
-        raise ConfigError(f"{name} {text!r} is not valid JSON: {problem}\n  {_as_json(name, text)}")
+            problem = f"is {KINDS[type(value)]}, not an object in braces"
+        raise ConfigError(f"{name} {text!r} {problem}\n  {_as_json(name, text)}")
 
 
 def _as_json(name: str, text: str) -> str:

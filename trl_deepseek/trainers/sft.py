@@ -13,6 +13,7 @@ import trl
 
 from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, lengths
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import SFTConfig
@@ -81,6 +82,8 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         inputs.eval_dataset, _ = _read(inputs.eval_dataset, inputs, "eval_dataset")
         if args.assistant_only_loss is None:
             args.assistant_only_loss = kind == "conversations" and _template_marks(inputs)
+        elif args.assistant_only_loss and kind == "conversations":
+            _require_marks(inputs)
         read_conversations(inputs)
 
     def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -142,6 +145,17 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
         name=data.source_of(dataset, name),
     )
     return dataset, layout.kind
+
+
+def _require_marks(inputs: Inputs) -> None:
+    """Refuse a template that does not say what the assistant generates; TRL knows its own."""
+    name = inputs.template_name
+    if name is not None and GENERATION.search(inputs.tokenizer.chat_template) is None:
+        raise ConfigError(
+            f"assistant_only_loss: chat template {name!r} has no {{% generation %}}, which "
+            "says what the assistant generates\n"
+            "  add it to the template, or leave assistant_only_loss out"
+        )
 
 
 def _template_marks(inputs: Inputs) -> bool:
