@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, data, environment, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
 from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -106,6 +106,7 @@ def find(
         TemplateError: The template does not fit the tokenizer.
     """
     check_names(args, registry)
+    model = started(model, args, options)
     quantization.check(model, args, options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     embedded = model if isinstance(model, str) and model in registry.models else None
@@ -113,6 +114,27 @@ def find(
     tokenizer = tokenizer or built or models.load_tokenizer(name, args)
     template = install_template(tokenizer, name, args, registry)
     return Inputs(registry, args, model, tokenizer, template, embedded, options=dict(options))
+
+
+def started(model: Any, args: Any, options: Mapping[str, Any]) -> Any:
+    """The model, or the checkpoint with full weights that ``init_from_checkpoint`` names instead.
+
+    Raises:
+        ConfigError: The checkpoint is not whole, or does not go with the other arguments.
+    """
+    start = checkpoints.start_of(args)
+    if start is None:
+        return model
+    if not isinstance(model, str):
+        raise ConfigError(
+            "init_from_checkpoint goes with a model that is named, and this one is in memory\n"
+            "  load the checkpoint's weights into it yourself, or name the model"
+        )
+    if not start.adapter:
+        return start.folder
+    if getattr(args, "quantization", None) is None:
+        checkpoints.check_adapter(start, options.get("peft_config"))
+    return model
 
 
 def install_template(
