@@ -119,6 +119,10 @@ TABLE = [
         TRAINER, "_push_from_checkpoint", "trainers/saving.py", "after the rename",
         "checkpoint_folder",
     ),
+    Name(
+        TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
+        "epoch_iterator num_batches device",
+    ),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
     Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
     Name(TRAINER, "_globalstep_last_logged", "trainers/tallies.py", "the steps in the next log"),

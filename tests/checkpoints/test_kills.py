@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from trl_deepseek import checkpoints
 
-TIMES = ("runtime", "per_second", "step_time", "total_flos")
+TIMES = ("runtime", "per_second", "step_time")
 KINDS = ("sft", "dpo", "kto", "reward", "grpo")
 
 
