@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import jobs
+from trl_deepseek import checkpoints, jobs
 from trl_deepseek.cli import merge, training
 from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
@@ -197,19 +197,22 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
 
 def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     """What follows ``trl-deepseek``; the options of a training stage are kept as a config file."""
-    from transformers.trainer_utils import get_last_checkpoint
-
     output = Path(stage.output_dir)
     if stage.command == "merge":
         if output.exists():  # written whole or not at all, but not noted before a kill
             shutil.rmtree(output)
         return ["merge", *words_of(stage, parser_of(stage.command), stage.options), "--json"]
     file = Path(recipe.output_dir, f"{stage.name}.yaml")
-    write_mapping(file, stage.options)
+    found = checkpoints.newest(output, only_model=True)
+    begun = found.folder is not None
+    if not begun and found.torn:
+        print(f"stage {stage.name!r} begins anew; {found.passed_over()}", file=sys.stderr)
+    options = dict(stage.options)
+    if begun and options.get("init_from_checkpoint"):
+        options = checkpoints.resumed(options)
+    write_mapping(file, options)
     words = [stage.command, "--config", str(file), "--json"]
-    if output.is_dir() and get_last_checkpoint(str(output)) is not None:
-        words += ["--resume_from_checkpoint", "true"]
-    return words
+    return [*words, "--resume_from_checkpoint", "true"] if begun else words
 
 
 def _wait_for(command: list[str]) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import trl
 
-from trl_deepseek import environment, models, quantization
+from trl_deepseek import checkpoints, environment, models, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import adapters, datasets, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
@@ -111,11 +111,16 @@ def settle(options: argparse.Namespace, config_class: type, registry: Registry) 
         raise ConfigError("--model_name_or_path is required")
     options = adapters.settled(options)
     config, model = build_dataclasses(options, [config_class, ModelArguments])
+    start = checkpoints.start_of(config)
+    if start is not None and not start.adapter:
+        options.model_name_or_path = model.model_name_or_path = start.folder
     if not getattr(options, "dry_run", False):
         check_names(config, registry)
         environment.check_extras(config, model.attn_implementation)
     models.check(model.model_name_or_path, registry, weights=not getattr(options, "dry_run", False))
     adapter = adapters.adapter(options, config, model, registry)
+    if start is not None:
+        checkpoints.check_adapter(start, adapter)
     chosen = quantization.choose(config, registry) or adapters.stock_quantization(model)
     if model.model_name_or_path not in registry.models:
         config.model_init_kwargs = {

@@ -12,10 +12,21 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, describe
+from trl_deepseek.checkpoints import finding
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.recipe import Recipe, Stage
 
 FILE = "pipeline.json"
+# What is noted of a stage; the last two once it has ended.
+_NOTED: dict[str, Any] = {
+    "command": str,
+    "options": dict,
+    "seconds": (int, float),
+    "result": (dict, type(None)),
+}
+_WAY_OUT = (
+    "  it is written by `trl-deepseek run` alone; to begin anew, remove it and the stages' folders"
+)
 
 
 class Progress:
@@ -32,15 +43,7 @@ class Progress:
         self.file = Path(recipe.output_dir, FILE)
         self.stages: dict[str, dict[str, Any]] = {}
         if self.file.exists():
-            try:
-                self.stages = json.loads(self.file.read_text(encoding="utf-8"))["stages"]
-                for noted in self.stages.values():
-                    _ = noted["command"], {**noted["options"]}
-            except (AttributeError, ValueError, KeyError, TypeError) as error:
-                raise ConfigError(
-                    f"{self.file} is not what a run wrote there: {describe(error)}\n"
-                    "  name another output_dir, or remove the folder"
-                ) from error
+            self.stages = _read(self.file)
 
     def check(self, recipe: Recipe, restart: str | None) -> None:
         """Refuse to mix two recipes in one folder.
@@ -60,7 +63,7 @@ class Progress:
                     f"{stage.output_dir} is there already, and no run of a recipe has written it\n"
                     "  name another output_dir, or remove that folder"
                 )
-            kept = self.is_done(stage) or any(Path(stage.output_dir).glob("checkpoint-*"))
+            kept = self.is_done(stage) or bool(finding.steps(stage.output_dir))
             if before is None or not kept or stage.name in redone:
                 continue
             if before["options"] != _plain(stage.options):
@@ -105,6 +108,24 @@ class Progress:
             os.replace(new, self.file)
         except OSError as error:
             raise ConfigError(f"{self.file} cannot be written: {error.strerror}") from error
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    """The stages noted in a file, each seen to be as this module writes them."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}\n{_WAY_OUT}") from error
+    stages = found.get("stages") if isinstance(found, dict) else None
+    if not isinstance(stages, dict):
+        raise ConfigError(f"{file} lists no stages\n{_WAY_OUT}")
+    for name, noted in stages.items():
+        for key, kind in _NOTED.items():
+            value = noted.get(key) if isinstance(noted, dict) else None
+            needed = key in ("command", "options") or (isinstance(noted, dict) and key in noted)
+            if needed and (not isinstance(value, kind) or isinstance(value, bool)):
+                raise ConfigError(f"{file}: stage {name!r}: {key} is {value!r}\n{_WAY_OUT}")
+    return stages
 
 
 def _plain(options: Any) -> Any:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import logging
 from typing import Any
 
+from trl_deepseek import checkpoints
 from trl_deepseek.errors import ConfigError
+
+logger = logging.getLogger(__name__)
 
 
 def train(trainer: Any) -> Any:
@@ -27,9 +30,7 @@ def train(trainer: Any) -> Any:
 
 def saved_checkpoint(output_dir: str) -> str:
     """One clause about what an interrupted run leaves behind."""
-    from transformers.trainer_utils import get_last_checkpoint
-
-    last = get_last_checkpoint(output_dir) if Path(output_dir).is_dir() else None
+    last = checkpoints.newest(output_dir, only_model=True).folder
     if last is None:
         return "no checkpoint had been saved yet"
     return f"the last checkpoint is {last}; go on with --resume_from_checkpoint {last}"
@@ -38,22 +39,24 @@ def saved_checkpoint(output_dir: str) -> str:
 def checkpoint_to_resume(config: Any) -> str | None:
     """The folder that ``--resume_from_checkpoint`` means; ``true`` is the last one of the run.
 
-    Raises:
-        ConfigError: There is no such checkpoint.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
+    Those that are not whole are passed over, and named.
 
-    wanted = config.resume_from_checkpoint
+    Raises:
+        ConfigError: There is no such checkpoint, or the one named is not whole.
+    """
+    option, wanted = "--resume_from_checkpoint", config.resume_from_checkpoint
     if wanted is None or wanted.lower() == "false":
         return None
     if wanted.lower() != "true":
-        if not Path(wanted, "trainer_state.json").is_file():
-            raise ConfigError(f"--resume_from_checkpoint: {wanted!r} is no checkpoint folder")
-        return str(wanted)
-    output = config.output_dir
-    last: str | None = get_last_checkpoint(output) if Path(output).is_dir() else None
-    if last is None:
+        return checkpoints.check(wanted, option, only_model=config.save_only_model)
+    found = checkpoints.newest(config.output_dir, only_model=config.save_only_model)
+    message = found.passed_over()
+    if found.folder is None:
+        why = "" if message is None else f"\n  {message}"
         raise ConfigError(
-            f"--resume_from_checkpoint true: no checkpoint in the output folder {output!r}"
+            f"{option} true: no {'' if message is None else 'whole '}checkpoint in the output "
+            f"folder {config.output_dir!r}{why}"
         )
-    return last
+    if message is not None:
+        logger.warning("%s", message)
+    return found.folder

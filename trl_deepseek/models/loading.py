@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.checkpoints.writing import is_half_moved
 from trl_deepseek.errors import ModelError, did_you_mean
 from trl_deepseek.models import published
 from trl_deepseek.registry import Registry
@@ -48,6 +49,11 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
         return  # a hub id; whether it exists is for the hub to say
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is a file; name the folder that contains it")
+    if is_half_moved(folder):
+        raise ModelError(
+            f"model folder {name!r} is partly a former model: the save of the last one was cut "
+            "short\n  run what saved it again, with --resume_from_checkpoint true"
+        )
     files = sorted(path.name for path in folder.iterdir())
     if "config.json" not in files and "adapter_config.json" in files:
         raise ModelError(

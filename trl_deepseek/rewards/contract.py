@@ -18,6 +18,7 @@ from typing import Any, Literal, Protocol
 
 from trl_deepseek.errors import RewardError
 from trl_deepseek.rewards import failures
+from trl_deepseek.rewards.memory import Memory
 from trl_deepseek.rewards.signature import Signature, name_of, signature_of
 from trl_deepseek.workers.calls import Call, Failure, Outcome, Result
 
@@ -98,6 +99,21 @@ class GuardedReward:
         self._prefix = generation_prefix
         self._remote = remote
         self._failed_calls = 0
+        self._memory = Memory(function, runner if remote else None)
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it offers ``state_dict()`` and ``load_state_dict(state)``."""
+        return self._memory.holder is not None
+
+    def take(self) -> dict[str, Any]:
+        """The state for a checkpoint."""
+        return {"failed_calls": self._failed_calls, **self._memory.take()}
+
+    def give(self, held: dict[str, Any]) -> None:
+        """Take the state of a checkpoint back."""
+        self._failed_calls = held["failed_calls"]
+        self._memory.give(held, f"reward {self.__name__!r} ({self._origin})")
 
     async def __call__(
         self,

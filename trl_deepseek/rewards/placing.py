@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.contract import GuardedReward, Runner, Settings
@@ -26,6 +27,7 @@ from trl_deepseek.types import Reward
 from trl_deepseek.workers.calls import Call, Result
 from trl_deepseek.workers.inprocess import LoopRunner, ThreadRunner
 from trl_deepseek.workers.pool import Pool
+from trl_deepseek.workers.remembering import holder_of
 from trl_deepseek.workers.shipping import Shipment, ship
 
 logger = logging.getLogger(__name__)
@@ -81,6 +83,17 @@ class Guards:
         self._runners.clear()
         self._pools.clear()
 
+    def with_state(self) -> dict[str, Stateful]:
+        """What the rewards remember from call to call; see :mod:`trl_deepseek.checkpoints.states`.
+
+        Each counts its failures in a row; one that offers ``state_dict`` has that besides.
+        """
+        guarded = [each for each in self.functions if isinstance(each, GuardedReward)]
+        return {
+            f"reward {each.__name__!r}": Stateful(each.take, each.give, each.remembers)
+            for each in guarded
+        }
+
     def _guard(self, function: Any, registry: Registry, prefix: str) -> GuardedReward:
         runner, remote = self._runner(function)
         self._runners.append(runner)
@@ -101,13 +114,14 @@ class Guards:
         timeout = settings.timeout if limit is None else limit
         signature = signature_of(function)
         name = name_of(function)
+        remembers = holder_of(inner) is not None  # then in one place, for all of its calls
         if settings.isolate or getattr(function, "isolate", False):
             if "environments" in signature.required:
                 raise ConfigError(
                     f"reward {name!r} takes 'environments', which live in the training process, "
                     f"so it cannot run isolated"
                 )
-            pool = self._pool(max(1, settings.workers))
+            pool = self._pool(1 if remembers else max(1, settings.workers))
             return _in_pool(pool, name, ship(inner, name), timeout), True
         if signature.is_async:
             return LoopRunner(inner, timeout), False
@@ -117,6 +131,8 @@ class Guards:
             except ConfigError as error:
                 logger.warning("%s\n  it runs in the training process", error)
             else:
+                if remembers:
+                    return _in_pool(self._pool(1), name, shipment, timeout), True
                 if settings.workers > 1:
                     _say_that_copies_differ(name, inner, settings.workers)
                 self._shared = self._shared or self._pool(settings.workers)
@@ -138,6 +154,14 @@ class _PoolRunner:
     def run(self, calls: Sequence[Call], stop_early: bool = False) -> list[Result]:
         return self._pool.run(self._key, calls, self._timeout, stop_early)
 
+    def take_state(self) -> Any:
+        """What the reward in the worker remembers."""
+        return self._pool.state(self._key)
+
+    def give_state(self, state: Any) -> None:
+        """Have the reward in the worker remember ``state``."""
+        self._pool.set_state(self._key, state)
+
     def close(self) -> None:
         """The pool is closed by itself, others may use it."""
 
@@ -153,8 +177,9 @@ def _say_that_copies_differ(name: str, function: Any, workers: int) -> None:
     if why and not inspect.isbuiltin(function):
         logger.warning(
             "reward %r %s: each of the %d worker processes has a copy of its own, and what "
-            "one of them remembers the others do not\n"
-            "  where its scores depend on earlier calls: reward_workers 1, or isolate=True",
+            "one of them remembers the others do not, nor does a checkpoint\n"
+            "  where its scores depend on earlier calls: give it state_dict() and "
+            "load_state_dict(state), which keep it in one worker and its state in checkpoints",
             *(name, why, workers),
         )
 

@@ -11,26 +11,27 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import os
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from transformers.trainer_utils import get_last_checkpoint
-
-from trl_deepseek import chat, data, environment, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
+from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 # Columns of rows that have been through a trainer already.
 TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
 
-class PluginTrainer:
+class PluginTrainer(WholeCheckpoints):
     """Mixin in front of a TRL trainer; see the module's docstring."""
 
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
@@ -61,8 +62,14 @@ class PluginTrainer:
             **options,
         }
         model, given = quantization.apply(inputs.model, given, inputs.registry)
+        start = checkpoints.start_of(inputs.args)
+        if start is not None:
+            checkpoints.check_adapter(start, given.get("peft_config"))
         with environment.without_notes_on_defaults():
             super().__init__(model, **given)  # type: ignore[call-arg]
+        self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
+        if start is not None:
+            self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
@@ -162,20 +169,28 @@ class PluginTrainer:
     def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, with the noise on the model meanwhile.
 
-        What has changed since the checkpoint that the run goes on from is said.
+        ``True`` goes on from the newest whole checkpoint; torn ones that are passed over are named,
+        and so is what has changed since.
+
+        Raises:
+            ConfigError: There is no whole checkpoint, or the one named is not whole.
         """
-        self._compare_with(resume_from_checkpoint)
+        self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
+        if self._resumed is not None and self.is_world_process_zero():
+            provenance.compare(Path(self._resumed), self._made_with())
         noised = self.embedding_noise
         on_model = contextlib.nullcontext() if noised is None else noised.attached(self.model)
         with environment.without_notes_on_defaults(), on_model:
-            return super().train(resume_from_checkpoint, *args, **kwargs)  # type: ignore[misc]
+            result = super().train(self._resumed, *args, **kwargs)  # type: ignore[misc]
+        return result._replace(training_loss=result.metrics["train_loss"])
 
-    def _compare_with(self: Any, checkpoint: Any) -> None:
-        if checkpoint is True:
-            folder = self.args.output_dir
-            checkpoint = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-        if isinstance(checkpoint, (str, os.PathLike)) and self.is_world_process_zero():
-            provenance.compare(Path(checkpoint), self._made_with())
+    def _start_from(self: Any, start: checkpoints.Start) -> None:
+        """Take a checkpoint's weights; full ones have been loaded in the place of the model."""
+        if start.adapter:
+            self._load_from_checkpoint(start.folder)
+        if self.is_world_process_zero():
+            what = "adapter" if start.adapter else "weights"
+            logger.info("a fresh run from the %s of %s", what, start.folder)
 
     def _made_with(self: Any) -> dict[str, Any]:
         if self._made is None:
@@ -185,14 +200,10 @@ class PluginTrainer:
             )
         return self._made
 
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """As TRL's, and what the run is made with beside it."""
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+    def _write_own(self: Any, folder: Path) -> None:
+        super()._write_own(folder)
         if self.is_world_process_zero():
-            folder = Path(self._get_output_dir(trial=trial))
-            folder /= f"checkpoint-{self.state.global_step}"
-            if folder.is_dir():
-                provenance.write(folder, self._made_with())
+            provenance.write(folder, self._made_with())
 
     def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
         """As transformers'; peft would leave 16-bit adapters in 32 bits, and the run inexact."""
@@ -205,13 +216,15 @@ class PluginTrainer:
 
     def _save(self: Any, output_dir: str | None = None, state_dict: Any = None) -> None:
         """As TRL's; an adapter on an embedded model also says on which weights it belongs."""
-        quiet = environment.without_notes_on_defaults()
-        with quiet, chat.inference_template(self.processing_class):
-            super()._save(output_dir, state_dict)  # type: ignore[misc]
-        file = Path(output_dir or self.args.output_dir) / "adapter_config.json"
-        if self.inputs.embedded is not None and file.exists():
-            # after peft has written it, which would ask the hub for a model of that name
-            settings = json.loads(file.read_text(encoding="utf-8"))
-            settings["base_model_name_or_path"] = self.inputs.embedded
-            settings["revision"] = models.revision_of_seed(self.args.seed)
-            file.write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+        with self._model_aside(output_dir) as folder:
+            quiet = environment.without_notes_on_defaults()
+            with quiet, chat.inference_template(self.processing_class):
+                super()._save(str(folder), state_dict)  # type: ignore[misc]
+            file = folder / "adapter_config.json"
+            if self.inputs.embedded is not None and file.exists():
+                # after peft has written it, which would ask the hub for a model of that name
+                settings = json.loads(file.read_text(encoding="utf-8"))
+                settings["base_model_name_or_path"] = self.inputs.embedded
+                settings["revision"] = models.revision_of_seed(self.args.seed)
+                text = json.dumps(settings, indent=2, sort_keys=True)
+                file.write_text(text, encoding="utf-8")

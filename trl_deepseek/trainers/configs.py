@@ -58,6 +58,7 @@ class PluginConfig:
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
+        init_from_checkpoint: A checkpoint whose weights, or adapter, a fresh run begins with.
     """
 
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
@@ -101,6 +102,10 @@ class PluginConfig:
     lora_experts: bool = field(
         default=False,
         metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
+    )
+    init_from_checkpoint: str | None = field(
+        default=None,
+        metadata={"help": "Begin a fresh run with the weights, or adapter, of this checkpoint."},
     )
 
     def __post_init__(self) -> None:

@@ -23,6 +23,7 @@ import trl
 from accelerate.utils import gather_object
 
 from trl_deepseek import chat, data, lm_head, rewards
+from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import RewardError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.rewards import weights
@@ -110,7 +111,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         if inputs.options.get("tools") or inputs.options.get("environment_factory"):
             chat.parse_tool_calls(inputs.tokenizer)
         self._prefix = chat.generation_prefix(inputs.tokenizer)
-        guards = Guards(
+        self._guards = guards = Guards(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
         )
         weakref.finalize(self, guards.close)
@@ -228,21 +229,21 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             self._next_table = step + max(1, self.state.max_steps // TABLES)
             table.show(step, prompts, completions, by_name, everyones)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+    def _write_own(self, folder: Path) -> None:
+        super()._write_own(folder)
         if not self.args.save_only_model:
-            folder = Path(self._get_output_dir(trial=trial))
-            folder /= f"checkpoint-{self.state.global_step}"
-            folder.mkdir(parents=True, exist_ok=True)
             state = {"step": self._step, "buffer": self._buffered_inputs}
             torch.save(state, self._window_file(folder))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        file = self._window_file(checkpoint) if checkpoint else None
-        if file is not None and file.exists():
+    def _read_own(self, folder: Path) -> None:
+        super()._read_own(folder)
+        file = self._window_file(folder)
+        if file.exists():
             state = torch.load(file, weights_only=True)
             self._step, self._buffered_inputs = state["step"], state["buffer"]
+
+    def _with_state(self) -> dict[str, Stateful]:
+        return super()._with_state() | self._guards.with_state()
 
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""

@@ -8,12 +8,12 @@ cannot differ. The checks themselves live with their subjects; here is their ord
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, data, environment, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -97,6 +97,7 @@ def find(inputs: Inputs) -> None:
     """
     model, args, registry = inputs.model, inputs.args, inputs.registry
     check_names(args, registry)
+    model = started(model, args, inputs.options)
     quantization.check(model, args, inputs.options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     inputs.embedded = model if isinstance(model, str) and model in registry.models else None
@@ -123,6 +124,27 @@ def _size(inputs: Inputs) -> int:
     named = isinstance(model, str)
     config = models.load_config(model, inputs.registry, revision) if named else model.config
     return int(config.get_text_config().vocab_size)
+
+
+def started(model: Any, args: Any, options: Mapping[str, Any]) -> Any:
+    """The model, or the checkpoint with full weights that ``init_from_checkpoint`` names instead.
+
+    Raises:
+        ConfigError: The checkpoint is not whole, or does not go with the other arguments.
+    """
+    start = checkpoints.start_of(args)
+    if start is None:
+        return model
+    if not isinstance(model, str):
+        raise ConfigError(
+            "init_from_checkpoint goes with a model that is named, and this one is in memory\n"
+            "  load the checkpoint's weights into it yourself, or name the model"
+        )
+    if not start.adapter:
+        return start.folder
+    if getattr(args, "quantization", None) is None:
+        checkpoints.check_adapter(start, options.get("peft_config"))
+    return model
 
 
 def install_template(

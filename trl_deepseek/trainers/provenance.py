@@ -29,6 +29,7 @@ INCIDENTAL = (
     "include_", "per_device_eval", "prediction_loss_only", "ignore_data_skip", "local_rank",
     "metric_for", "greater_is", "batch_eval", "tpu_", "past_index", "debug", "dataset_num_proc",
     "vllm_server", "average_tokens", "length_column", "full_determinism", "torch_empty_cache",
+    "init_from",
 )  # fmt: skip
 
 

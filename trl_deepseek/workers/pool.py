@@ -14,17 +14,20 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import pickle
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from trl_deepseek.errors import ConfigError, RewardError, describe
 from trl_deepseek.workers.calls import Call, Failure, Result
 from trl_deepseek.workers.inprocess import GIVE_UP, NOT_TRIED
-from trl_deepseek.workers.process import Died, Unsendable, WorkerProcess
+from trl_deepseek.workers.process import START, Died, Unsendable, WorkerProcess
+from trl_deepseek.workers.remembering import Remember
 from trl_deepseek.workers.shipping import Shipment
 from trl_deepseek.workers.supervised import MARK
 
@@ -141,6 +144,26 @@ class Pool:
         empty: list[Result | None] = [None] * len(calls)
         return self._work(_Job(key, calls, timeout, stop_early, empty, deque(places), len(calls)))
 
+    def state(self, key: str) -> Any:
+        """What a reward remembers, in a pool of one worker.
+
+        Raises:
+            RewardError: It does not say.
+        """
+        return pickle.loads(self._remember(key, Remember(key)))
+
+    def set_state(self, key: str, state: Any) -> None:
+        """Have a reward remember ``state``; as :meth:`state`."""
+        self._remember(key, Remember(key, pickle.dumps(state)))
+
+    def _remember(self, key: str, request: Remember) -> Any:
+        call = Call({"request": request}, 0, (_REMEMBER,))
+        (result,) = self._work(_Job(key, [call], None, False, [None], deque([0]), 1))
+        (outcome,) = result.outcomes
+        if isinstance(outcome, Failure):
+            raise RewardError(f"reward {key!r}: {outcome.message}")
+        return result.extras[0][1][0]
+
     def close(self) -> None:
         """Kill the workers and all they started."""
         with self._change:
@@ -196,6 +219,10 @@ class Pool:
             process.define(job.key, self._shipments[job.key])
             if job.calls[0] is _LOAD:
                 return self._finish(job, 0, Result([None]), 0.0)
+            if job.calls[0].logs == (_REMEMBER,):
+                state = process.remember(job.calls[0].arguments["request"], START)
+                kept = Result([None], extras=[(_REMEMBER, [state])])
+                return self._finish(job, 0, kept, 0.0)
             process.begin(job.key, [job.calls[place] for place in places])
             while pending:
                 if len(pending) == 1:
@@ -277,6 +304,7 @@ class Pool:
             job.finish(place, result, seconds, died=False)
 
 
+_REMEMBER = "state"  # stands in a call's logs where no call is meant, but what is remembered
 _LOAD = Call({}, 0)  # stands for loading a reward without calling it
 _LIVING: weakref.WeakSet[Pool] = weakref.WeakSet()
 

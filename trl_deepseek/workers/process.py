@@ -19,6 +19,7 @@ from typing import Any
 from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import DETAIL, Call, Failure, Result
 from trl_deepseek.workers.inprocess import timed_out
+from trl_deepseek.workers.remembering import Remember
 from trl_deepseek.workers.shipping import Shipment
 from trl_deepseek.workers.supervised import MARK, PATIENCE, descendants, end
 from trl_deepseek.workers.worker import Ask, Define, Score
@@ -147,6 +148,14 @@ class WorkerProcess:
         self._send_bytes(message)
         self._due.append(len(calls))
         return True
+
+    def remember(self, request: Remember, timeout: float) -> Any:
+        """What a function there remembers; see :class:`Remember`. Raises as :meth:`define`."""
+        self._send(request)
+        problem, state = self._receive(timeout)
+        if problem is not None:
+            raise Died(Failure("error", f"its state cannot be kept: {problem}"))
+        return state
 
     def ask(self, key: str, items: Sequence[Any], seconds: float) -> None:
         """Send items; the function's answers are then due one by one. Raises as :meth:`begin`."""

@@ -19,6 +19,7 @@ from typing import Any
 
 from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import Call, Failure, Result, perform
+from trl_deepseek.workers.remembering import Remember, answer
 from trl_deepseek.workers.shipping import Shipment, unpack
 from trl_deepseek.workers.supervised import end_with_parent, keep
 
@@ -86,15 +87,17 @@ def main(channel: int, parent: int, memory: int) -> None:
             request = connection.recv()
             if isinstance(request, Define):
                 connection.send(_define(request, functions))
+            elif isinstance(request, Remember):
+                connection.send(answer(request, functions[request.key]))
             elif isinstance(request, Ask):
                 _answer(connection, request, functions[request.key])
             else:
                 connection.send(None)  # what it was sent is read: now time counts
                 for call in request.calls:
-                    answer = perform(functions[request.key], call, wait)
+                    result = perform(functions[request.key], call, wait)
                     if os.getpid() != me:  # a reward that forks comes back here twice
                         os._exit(0)
-                    _send(connection, answer, call)
+                    _send(connection, result, call)
 
 
 def _define(request: Define, functions: dict[str, Callable[..., Any]]) -> str | None:
@@ -112,11 +115,11 @@ def _answer(connection: Connection, request: Ask, function: Callable[..., Any]) 
     for item in request.items:
         signal.setitimer(signal.ITIMER_REAL, request.seconds)
         try:
-            answer = ("", function(item))
+            answered = ("", function(item))
         except Exception:
-            answer = (traceback.format_exc(), None)
+            answered = (traceback.format_exc(), None)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        connection.send(answer)
+        connection.send(answered)
 
 
 def _send(connection: Connection, answer: Result, call: Call) -> None:
