@@ -102,12 +102,12 @@ def _same(gold: Reading, given: Reading) -> bool:
         if one.brackets == "{}" and len(one.items) == 1 and other.brackets in ("()", "<>"):
             return same(one.items[0], other)  # the set of one point
     kinds = {gold.kind, given.kind}
+    if gold.brackets != given.brackets and _is_vector(gold) and _is_vector(given):
+        return formulas.same(_as_column(gold), _as_column(given))
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:
         return gold.kind == given.kind and _same_sets(gold, given)
-    if _is_vector(gold) and _is_vector(given):
-        return formulas.same(_as_column(gold), _as_column(given))
     if "list" in kinds or "brackets" in kinds:
         return _same_lists(gold, given)
     return formulas.same(_plain(gold), _plain(given), _written(gold), _written(given))
