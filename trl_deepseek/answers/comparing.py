@@ -15,7 +15,7 @@ from trl_deepseek.answers import formulas, parsing
 from trl_deepseek.answers.finding import solution_text
 from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
-from trl_deepseek.answers.reading import Reading, read
+from trl_deepseek.answers.reading import LONGEST, Reading, read
 from trl_deepseek.answers.sets import same_set
 
 _MISSING = {"none", "null", "nan", "n/a", "na", "unknown", "[]", "{}"}
@@ -67,6 +67,8 @@ def _formulas(reading: Reading) -> list[Reading]:
 
 def _answers(gold: Reading, claim: str) -> bool:
     r"""Whether a claim is the solution; of 5/36 \approx 0.139, being true, either side counts."""
+    if len(claim) > LONGEST:
+        return False
     exact, about, decimal = normalise(claim).partition(r"\approx")
     if not about or re.fullmatch(r"\s*\w?\s*", exact):
         return same(gold, read(claim))

@@ -90,6 +90,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
+_GAP = re.compile(r"(\s)\1{2,}")  # patterns that try every blank would take seconds over thousands
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
 
 
@@ -101,7 +102,7 @@ def claims(said: str, prompt: Any = None) -> list[str]:
         prompt: What it answers, text or messages: a line of it that shows a box is no answer
             when it is repeated.
     """
-    said = _without_echo(said[-_LONG:], prompt)
+    said = _GAP.sub(r"\1\1", _without_echo(said[-_LONG:], prompt))
     first, *after = _END.split(said, maxsplit=1)
     found = _of_turn(first)
     rest = _END.sub("\n", after[0]).strip() if after else ""
