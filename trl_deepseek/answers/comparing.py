@@ -100,9 +100,9 @@ def _same(gold: Reading, given: Reading) -> bool:
         return same_number(gold.quantity, given.quantity)
     if not units_agree(gold.unit, given.unit):
         return False
-    for one, other in ((gold, given), (given, gold)):
-        if one.brackets == "{}" and len(one.items) == 1 and other.brackets in ("()", "<>"):
-            return same(one.items[0], other)  # the set of one point
+    for holder, point in ((gold, given), (given, gold)):
+        if holder.brackets == "{}" and len(holder.items) == 1 and point.brackets in ("()", "<>"):
+            return same(holder.items[0], point)  # the set of one point
     kinds = {gold.kind, given.kind}
     if gold.brackets != given.brackets and _is_vector(gold) and _is_vector(given):
         return formulas.same(_as_column(gold), _as_column(given))

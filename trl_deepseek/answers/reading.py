@@ -17,7 +17,7 @@ _COMMAS = re.compile(
 )
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
-    r"(?P<label>(?:[A-Za-z]|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
+    r"(?P<label>(?:[A-Za-z]|\\angle ?[A-Z]{1,3}|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
     r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
     r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
 )
