@@ -118,11 +118,11 @@ def turn(said: str) -> str:
 
 
 def marked(said: str, prompt: Any = None) -> list[str]:
-    """The answers that a text marks, or says to be the answer; else all of the text."""
+    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
     first = _without_echo(whole_answer(said), prompt)
-    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _explicit(first):
+    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
         return claims(first)
-    return [first.strip().removeprefix("**").removesuffix("**").strip()]
+    return [first.strip()]
 
 
 def whole_answer(said: str) -> str:
