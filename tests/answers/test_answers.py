@@ -55,6 +55,24 @@ def test_every_row_scores_as_set_by_hand(file: Path) -> None:
     assert wrongly_scored(list(rows(file))) == []
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "{" * 5000 + "5" + "}" * 5000,
+        "9" * 20_000,
+        r"\frac{1}{" * 200 + "2" + "}" * 200,
+        r"10^{10^{10}}",
+        "((10!)!)!",
+        r"\prod_{k=1}^{1000000} k",
+    ],
+    ids=["braces", "digits", "fractions", "tower", "factorials", "product"],
+)
+def test_what_cannot_be_evaluated_is_not_paid_and_ends(claim: str) -> None:
+    reward = load_registry().rewards["math_accuracy"]
+    boxed = f"\\boxed{{{claim}}}"
+    assert reward(completions=[boxed], solution=["5"], seconds=0.5) == [0.0]
+
+
 @pytest.mark.parametrize("wrap", ["<think>77</think>\n<answer>{}</answer>", "<answer>{}</answer>"])
 @pytest.mark.parametrize("name", ["math_accuracy", "numeric_match", "multiple_choice"])
 def test_an_answer_is_worth_the_same_inside_its_tags(name: str, wrap: str) -> None:

@@ -25,6 +25,7 @@ from markdown_it import MarkdownIt
 from trl_deepseek import chat, load_registry
 from trl_deepseek.cli.main import main
 from trl_deepseek.jobs import TRAINING
+from trl_deepseek.types import DatasetKind
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md"] + [
@@ -72,7 +73,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("my_model", "sft", "runs/quickstart/grpo"):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    files = {"demonstrations": "demonstrations", "prefs": "preferences", "prompts": "prompts"}
+    files: dict[str, DatasetKind] = {
+        "demonstrations": "demonstrations",
+        "prefs": "preferences",
+        "prompts": "prompts",
+    }
     for name, kind in files.items():
         registry.datasets["arithmetic"](kind=kind, size=2).to_json(folder / f"{name}.jsonl")
     messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
@@ -136,7 +141,8 @@ def _run(block: Block, names: dict[str, Any], bounded: bool, seldom: tuple[str, 
         while text:
             text = text[decoder.raw_decode(text)[1] :].strip()
     else:
-        {"yaml": yaml.safe_load, "toml": tomllib.loads}[block.language](block.text)
+        parse: Any = {"yaml": yaml.safe_load, "toml": tomllib.loads}[block.language]
+        parse(block.text)
 
 
 def test_the_blocks_that_do_not_run_are_counted() -> None:

@@ -42,6 +42,7 @@ def grouped(said: str, boxes: list[tuple[int, int, str]]) -> list[list[tuple[int
 
 
 def said_in(run: list[tuple[int, int, str]]) -> str:
+    """What the boxes of one answer say, a list where they are several."""
     return ", ".join(dict.fromkeys(_SAID.sub("", inside, count=1).strip() for *_, inside in run))
 
 

@@ -20,29 +20,31 @@ _ALONE = re.compile(
 # (B) 12, B. Paris, B: Paris; not "A person", "A and B"
 _LEADING = re.compile(
     rf"{_OPEN}{_WORDS}(?:[\[(（【]\s*(?P<one>[A-Za-z])\s*[\])）】]"
-    rf"|{_OPEN}(?P<two>[A-Z])(?:{_CLOSE}[.):：、）。]|\s+[-–—]\s|,?\s+(?:because|since|as|not)\s))"
+    rf"|{_OPEN}(?P<two>[A-Za-h])(?:{_CLOSE}[.):：、）。]|\s+[-–—]\s"
+    r"|,?\s+(?:because|since|as|not|rather than)\s))"
     rf"(?P<rest>.*)",
     re.DOTALL,
 )
 _CHOOSING = re.compile(
-    r"(?:\b(?i:(?:correct|right|best|true) \w+ is)|正确的是"
+    r"(?:\b(?i:(?:correct|right|best|true) \w+ is)|正确的是|\b(?i:correct)(?=\s*[:：])"
     r"|\b(?i:choose|choosing|pick|select|go with|option|choice)\b(?:\s+(?i:is|the|option|choice"
     r"|letter|would be|should be))*"
     r"|(?:\b(?i:so|hence|thus|therefore|answer"
     r"|it(?:'s| is| must be| has to be)(?: clearly| definitely)?"
     r"|i(?:'d| would) say)\b,?|⇒|∴)"
-    r"(?=\s+[(*]*[B-H][)*]*\.?\s*$)|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
+    r"(?=\s+[(*]*[A-H][)*]*\.?\s*$)|选项?(?:择|为|是)?|应选|故选)[\s:：]*"
     r"[\"'*(（\[【$]*(?P<letter>[A-Z]|[a-z](?=[)）*\s.]*$))(?![A-Za-z'])"
     rf"{_CLOSE}(?=(?P<after>[^.。\n]{{0,40}}))"
 )
 _PRAISED = re.compile(
-    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])\s*(?:选项|项)?是?(?:正确|对)"
-    r"|(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?(?:correct|right|best|true|answer)\b(?! answer\?)"
+    r"(?<![A-Za-z、和与及])(?<![A-H][,，])([A-H])\s*(?:选项|项)?是?(?:正确|对|符合题意)"
+    r"|(?:^|(?<=[\s*(]))([A-H])[)*]* is (?:the )?"
+    r"(?:most \w+|correct|right|best|true|answer)\b(?! answer\?)"
 )
 _REJECTED = re.compile(
     r"\s*(?:is|are|was|seems|looks|can be|must be|项)?\s*(?:clearly |also |obviously )?"
     r"(?:wrong|incorrect|false|not|out|excluded|eliminated|ruled out|错|不|排除)"
-    r"|\s*(?:,|and|or|/)\s*"
+    r"|\s*(?:,|and|or|/|或|和|、|与|及)\s*"
     r"[\"'*(]*[A-Z]\b",
     re.IGNORECASE,
 )

@@ -15,7 +15,7 @@ from trl_deepseek.answers import formulas, parsing
 from trl_deepseek.answers.finding import solution_text
 from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import Quantity, read_quantity, same_number, units_agree
-from trl_deepseek.answers.reading import Reading, read
+from trl_deepseek.answers.reading import LONGEST, Reading, read
 from trl_deepseek.answers.sets import same_set
 
 _MISSING = {"none", "null", "nan", "n/a", "na", "unknown", "[]", "{}"}
@@ -67,6 +67,8 @@ def _formulas(reading: Reading) -> list[Reading]:
 
 def _answers(gold: Reading, claim: str) -> bool:
     r"""Whether a claim is the solution; of 5/36 \approx 0.139, being true, either side counts."""
+    if len(claim) > LONGEST:
+        return False
     exact, about, decimal = normalise(claim).partition(r"\approx")
     if not about or re.fullmatch(r"\s*\w?\s*", exact):
         return same(gold, read(claim))
@@ -98,16 +100,16 @@ def _same(gold: Reading, given: Reading) -> bool:
         return same_number(gold.quantity, given.quantity)
     if not units_agree(gold.unit, given.unit):
         return False
-    for one, other in ((gold, given), (given, gold)):
-        if one.brackets == "{}" and len(one.items) == 1 and other.brackets in ("()", "<>"):
-            return same(one.items[0], other)  # the set of one point
+    for holder, point in ((gold, given), (given, gold)):
+        if holder.brackets == "{}" and len(holder.items) == 1 and point.brackets in ("()", "<>"):
+            return same(holder.items[0], point)  # the set of one point
     kinds = {gold.kind, given.kind}
+    if gold.brackets != given.brackets and _is_vector(gold) and _is_vector(given):
+        return formulas.same(_as_column(gold), _as_column(given))
     if "words" in kinds:
         return gold.kind == given.kind and gold.text == given.text
     if "union" in kinds or kinds == {"brackets"}:
         return gold.kind == given.kind and _same_sets(gold, given)
-    if _is_vector(gold) and _is_vector(given):
-        return formulas.same(_as_column(gold), _as_column(given))
     if "list" in kinds or "brackets" in kinds:
         return _same_lists(gold, given)
     return formulas.same(_plain(gold), _plain(given), _written(gold), _written(given))

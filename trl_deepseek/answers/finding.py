@@ -26,7 +26,7 @@ _WITHDRAWN = re.compile(
     r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
     r"|(?:that|this|it|which)(?:'s|’s| is| was| has been)(?: clearly| obviously)?"
     r" (?:wrong|incorrect|not (?:right|correct|the answer)|a mistake)"
-    r"|isn't right)|(?<![A-Za-z])不对|等等|错了|更正|(?<![\w])no[,.]",
+    r"|isn't right)|(?<![A-Za-z])不对|等等|错了|更正|(?<!is )(?<![\w])no[,.]",
     re.IGNORECASE,
 )
 _HEDGE = re.compile(
@@ -48,7 +48,8 @@ _STATED = re.compile(
     r"|should be|must be|would be|will be|comes out to|has to be)\b"
     r"(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|clearly)\b)?)"
     r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
-    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】)"
+    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】"
+    r"|(?:故选|应选|故填)\s*[:：]?)"
     rf"{_NOISE}",
     re.IGNORECASE,
 )
@@ -56,7 +57,7 @@ _STATED = re.compile(
 _STOP = re.compile(
     r"[.!。！\n](?=\s|$|\*)|[。！]|\n|\?|？|,?\s+(?:because|since|as|which|where|but|so|not|hence"
     r"|when|for|if|instead of|rather than)\s"
-    r"|\s\((?:not|i\.e\.|since|because|as|which)\s"
+    r"|,?\s+i\.e\.|\s\((?:not|i\.e\.|since|because|as|which)\s"
     r"|，(?:因为|所以|而|不)|因为|;\s|；",
     re.IGNORECASE,
 )
@@ -80,12 +81,16 @@ _LEADS = re.compile(
     r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
     re.IGNORECASE,
 )
+_ASIDE = re.compile(
+    r",?\s+(?:attained|achieved|when|where|which|since|because|if)\s", re.IGNORECASE
+)
 _DENIED = re.compile(
     r"\b(?:not|never|cannot|can't|isn't|aren't|wrong|incorrect|neither|nor|don't|doesn't|unless"
-    r"|if|than|step|option|question|except)\b|不|没|非|\?|？|错",
+    r"|if|than|step|option|question|except)\b|不(?!同)|没|非|\?|？|错",
     re.IGNORECASE,
 )
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
+_GAP = re.compile(r"(\s)\1{2,}")  # patterns that try every blank would take seconds over thousands
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
 
 
@@ -97,7 +102,7 @@ def claims(said: str, prompt: Any = None) -> list[str]:
         prompt: What it answers, text or messages: a line of it that shows a box is no answer
             when it is repeated.
     """
-    said = _without_echo(said[-_LONG:], prompt)
+    said = _GAP.sub(r"\1\1", _without_echo(said[-_LONG:], prompt))
     first, *after = _END.split(said, maxsplit=1)
     found = _of_turn(first)
     rest = _END.sub("\n", after[0]).strip() if after else ""
@@ -113,11 +118,11 @@ def turn(said: str) -> str:
 
 
 def marked(said: str, prompt: Any = None) -> list[str]:
-    """The answers that a text marks, or says to be the answer; else all of the text."""
+    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
     first = _without_echo(whole_answer(said), prompt)
-    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _explicit(first):
+    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
         return claims(first)
-    return [first.strip().removeprefix("**").removesuffix("**").strip()]
+    return [first.strip()]
 
 
 def whole_answer(said: str) -> str:
@@ -223,7 +228,8 @@ def _stated(said: str) -> list[str]:
             and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I)
         ):
             if not _is_bare(claim) and len(claim.split()) < 20:
-                (claim,) = _last_sentence(claim, led=True) or [claim]
+                led = "答" not in match[0][:3]
+                (claim,) = _last_sentence(claim, led) or [claim]
             found.append((match.end(), claim))
     withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
     kept = [claim for place, claim in found if not withdrawn or place > withdrawn[-1]]
@@ -289,6 +295,9 @@ def _last_sentence(said: str, led: bool = False) -> list[str]:
     equations = re.sub(r"^(?:thus|so|hence|therefore|then)[,:]?\s+", "", sentence, flags=re.I)
     if re.match(r"\$?[A-Za-z]\s*=", equations) and _is_bare(equations):
         return [equations]
+    main = _ASIDE.split(sentence)[0]
+    if any(_LEADS.search(main[: token.start()]) for token in _TOKEN.finditer(main)):
+        sentence = main  # the maximum is 9, attained at x = 2
     if _DENIED.search(sentence) or len(sentence) > 300 or _WITHDRAWN.search(sentence):
         return []
     tokens = list(_TOKEN.finditer(sentence))

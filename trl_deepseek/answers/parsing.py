@@ -12,8 +12,9 @@ _UNREADABLE = re.compile(
     r"|,|;|\d[A-Za-z]\d|\\(?:pm|mp|cup|cap|setminus|in|mid|approx|equiv|ldots)(?![A-Za-z])"
 )
 _BASE = re.compile(
-    r"\(?([0-9A-Fa-f]+)\)?\s*(?:_\s*(?:\{\s*(?:\\text\s*\{)?\s*(?:base\s*)?\(?(\w+)\)?\s*\}?\s*\}|(\d+))"
-    r"|\(?(?:\\text\s*\{\s*)?(?:in )?base (\w+)\}?\)?)"
+    r"\(?([0-9A-Fa-f]+)\)?\s*(?:"
+    r"_\s*(?:\{\s*(?:\\text\s*\{)?\s*(?:base\s*\}?\s*)?\(?(\w+)\)?\s*\}?\s*\}|(\d+))"
+    r"|\(?(?:\\text\s*\{\s*)?\(?(?:in )?base (\w+)\)?\}?\)?)"
 )
 _DIGITS = ["", "", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
 _MATRIX = re.compile(r"\\begin\{[pv]matrix\}.*\\end\{[pv]matrix\}", re.DOTALL)

@@ -76,6 +76,13 @@ _SAME = {
     "ml": "milliliter millilitre ml 毫升",
     "mi/h": "mph",
     "km/h": "kph kmh",
+    "n": "newton 牛 牛顿",
+    "j": "joule 焦 焦耳",
+    "w": "watt 瓦",
+    "v": "volt 伏",
+    "pa": "pascal 帕",
+    "hz": "hertz 赫兹",
+    "mol": "mole 摩尔",
     "person": "people 人 名",
     "ohm": "欧 欧姆",
     "unit": "unit 个 个单位",
@@ -171,12 +178,13 @@ def read_unit(rest: str) -> str | None:
     if not text:
         return ""
     text = re.sub(r"\\Omega|Ω", "ohm", text)
+    text = re.sub(r"\\mu\s*|μ", "µ", text)
     if re.fullmatch(r"of (?:the|an?|his|her|their|its|all) [A-Za-z ]+", text):
         return ""  # 3/4 of the cake
     if text.startswith("^"):
         return None  # a power of the number itself
     bare = re.sub(r"\^\s*\{?\s*([-\d]+)\s*\}?", r"^\1", text)
-    if not re.fullmatch(r"°?[A-Za-z\u4e00-\u9fff°¢$€£¥ ./·^'\d-]*", bare) or _NO_UNIT.search(bare):
+    if not re.fullmatch(r"°?[A-Za-zµ\u4e00-\u9fff°¢$€£¥ ./·^'\d-]*", bare) or _NO_UNIT.search(bare):
         return None
     if re.search(r"(?<![\^\d-])-?\d", re.sub(r"\^-?\d+", "", bare)):
         return None

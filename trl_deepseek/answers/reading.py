@@ -17,7 +17,7 @@ _COMMAS = re.compile(
 )
 _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
-    r"(?P<label>(?:[A-Za-z]|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
+    r"(?P<label>(?:[A-Za-z]|\\angle ?[A-Z]{1,3}|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
     r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
     r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
 )
@@ -46,7 +46,7 @@ _CHOICE = re.compile(
 _MEASURED = re.compile(
     r"(?P<formula>.*[^\s^_{])\s*(?P<unit>\\text\s*\{[^{}]*[a-z][^{}]*\}(?:\s*\^\s*\{?\d\}?)?|(?<=[\d}a-z])[\u4e00-\u9fff]+)"
 )
-_LONGEST = 1000  # characters; more are no answer
+LONGEST = 1000  # characters; more are no answer
 _EMPTY = {r"\emptyset", r"\{\}", r"\{ \}"}
 _WORD_FORMULA = re.compile(r"\\(?!text\b|circ\b|%|\$)[A-Za-z]+|[\^_+*=<>|{}\\]|\d\s*/\s*\d")
 
@@ -81,7 +81,7 @@ def read(text: str, in_brackets: bool = False) -> Reading | None:
         text: What the answer says.
         in_brackets: Whether commas part its items, so that 1,234 is two numbers.
     """
-    return _read(normalise(text), "", in_brackets, 0) if len(text) <= _LONGEST else None
+    return _read(normalise(text), "", in_brackets, 0) if len(text) <= LONGEST else None
 
 
 def _read(text: str, label: str, in_brackets: bool, depth: int) -> Reading | None:

@@ -49,11 +49,11 @@ def _numbers(reading: Reading) -> tuple[Any, str] | None:
         return _numbers(condition) if condition else None
     if reading.kind == "list":
         found = [_numbers(item) if item.kind == "formula" else None for item in reading.items]
-        both = [part for part in found if part is not None]
-        if len(both) < len(found) or len({name for _, name in both}) > 1:
+        known = [part for part in found if part is not None]
+        if len(known) < len(found) or len({name for _, name in known}) > 1:
             return None
         join = sympy.Union if " or " in reading.text or "或" in reading.text else sympy.Intersection
-        return join(*(numbers for numbers, _ in both)), both[0][1]
+        return join(*(numbers for numbers, _ in known)), known[0][1]
     if reading.kind == "formula":
         return _solutions(reading)
     if reading.kind not in ("brackets", "union"):

@@ -29,10 +29,9 @@ def exact_match(
 ) -> list[float | None]:
     r"""1.0 where the answer is the solution, character for character, else 0.0.
 
-    The answer is what stands in ``<answer>``, in the last ``\boxed{}``, after ``####`` or "the
-    answer is", else all that follows the reasoning, without surrounding white space. Reasoning
-    that was never closed has no answer and scores 0.0. Abstains where the solution is None or
-    blank.
+    The answer is what stands in ``<answer>``, in the last ``\boxed{}`` or after ``####``, else all
+    that follows the reasoning, without surrounding white space. Reasoning that was never closed
+    has no answer and scores 0.0. Abstains where the solution is None or blank.
 
     Range: 0.0 or 1.0.
 
