@@ -273,7 +273,8 @@ def test_a_hook_that_ends_the_process_is_named_and_what_it_forks_may_end(tmp_pat
     plugin.write_text(
         "import os\nfrom trl_deepseek import hookimpl\n"
         "@hookimpl\ndef register_rewards(register):\n"
-        "    if os.fork() == 0: os._exit(7)\n    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+        "    if os.fork() == 0: os._exit(7)\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
     )
     leave = os._exit
     with pytest.raises(PluginError) as error:
