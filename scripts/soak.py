@@ -7,8 +7,8 @@ one crashes its worker and leaves a process behind, one returns NaN, one runs co
 that leaves processes and files. Prints what the run holds at intervals, then whether any of it
 grew, and ends with 1 where it did.
 
-Memory is PSS, in which a page that several processes share counts once, of the trainer and of its
-workers; the first tenth of the steps is left out of the comparison, since until then every part
+Memory is what is private to the trainer and to its workers, so that other processes of the machine
+do not show; the first tenth of the steps is left out of the comparison, since until then every part
 is used for the first time.
 """
 
@@ -29,6 +29,7 @@ from typing import Any
 
 import psutil
 
+SHARE = float(os.environ.get("SOAK_SHARE", "0.01"))  # of the calls that fail
 GROWTH = 0.05  # share of the memory that may come and go
 SLACK = 3  # descriptors and threads that a call in flight may hold
 STRAY = 987_654_321  # seconds that what is left behind would sleep: no other process asks for that
@@ -46,21 +47,21 @@ def raises(completion: str) -> float:
         def __str__(self) -> str:
             raise ZeroDivisionError
 
-    if chance(completion, "raises") < 0.01:
+    if chance(completion, "raises") < SHARE:
         raise Mute
     return float(len(set(completion)))
 
 
 def hangs(completion: str) -> float:
     """Overrun the time limit in 0.3 % of the calls."""
-    if chance(completion, "hangs") < 0.003:
+    if chance(completion, "hangs") < 0.3 * SHARE:
         time.sleep(STRAY)
     return float(len(completion) % 7)
 
 
 def crashes(completion: str) -> float:
     """Leave processes behind, one of them an orphan in a session of its own, and crash, in 1 %."""
-    if chance(completion, "crashes") < 0.01:
+    if chance(completion, "crashes") < SHARE:
         subprocess.Popen(["sleep", str(STRAY)])
         if os.fork() == 0:
             os.setsid()
@@ -72,7 +73,7 @@ def crashes(completion: str) -> float:
 
 def returns_nan(completion: str) -> float:
     """Return NaN in 1 % of the calls, having opened what it never closes."""
-    if chance(completion, "nan") < 0.01:
+    if chance(completion, "nan") < SHARE:
         os.pipe()
         return float("nan")
     return 1.0
@@ -83,7 +84,7 @@ def runs_code(completion: str) -> float:
     from trl_deepseek.sandbox.running import run_python, unavailable
     from trl_deepseek.sandbox.supervise import Limits
 
-    if chance(completion, "code") < 0.01 and unavailable() is None:
+    if chance(completion, "code") < SHARE and unavailable() is None:
         program = (
             f"import os, subprocess\nsubprocess.Popen(['sleep', '{STRAY}'])\n"
             "os.fork()\nos.setsid()\n"
@@ -142,7 +143,8 @@ def _memory(processes: Sequence[psutil.Process]) -> float:
     total = 0
     for process in processes:
         try:
-            total += process.memory_full_info().pss
+            memory = process.memory_info()
+            total += memory.rss - memory.shared
         except psutil.Error:
             continue
     return total / 2**20

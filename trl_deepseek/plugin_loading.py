@@ -37,7 +37,7 @@ from trl_deepseek.registry import (
     Origin,
     Registry,
 )
-from trl_deepseek.sources import import_file, import_module
+from trl_deepseek.sources import import_file, import_module, no_exit
 from trl_deepseek.types import ChatTemplate, Loss, Preset, Quantization, Reward
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
@@ -87,7 +87,7 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
             blocked.append(origin)
             continue
         try:
-            with boundary(functools.partial(PluginError, origin.plugin)):
+            with boundary(functools.partial(PluginError, origin.plugin)), no_exit():
                 plugin = point.load()
             offered = _offers(plugin, origin)
         except PluginError as error:
@@ -169,10 +169,8 @@ def _offers(plugin: Any, origin: Origin) -> list[Entry]:
         def register(name: str, item: Any, *, _kind: str = kind, **options: Any) -> None:
             _add(entries, [Entry(_kind, name, _item(_kind, name, item, options, origin), origin)])
 
-        with boundary(
-            functools.partial(PluginError, origin.plugin),
-            f"plugin {origin.plugin!r}: {hook} failed",
-        ):
+        failed = functools.partial(PluginError, origin.plugin)
+        with boundary(failed, f"plugin {origin.plugin!r}: {hook} failed"), no_exit():
             getattr(manager.hook, hook)(register=register)
     return list(entries.values())
 

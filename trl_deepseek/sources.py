@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -9,13 +10,34 @@ import os
 import sys
 import traceback
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 from trl_deepseek.errors import PluginError, boundary, describe
 
 FILE_MODULE_PREFIX = "trl_deepseek_file_"  # of the names under which plain files are imported
+
+
+@contextlib.contextmanager
+def no_exit() -> Iterator[None]:
+    """Around a plugin's import or hooks: ``os._exit`` raises there, which nothing else could catch.
+
+    Not in processes that it forks, which end that way.
+    """
+    here, leave = os.getpid(), os._exit
+
+    def exit_(status: int) -> NoReturn:
+        if os.getpid() != here:
+            leave(status)
+        raise SystemExit(f"os._exit({status})")
+
+    os._exit = exit_
+    try:
+        yield
+    finally:
+        os._exit = leave
 
 
 def import_file(path: str | os.PathLike[str]) -> ModuleType:
@@ -40,7 +62,8 @@ def import_file(path: str | os.PathLike[str]) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        with no_exit():
+            spec.loader.exec_module(module)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # as in boundary, with the line of the file
@@ -60,7 +83,8 @@ def import_module(name: str) -> ModuleType:
     if added:
         sys.path.insert(0, here)
     try:
-        with boundary(functools.partial(PluginError, name), f"plugin {name!r} does not load"):
+        failed = functools.partial(PluginError, name)
+        with boundary(failed, f"plugin {name!r} does not load"), no_exit():
             return importlib.import_module(name)
     finally:
         if added:

@@ -256,7 +256,9 @@ def test_a_timeout_that_is_no_time_is_refused_at_registration(tmp_path: Path, ti
     )
 
 
-@pytest.mark.parametrize("ending", ["import sys; sys.exit(0)", "raise SystemExit", "exit(0)"])
+@pytest.mark.parametrize(
+    "ending", ["import sys; sys.exit(0)", "raise SystemExit", "exit(0)", "import os; os._exit(0)"]
+)
 def test_a_plugin_that_ends_the_process_is_named(tmp_path: Path, ending: str) -> None:
     plugin = tmp_path / "ends.py"
     plugin.write_text(f"\n{ending}\n")
@@ -264,6 +266,21 @@ def test_a_plugin_that_ends_the_process_is_named(tmp_path: Path, ending: str) ->
         load_registry([str(plugin)])
     assert str(error.value).startswith(f"plugin file {plugin}:2 does not load: SystemExit")
     assert str(error.value).endswith("\n  a plugin may not end the process")
+
+
+def test_a_hook_that_ends_the_process_is_named_and_what_it_forks_may_end(tmp_path: Path) -> None:
+    plugin = tmp_path / "ends.py"
+    plugin.write_text(
+        "import os\nfrom trl_deepseek import hookimpl\n"
+        "@hookimpl\ndef register_rewards(register):\n"
+        "    if os.fork() == 0: os._exit(7)\n"
+        "    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))\n"
+    )
+    leave = os._exit
+    with pytest.raises(PluginError) as error:
+        load_registry([str(plugin)])
+    assert str(error.value) == "plugin 'ends': register_rewards failed: SystemExit: os._exit(7)"
+    assert os._exit is leave
 
 
 def test_a_file_that_imports_its_neighbour_is_told_the_way_out(tmp_path: Path) -> None:

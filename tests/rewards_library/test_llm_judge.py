@@ -180,6 +180,17 @@ def test_equal_questions_are_asked_once(endpoint: Endpoint) -> None:
     assert len(endpoint.requests) == 2
 
 
+def test_rows_may_set_what_it_judges_by(endpoint: Endpoint) -> None:
+    own = ["Judge the tone.", None, "Judge the tone."]
+    assert judge(endpoint, ["a", "b", "c"], instructions=own, scale=[[0, 5]] * 3) == [1.0] * 3
+    asked = [request["messages"] for request in endpoint.requests]
+    toned = [said[1]["content"] for said in asked if "Judge the tone." in said[0]["content"]]
+    assert sorted(text.count("question 1") for text in toned) == [0, 0]
+    assert len(asked) == 3
+    with pytest.raises(ValueError, match="the column 'show_reasoning' sets an option, but holds 1"):
+        judge(endpoint, ["a"], show_reasoning=[1])
+
+
 def test_it_tries_again_after_errors_that_pass(endpoint: Endpoint) -> None:
     def answer(request: dict[str, Any], number: int) -> Any:
         return error(429, Retry_After="0") if number < 3 else said("Score: 5")

@@ -337,19 +337,67 @@ attempt(lambda: call("mq_open", b"/x", 0o102, 0o600, None))
     contained(run(CALLS + program), 5)
 
 
+@pytest.mark.parametrize(
+    "hoard",
+    [
+        pytest.param(
+            "for d in ('/tmp', '/dev/shm'):\n"
+            "    with open(f'{d}/x', 'wb') as file: file.write(bytes(60 << 20))\n",
+            id="files",
+        ),
+        pytest.param(
+            "import socket\nfor _ in range(30):\n    if os.fork() == 0: break\nkept = []\n"
+            "for _ in range(100):\n    kept.append(socket.socketpair())\n"
+            "    for end in kept[-1]:\n        end.setblocking(False)\n        try:\n"
+            "            while True: end.send(bytes(1 << 16))\n        except OSError: pass\n",
+            id="sockets",
+        ),
+    ],
+)
+def test_what_is_held_outside_of_processes_counts_as_memory(hoard: str) -> None:
+    outcome = run(f"{hoard}\nimport time\ntime.sleep(3600)", Limits(memory=100 << 20))
+    assert outcome.stopped_by == "memory"
+
+
+def test_sockets_hold_no_more_than_is_counted() -> None:
+    program = """
+import socket
+a, b = socket.socketpair()
+for option in (socket.SO_SNDBUF, socket.SO_RCVBUF, 32, 33):
+    attempt(lambda: a.setsockopt(socket.SOL_SOCKET, option, 1 << 30))
+a.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+"""
+    contained(run(program), 4)
+
+
+def test_what_processes_share_counts_once() -> None:
+    program = """
+import time
+hoard = bytearray(b"x") * (60 << 20)
+for _ in range(5):
+    if os.fork() == 0:
+        time.sleep(0.5)
+        os._exit(0)
+for _ in range(5): os.wait()
+print("done")
+"""
+    assert run(program, Limits(memory=200 << 20)).stdout == "done\n"
+
+
 def test_pools_of_processes_and_event_loops_work() -> None:
     program = """
 import asyncio, math, multiprocessing
 if __name__ == "__main__":
-    with multiprocessing.get_context("fork").Pool(3) as pool:
-        print(pool.map(math.sqrt, [4.0, 9.0]))
+    for method in ("fork", "spawn"):
+        with multiprocessing.get_context(method).Pool(2) as pool:
+            print(pool.map(math.sqrt, [4.0, 9.0]))
     value = multiprocessing.Value("i", 3)
     with value.get_lock():
         print(value.value)
     print(asyncio.run(asyncio.sleep(0, 5)))
 """
     outcome = run(program)
-    assert (outcome.stdout, outcome.stderr) == ("[2.0, 3.0]\n3\n5\n", "")
+    assert (outcome.stdout, outcome.stderr) == ("[2.0, 3.0]\n[2.0, 3.0]\n3\n5\n", "")
 
 
 def test_sockets_that_namespaces_do_not_cover_are_refused_and_pairs_work() -> None:

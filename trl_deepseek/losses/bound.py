@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.errors import ConfigError, RunError, boundary
 from trl_deepseek.losses.checking import DataShape, check_options, has_option
 from trl_deepseek.types import Loss, PairLogps, PairRewards, UnpairedLogps
 
@@ -157,13 +157,11 @@ def _nobody_has(option: str, losses: Sequence[Loss]) -> ConfigError:
 
 
 def _try_out(bound: BoundLoss, given: Mapping[str, Any]) -> None:
-    try:
+    options = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    with boundary(
+        ConfigError, f"loss {bound.name!r} does not run with {options or 'its defaults'}"
+    ):
         bound(invented(bound.loss.data))
-    except Exception as error:  # a plugin's function may raise anything
-        options = ", ".join(f"{name}={value!r}" for name, value in given.items())
-        raise ConfigError(
-            f"loss {bound.name!r} does not run with {options or 'its defaults'}: {error}"
-        ) from error
 
 
 def invented(data: DataShape) -> Batch:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.chat.reasoning import CLOSE, OPEN
-from trl_deepseek.errors import ConfigError, PluginError, TrlDeepseekError
+from trl_deepseek.errors import ConfigError, PluginError, RunError, TrlDeepseekError, boundary
 from trl_deepseek.plugin_kit.tricks import NUMBERS
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import SINGULAR, Entry, Origin
@@ -126,11 +126,10 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
 
     def claim(text: str, test: Callable[[], str | None]) -> Check:
         try:
-            return Check(what, text, test())
-        except TrlDeepseekError as error:
+            with boundary(RunError):
+                return Check(what, text, test())
+        except TrlDeepseekError as error:  # here that is a finding
             return Check(what, text, str(error))
-        except Exception as error:  # a plugin may raise anything; here that is a finding
-            return Check(what, text, f"{type(error).__name__}: {error}")
 
     item = entry.item
     yield claim("has a name in lower case", lambda: _name(entry.name))
