@@ -56,7 +56,7 @@ MESSAGE = st.fixed_dictionaries(
 TURNS = st.lists(MESSAGE, max_size=4)
 SHAREGPT = st.lists(st.fixed_dictionaries({"from": ROLES | WORDS, "value": JUNK}), max_size=3)
 CELL = WORDS | TURNS | SHAREGPT | JUNK
-COLUMNS = {
+COLUMNS: dict[str, list[tuple[str, ...]]] = {
     "demonstrations": [
         ("messages",),
         ("prompt", "completion"),

@@ -157,7 +157,8 @@ class _Validation:
         self.report.unchecked += job.later
         self._compare_rows(job)
         self._attempt("the space for checkpoints", self._space, job)
-        if not getattr(job.inputs.parts, "functions", True):
+        parts = None if job.inputs is None else job.inputs.parts
+        if not getattr(parts, "functions", True):
             self.report.unchecked.append("the first batch: no reward is there yet to score it")
         elif self._attempt("the first batch", self._small_batch, job):
             self._try_model(with_model)
@@ -206,7 +207,7 @@ class _Validation:
         if any(self.options.without.values()) and TOO_FEW.search(str(error)):
             return False
         self.report.add(error, self.options.places.get(option or ""))
-        if option not in values or option == "model_name_or_path":
+        if option is None or option not in values or option == "model_name_or_path":
             return False
         kept = _without_word(values[option], str(error).partition("\n")[0])
         setattr(self.options, option, kept or self.defaults[option])
@@ -288,7 +289,7 @@ class _Validation:
                 return
             self.report.facts[f"{split}_rows"] = len(dataset)
             found = repeats.repeated(dataset)
-            self.report.facts[f"{split}_repeated"] = len(found)
+            self.report.facts[f"repeated_in_{split}"] = len(found)
             if found:
                 what = "say what an earlier row says"
                 self.report.warnings.append(self._about(split, found, len(dataset), what))
