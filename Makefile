@@ -17,9 +17,9 @@ quickstart: $(VENV)/installed
 test: $(VENV)/installed-dev bubblewrap
 	$(PYTEST) -m "not matrix"
 
-# Also every cell of the matrices, of which `test` runs a few.
+# Also every cell of the matrices, of which `test` runs a few, and more examples of any input.
 test-all: $(VENV)/installed-dev bubblewrap
-	$(PYTEST)
+	HYPOTHESIS_EXAMPLES=200 $(PYTEST)
 
 # Generated code runs in bubblewrap. Where it cannot be installed, the tests that need it are
 # skipped and say why.

@@ -102,7 +102,7 @@ BOOLEAN = "tag:yaml.org,2002:bool"
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[Settings]:
     settings = Settings()
     yield settings
-    settings.update(loader.construct_mapping(node))
+    settings.update(dict[Any, Any](loader.construct_mapping(node)))
     for key, value in node.value:
         if not isinstance(key, yaml.ScalarNode):
             continue
@@ -188,8 +188,8 @@ def read_mapping(path: str, what: str, of: str) -> Settings:
     except OSError as error:
         raise ConfigError(f"{what} {path!r} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {error.problem}") from error
+        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
+        raise ConfigError(f"{place}: not valid YAML: {error.problem}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = f"U+{ord(text[error.position]):04X}"

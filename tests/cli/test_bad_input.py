@@ -67,7 +67,7 @@ def test_an_unknown_key_in_yaml(refused: Run, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text("num_generation: 4\n")
     message = refused("grpo", **TINY, config="run.yaml")
     assert (
-        message == "run.yaml: unknown option 'num_generation' (did you mean 'num_generations'?)\n"
+        message == "run.yaml:1: unknown option 'num_generation' (did you mean 'num_generations'?)\n"
     )
 
 

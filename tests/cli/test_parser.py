@@ -90,7 +90,7 @@ def test_the_env_block_of_yaml_is_exported(
         (["word"], "unexpected argument 'word'"),
         (
             ["--steps", "many"],
-            "--steps: invalid int value: 'many'\n  trl-deepseek try --help lists the options",
+            "steps takes a whole number, not 'many'",
         ),
         (["--steps", "-1"], "steps must not be negative"),
         (["--config"], "--config: expected the path of a YAML file\n"),

@@ -12,6 +12,7 @@ from trl_deepseek.cli.run import check_names
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.jobs.recipe import Recipe, read
+from trl_deepseek.yaml_files import write_mapping
 
 SFT = {"command": "sft", "dataset_name": "arithmetic"}
 REWARD = {"command": "reward", "dataset_name": "arithmetic"}
@@ -56,6 +57,24 @@ def test_a_merge_takes_the_adapter_before_it_and_is_what_follows_starts_from(rec
     for adapter in ({"qlora": True}, {"use_peft": True}, {"quantization": "int8"}):
         found = recipe({**SFT, **adapter}, MERGE, {**SFT, "name": "more"})
         assert models(found) == ["base", "out/sft", "out/merge"]
+
+
+def test_a_name_that_is_null_is_none(recipe: Any) -> None:
+    (stage,) = recipe({**SFT, "name": None}).stages
+    assert (stage.name, stage.output_dir) == ("sft", "out/sft")
+
+
+def test_truth_keeps_its_spelling_where_a_stage_is_written_down(tmp_path: Path) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(
+        "output_dir: out\nmodel_name_or_path: base\nreport_to: off\n"
+        "stages:\n  - {command: sft, dataset_name: arithmetic, run_name: no}\n"
+    )
+    (stage,) = read(str(file), check_names).stages
+    write_mapping(tmp_path / "sft.yaml", stage.options)
+    written = (tmp_path / "sft.yaml").read_text()
+    assert "report_to: off\n" in written
+    assert "run_name: no\n" in written
 
 
 def test_options_beside_the_stages_are_those_of_every_training_stage(recipe: Any) -> None:

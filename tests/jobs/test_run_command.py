@@ -127,7 +127,7 @@ def test_a_row_that_would_be_read_wrongly_is_found_before_the_first_stage(
         ({**GRPO, "max_stepz": 3}, "unknown option 'max_stepz' (did you mean 'max_steps'?)"),
         ({**GRPO, "dataset_name": "none.jsonl"}, "data file 'none.jsonl' does not exist"),
         ({"command": "preference", "loss_type": ["dpx"]}, "'dpx'"),
-        ({**GRPO, "max_steps": "many"}, "invalid int value"),
+        ({**GRPO, "max_steps": "many"}, "max_steps takes a whole number, not 'many'"),
     ],
 )
 def test_a_mistake_in_the_last_stage_is_said_before_the_first_begins(

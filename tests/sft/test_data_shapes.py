@@ -177,7 +177,7 @@ def test_a_stream_is_rewritten_as_it_comes() -> None:
         ),
         (
             {"prompt": "1+1", "completion": 2},
-            "column 'completion' holds int, neither text nor a list of messages",
+            "column 'completion' holds a whole number, neither text nor a list of messages",
         ),
         (
             {"prompt": ["1+1"], "completion": ["2"]},

@@ -122,9 +122,25 @@ def inspect(adapter: str, registry: Registry, base: str | None = None) -> Source
             f"base model {name!r} is stored quantized; an adapter is merged into 16 bits only\n"
             "  name the model it was made from: --base_model_name_or_path NAME"
         )
+    _check_readable(folder / "adapter_model.safetensors")
     shape = skeleton.build(config)
     count = sum(parameter.numel() for parameter in shape.parameters())
     return Source(folder, name, revision, config, settings.get("task_type") == "SEQ_CLS", count)
+
+
+def _check_readable(file: Path) -> None:
+    """Refuse weights that were cut off or are something else; reads their header only."""
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        return  # they are in the older format
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{str(file)!r} holds no whole weights: {error}\n  copy the adapter again"
+        ) from error
 
 
 def check_room(source: Source, output: Path, width: int) -> None:

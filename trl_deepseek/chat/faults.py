@@ -96,8 +96,10 @@ class Inspector:
                 "would be trained as the answer",
                 f"close it with {reasoning.CLOSE}, or leave the row out: it was cut off",
             )
-        weights = {m["weight"] for m in answers if m.get("weight") is not None}
-        if not weights <= {0, 1} or any(m.get("train") not in (True, False, None) for m in answers):
+        if any(
+            m.get("weight") not in (0, 1, None) or m.get("train") not in (True, False, None)
+            for m in answers
+        ):
             yield Fault(
                 "an assistant message has a weight other than 0 and 1, or a train that is no "
                 "boolean",

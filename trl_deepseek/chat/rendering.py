@@ -191,7 +191,7 @@ def _render(
             add_generation_prompt=options.pop("add_generation_prompt", False),
             **options,
         )
-    except (JinjaError, TypeError, ValueError) as error:
+    except (JinjaError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise TemplateError(
             f"the chat template cannot render this conversation: {error}"
         ) from error

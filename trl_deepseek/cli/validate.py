@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from trl_deepseek.cli import run as recipes
 from trl_deepseek.cli import training
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
 from trl_deepseek.cli.parser import Parser, read_config
+from trl_deepseek.cli.validation_page import show
 from trl_deepseek.errors import ConfigError, UserError, did_you_mean
 from trl_deepseek.jobs import recipe as recipe_files
 from trl_deepseek.jobs.places import option_of
@@ -25,7 +26,7 @@ from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.yaml_files import Settings
 
 if TYPE_CHECKING:
-    from trl_deepseek.jobs.validation import Report
+    from trl_deepseek.jobs.findings import Report
 
 HELP = {
     "--no_model": "Leave out the forward and backward pass of the real model.",
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     if own["--json"]:
         print(json.dumps({"problems": problems, "jobs": answer}, ensure_ascii=False))
     else:
-        _show(answer)
+        show(answer)
     return 2 if problems else 0
 
 
@@ -269,8 +270,9 @@ def _stage(path: str, stage: recipe_files.Stage) -> _Target:
 
 def _look(target: _Target, with_model: bool) -> Report:
     from trl_deepseek.jobs import validation
+    from trl_deepseek.jobs.findings import Report
 
-    report = validation.Report()
+    report = Report()
     if target.options is not None:
         wrong = [option_of(error, target.defaults) for error in target.wrong]
         report = validation.validate(
@@ -295,35 +297,3 @@ def _as_json(target: _Target, report: Report) -> dict[str, Any]:
             finding |= {"place": place, "message": f"{stage}: {finding['message']}"}
         finding |= {"stage": target.stage}
     return found
-
-
-def _show(answer: Sequence[dict[str, Any]]) -> None:
-    """A page for people: what is wrong first, then what is lost or doubtful, then figures."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console = Console(highlight=False)
-    styles = {"problems": "bold red", "warnings": "yellow", "unchecked": "bright_black"}
-    for job in answer:
-        name = f"{job['stage']} ({job['command']})" if job["stage"] else job["command"]
-        console.print(Text(name, style="bold"))
-        for kind, style in styles.items():
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 2))
-            for each in job[kind]:
-                each = each if isinstance(each, dict) else {"place": None, "message": each}
-                message = Text(each["message"])
-                table.add_row(Text(each["place"] or "", style="bright_black"), message)
-            if job[kind]:
-                words = {"unchecked": "not looked at"}
-                console.print(Text(f"  {words.get(kind, kind)}: {len(job[kind])}", style=style))
-                console.print(table)
-        if job["facts"]:
-            figures = ", ".join(f"{key} {_figure(value)}" for key, value in job["facts"].items())
-            console.print(Text(f"  {figures}"), soft_wrap=True)
-    total = sum(len(job["problems"]) for job in answer)
-    console.print(Text(f"{total or 'no'} problem{'s' * (total != 1)}", style="bold"))
-
-
-def _figure(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"{value:,}"

@@ -59,10 +59,26 @@ def fault_of_messages(value: Any) -> str | None:
         if not isinstance(role, str) or not role.strip():
             keys = ", ".join(key for key, found in message.items() if found is not None)
             return f"message {place} has no role; it has {keys or 'nothing'}"
+        found = _fault_of_calls(message.get("tool_calls"))
+        if found is not None:
+            return f"message {place} ({role}): {found}"
         if content is None and role == "assistant":
             continue
         if not isinstance(content, (str, list)):
             return f"message {place} ({role}): the content is {kind_of(content)}, not text"
+    return None
+
+
+def _fault_of_calls(calls: Any) -> str | None:
+    """What keeps a value from being tool calls, which a message may lack."""
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return f"tool_calls is {kind_of(calls)}, not a list of calls"
+    for call in calls:
+        function = call.get("function") if isinstance(call, Mapping) else None
+        if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+            return "a tool call is {type: function, function: {name, arguments}}"
     return None
 
 

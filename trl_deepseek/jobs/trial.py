@@ -73,7 +73,7 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
     import torch
     from transformers import TrainerCallback
 
-    class Stop(TrainerCallback):  # type: ignore[misc]
+    class Stop(TrainerCallback):
         """Ends the run behind the first backward pass, with accumulation or without."""
 
         def on_substep_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

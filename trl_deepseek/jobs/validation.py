@@ -14,7 +14,6 @@ import logging
 import re
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from trl_deepseek import data, jobs
@@ -22,6 +21,7 @@ from trl_deepseek.data import repeats
 from trl_deepseek.data.loading import lines_of
 from trl_deepseek.errors import RunError, TemplateError, UserError, describe
 from trl_deepseek.jobs import space, trial
+from trl_deepseek.jobs.findings import Finding, Report, Warnings
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.samples import row_numbers, small_trainer
@@ -39,43 +39,6 @@ TOGETHER = {
     "datasets": ("dataset_name",),
     "eval_dataset": ("eval_strategy", "load_best_model_at_end"),
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing to say.
-
-    Attributes:
-        message: As the command would say it.
-        place: ``file:line`` where that is known.
-    """
-
-    message: str
-    place: str | None = None
-
-
-@dataclass
-class Report:
-    """What is to be said of one job.
-
-    Attributes:
-        problems: What the job would be refused for, or would fail at.
-        warnings: What is lost or doubtful, although the job would run.
-        unchecked: What could not be looked at, and why.
-        facts: Figures: rows, tokens of the first batch, its loss, bytes of a checkpoint.
-    """
-
-    problems: list[Finding] = field(default_factory=list)
-    warnings: list[Finding] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def add(self, error: UserError | RunError, place: str | None = None) -> None:
-        """Note an error, once."""
-        place = getattr(error, "place", None) or place
-        finding = Finding(str(error.args[0]), place)
-        if finding not in self.problems:
-            self.problems.append(finding)
 
 
 def validate(
@@ -96,7 +59,7 @@ def validate(
         aside: Options that were set aside before, since what was given for them is none.
     """
     report = Report()
-    handler = _Warnings(report)
+    handler = Warnings(report)
     logger = logging.getLogger("trl_deepseek")
     logger.addHandler(handler)
     try:
@@ -104,19 +67,6 @@ def validate(
     finally:
         logger.removeHandler(handler)
     return report
-
-
-class _Warnings(logging.Handler):
-    """Keeps what the package warns of."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__(logging.WARNING)
-        self.report = report
-
-    def emit(self, record: logging.LogRecord) -> None:
-        finding = Finding(record.getMessage())
-        if finding not in self.report.warnings:
-            self.report.warnings.append(finding)
 
 
 class _Validation:
@@ -157,7 +107,8 @@ class _Validation:
         self.report.unchecked += job.later
         self._compare_rows(job)
         self._attempt("the space for checkpoints", self._space, job)
-        if not getattr(job.inputs.parts, "functions", True):
+        parts = None if job.inputs is None else job.inputs.parts
+        if not getattr(parts, "functions", True):
             self.report.unchecked.append("the first batch: no reward is there yet to score it")
         elif self._attempt("the first batch", self._small_batch, job):
             self._try_model(with_model)
@@ -206,7 +157,7 @@ class _Validation:
         if any(self.options.without.values()) and TOO_FEW.search(str(error)):
             return False
         self.report.add(error, self.options.places.get(option or ""))
-        if option not in values or option == "model_name_or_path":
+        if option is None or option not in values or option == "model_name_or_path":
             return False
         kept = _without_word(values[option], str(error).partition("\n")[0])
         setattr(self.options, option, kept or self.defaults[option])
@@ -288,7 +239,7 @@ class _Validation:
                 return
             self.report.facts[f"{split}_rows"] = len(dataset)
             found = repeats.repeated(dataset)
-            self.report.facts[f"{split}_repeated"] = len(found)
+            self.report.facts[f"repeated_in_{split}"] = len(found)
             if found:
                 what = "say what an earlier row says"
                 self.report.warnings.append(self._about(split, found, len(dataset), what))
