@@ -123,6 +123,7 @@ TABLE = [
         TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
         "epoch_iterator num_batches device",
     ),
+    Name("trl.DPOConfig", "sync_ref_model", "trainers/saving.py", "the reference moves"),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
     Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
     Name(TRAINER, "_globalstep_last_logged", "trainers/tallies.py", "the steps in the next log"),

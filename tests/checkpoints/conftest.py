@@ -67,7 +67,8 @@ def build() -> Callable[..., Any]:
             **OPTIONS.get(kind, {}),
             **options,
         }
-        rows = REGISTRY.datasets["arithmetic"](kind=ROWS.get(kind, "preferences"), size=32)
+        asked: Any = ROWS.get(kind, "preferences")
+        rows = REGISTRY.datasets["arithmetic"](kind=asked, size=32)
         if kind == "grpo":
             given = {"reward_funcs": [by_length], **(given or {})}
         if held_out:
