@@ -12,6 +12,7 @@ nobody killed. Stages of a recipe are processes of their own, which are killed w
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -181,7 +182,10 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and what it started, at once."""
-        os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has not begun, or has just ended
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         while not self.ended():
             time.sleep(0.005)
 
