@@ -242,6 +242,7 @@ NOT_OF_A_LIBRARY = {
     *("_StoreAction", "_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
     *("_exit", "_base_executable"),  # os, sys
     *("_bytes", "_ids", "_token", "_available"),
+    "_saving",  # the folder that checkpoints are written in
     "_unsorted_args",  # sympy
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
 }
