@@ -12,6 +12,8 @@ nobody killed. Stages of a recipe are processes of their own, which are killed w
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import json
 import os
 import random
@@ -31,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from trl_deepseek import checkpoints
+from trl_deepseek import checkpoints, load_registry
 from trl_deepseek.cli.main import main as command_line
 from trl_deepseek.trainers import dpo, grpo, kto, reward, sft  # imported once, for all children
 from trl_deepseek.yaml_files import write_mapping
@@ -77,7 +79,7 @@ def length(completions, **_):
 SHARED: dict[str, Any] = {
     "model_name_or_path": "tiny-deepseek-llm",
     "chat_template": "deepseek-v3",
-    "dataset_name": "arithmetic",
+    "dataset_name": "rows.jsonl",
     "report_to": ["none"],
     "use_cpu": True,
     "bf16": False,
@@ -124,9 +126,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "recipe": (
         "run",
-        {"stages": [{"command": "sft"}, {"command": "dpo"}]},
+        {"stages": [{"command": "reward"}, {"command": "preference", "loss_type": ["simpo"]}]},
     ),
 }
+KINDS: dict[str, Any] = {"sft": "demonstrations", "grpo": "prompts"}
+ROWS = 64
 TIMES = ("runtime", "per_second", "step_time")
 LIMIT = 300.0  # seconds after which a run hangs
 
@@ -134,14 +138,14 @@ LIMIT = 300.0  # seconds after which a run hangs
 def write_config(folder: Path, command: str, options: dict[str, Any]) -> list[str]:
     """Write the run's files into its folder; the words of its command line."""
     (folder / "rewards.py").write_text(REWARDS)
+    kind = KINDS.get(command, "preferences")
+    rows = load_registry().datasets["arithmetic"](kind=kind, size=ROWS)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if command == "run":
-        stages = [{**SHARED, **stage} for stage in options["stages"]]
-        for stage in stages:
-            stage["command"] = {"dpo": "preference"}.get(stage["command"], stage["command"])
-            del stage["model_name_or_path"]
-        model = SHARED["model_name_or_path"]
-        recipe = {"output_dir": "out", "model_name_or_path": model, "stages": stages}
-        write_mapping(folder / "config.yaml", recipe)
+        shared = {name: value for name, value in SHARED.items() if name != "model_name_or_path"}
+        stages = [{**stage, **shared} for stage in options["stages"]]
+        recipe = {"output_dir": "out", "model_name_or_path": SHARED["model_name_or_path"]}
+        write_mapping(folder / "config.yaml", {**recipe, "stages": stages})
         return ["run", "config.yaml"]
     write_mapping(folder / "config.yaml", {**SHARED, "output_dir": "out", **options})
     return [command, "--config", "config.yaml"]
@@ -178,7 +182,10 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and what it started, at once."""
-        os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has not begun, or has just ended
+            os.killpg(self.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
         while not self.ended():
             time.sleep(0.005)
 
@@ -272,13 +279,24 @@ def resume(folder: Path, words: list[str]) -> tuple[int | None, str]:
 
 
 def campaign(
-    kills: int, seed: int, names: list[str], show: Callable[[str], None], keep: Path
+    kills: int,
+    minutes: float,
+    seed: int,
+    names: list[str],
+    show: Callable[[str], None],
+    keep: Path,
 ) -> list[dict[str, Any]]:
     """Kill and resume; one record per kill."""
     chance = random.Random(seed)
-    records = []
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would else copy all that is imported
+    started = time.monotonic()
+    records: list[dict[str, Any]] = []
     references: dict[str, tuple[dict[str, Any], float]] = {}
     for number in range(kills):
+        if time.monotonic() - started > 60 * minutes:
+            show(f"stopped after {minutes:g} minutes")
+            break
         name = names[number % len(names)]
         command, options = CONFIGS[name]
         root = Path(tempfile.mkdtemp(prefix="kill-", dir=keep))
@@ -313,6 +331,7 @@ def main() -> int:
     """See the module; 0 where every resumed run is the undisturbed one."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin none after")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
     parser.add_argument("--json", action="store_true", help="print the records as one JSON list")
@@ -323,7 +342,7 @@ def main() -> int:
     def show(line: str) -> None:
         errors.print(line, markup=False)
 
-    records = campaign(args.kills, args.seed, args.configs, show, keep)
+    records = campaign(args.kills, args.minutes, args.seed, args.configs, show, keep)
     if args.json:
         print(json.dumps(records))
     else:

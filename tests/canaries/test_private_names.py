@@ -123,6 +123,7 @@ TABLE = [
         TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
         "epoch_iterator num_batches device",
     ),
+    Name("trl.DPOConfig", "sync_ref_model", "trainers/saving.py", "the reference moves"),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
     Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
     Name(TRAINER, "_globalstep_last_logged", "trainers/tallies.py", "the steps in the next log"),
@@ -241,6 +242,7 @@ NOT_OF_A_LIBRARY = {
     *("_StoreAction", "_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
     *("_exit", "_base_executable"),  # os, sys
     *("_bytes", "_ids", "_token", "_available"),
+    "_saving",  # the folder that checkpoints are written in
     "_unsorted_args",  # sympy
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
 }

@@ -43,7 +43,12 @@ def build() -> Callable[..., Any]:
     """Builds a trainer for four steps that logs every third and saves every second."""
 
     def trainer(
-        kind: str, folder: Path, *, given: dict[str, Any] | None = None, **options: Any
+        kind: str,
+        folder: Path,
+        *,
+        given: dict[str, Any] | None = None,
+        held_out: bool = False,
+        **options: Any,
     ) -> Any:
         settings: dict[str, Any] = {
             "output_dir": str(folder),
@@ -62,9 +67,12 @@ def build() -> Callable[..., Any]:
             **OPTIONS.get(kind, {}),
             **options,
         }
-        rows = REGISTRY.datasets["arithmetic"](kind=ROWS.get(kind, "preferences"), size=32)
+        asked: Any = ROWS.get(kind, "preferences")
+        rows = REGISTRY.datasets["arithmetic"](kind=asked, size=32)
         if kind == "grpo":
             given = {"reward_funcs": [by_length], **(given or {})}
+        if held_out:
+            given = {**(given or {}), "eval_dataset": rows}
         name = CLASSES[kind]
         config = getattr(trl_deepseek, f"{name}Config")(**settings)
         return getattr(trl_deepseek, f"{name}Trainer")(

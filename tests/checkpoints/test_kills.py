@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 from trl_deepseek import checkpoints
@@ -95,3 +96,48 @@ def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_checkpoint_to_go_on_from
     ]
     assert resumed.training_loss == result.training_loss
     assert not (folder / "_saving").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_runs_of_one_config_are_bitwise_equal(
+    kind: str, build: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name in ("a", "b"):
+        build(kind, tmp_path / name, max_steps=2).train()
+    assert same(left_by(tmp_path / "a"), left_by(tmp_path / "b"))
+
+
+LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "lora_dropout": 0.2}
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "noise": ("sft", {"noise": "neftune"}),
+    "packing": ("sft", {"packing": True, "max_length": 64}),
+    "accumulation": ("sft", {"gradient_accumulation_steps": 3}),
+    "LoRA and dropout": ("sft", {"lora": LORA}),
+    "QLoRA": ("sft", {"quantization": "qlora"}),
+    "orpo": ("dpo", {"loss_type": ["orpo"]}),
+    "a reference that moves": (
+        "dpo",
+        {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 0.5},
+    ),
+    "several iterations": ("grpo", {"num_iterations": 2, "steps_per_generation": 2}),
+    "no window": ("grpo", {"gradient_accumulation_steps": 1, "steps_per_generation": 1}),
+    "a long window": ("grpo", {"gradient_accumulation_steps": 1, "steps_per_generation": 8}),
+}
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_a_run_that_goes_on_from_any_step_is_the_undisturbed_one(
+    variant: str, step: int, build: Callable[..., Any], tmp_path: Path
+) -> None:
+    kind, options = VARIANTS[variant]
+    options = {"save_steps": 1, **options}
+    given = {"peft_config": LoraConfig(**options.pop("lora"))} if "lora" in options else None
+    build(kind, tmp_path, given=given, **options).train()
+    undisturbed = left_by(tmp_path)
+    for later in range(step + 1, 5):
+        shutil.rmtree(tmp_path / f"checkpoint-{later}")
+    build(kind, tmp_path, given=given, **options).train(resume_from_checkpoint=True)
+    again = left_by(tmp_path)
+    assert [key for key in undisturbed if not same(again.get(key), undisturbed[key])] == []

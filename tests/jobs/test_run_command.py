@@ -169,3 +169,35 @@ def test_a_launcher_starts_what_trains_and_not_what_merges(
     assert main(["run", file]) == 0
     assert Path("started").read_text() == "-m trl_deepseek sft --config out/sft.yaml --json\n"
     assert Path("out/merge/model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "out/pipeline.json cannot be read: Expecting value"),
+        ("[]", "out/pipeline.json lists no stages\n"),
+        ('{"stages": [1]}', "out/pipeline.json lists no stages\n"),
+        ('{"stages": {"sft": 3}}', "out/pipeline.json: stage 'sft': command is None\n"),
+        ('{"stages": {"sft": {"command": "sft"}}}', "stage 'sft': options is None\n"),
+        (
+            '{"stages": {"sft": {"command": "sft", "options": {}, "seconds": "long"}}}',
+            "stage 'sft': seconds is 'long'\n",
+        ),
+        (
+            '{"stages": {"sft": {"command": "sft", "options": {}, "seconds": 1, "result": 2}}}',
+            "stage 'sft': result is 2\n",
+        ),
+    ],
+)
+def test_a_record_of_stages_that_was_edited_is_refused(
+    write: Any, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    Path("out").mkdir()
+    Path("out/pipeline.json").write_text(text)
+    assert main(["run", write({"command": "sft"})]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.endswith(
+        "it is written by `trl-deepseek run` alone; to begin anew, remove it and the stages' "
+        "folders\n"
+    )

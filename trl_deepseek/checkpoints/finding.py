@@ -40,7 +40,7 @@ def newest(output_dir: str | Path, *, only_model: bool = False) -> Found:
         output_dir: It need not exist.
         only_model: Whether the run saves models only (``save_only_model``).
     """
-    torn = []
+    torn: list[str] = []
     for folder in sorted(steps(output_dir), key=step_of, reverse=True):
         problem = difference(folder, only_model=only_model)
         if problem is None:

@@ -26,6 +26,7 @@ from trl_deepseek.trainers import tallies
 logger = logging.getLogger(__name__)
 
 STATES = "plugin_states_{}.pt"
+REFERENCE = "reference.pt"
 
 
 class WholeCheckpoints:
@@ -104,6 +105,8 @@ class WholeCheckpoints:
         held = states.take(self._with_state())
         if held:
             torch.save(held, folder / STATES.format(rank))
+        if self._moving_reference() is not None and self.is_world_process_zero():
+            torch.save(self._moving_reference().state_dict(), folder / REFERENCE)
 
     def _read_own(self: Any, folder: Path) -> None:
         """Take back what :meth:`_write_own` has written, where it is there."""
@@ -112,6 +115,19 @@ class WholeCheckpoints:
         file = folder / STATES.format(rank)
         held = torch.load(file, weights_only=True) if file.is_file() else {}
         states.give_back(self._with_state(), held, str(folder))
+        reference = self._moving_reference()
+        if reference is not None and (folder / REFERENCE).is_file():
+            saved = torch.load(folder / REFERENCE, map_location="cpu", weights_only=True)
+            reference.load_state_dict(saved)
+        elif getattr(self.args, "sync_ref_model", False) and self.is_world_process_zero():
+            logger.warning("%s does not hold the reference, which begins anew", folder)
+
+    def _moving_reference(self: Any) -> Any:
+        """The reference that ``sync_ref_model`` moves; None where it stays or is in pieces."""
+        in_pieces = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        if in_pieces or not getattr(self.args, "sync_ref_model", False):
+            return None
+        return None if self.ref_model is None else self.accelerator.unwrap_model(self.ref_model)
 
     def _with_state(self: Any) -> dict[str, states.Stateful]:
         """What plugins of the run remember, by a name that says what it is."""
