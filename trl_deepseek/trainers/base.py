@@ -2,8 +2,9 @@
 
 ``PluginTrainer`` stands before a TRL trainer in the bases of each of ours. It touches TRL at the
 constructor, where names have become objects and quantized models are loaded; around ``train``,
-where the embeddings of the policy are noised; and at ``_save``, where the tokenizer must carry the
-template that generates, not the one that trains.
+where the embeddings of the policy are noised; at each batch, loss, gradient norm and save, which
+the watch of :mod:`trl_deepseek.health` looks at; and at ``_save``, where the tokenizer must carry
+the template that generates, not the one that trains.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from transformers.trainer_utils import get_last_checkpoint
 
-from trl_deepseek import chat, data, models, noise, quantization
+from trl_deepseek import chat, data, health, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
@@ -32,6 +33,7 @@ class PluginTrainer:
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
+    watch: health.Watch
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -59,6 +61,7 @@ class PluginTrainer:
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
+        self.watch = self._watch()
 
     @property
     def registry(self) -> Registry:
@@ -105,6 +108,43 @@ class PluginTrainer:
             step=lambda: self.state.global_step,
         )
 
+    def _watch(self: Any) -> health.Watch:
+        losses = getattr(self.args, "loss_type", None) or "loss"
+        folder = self.args.output_dir
+        return health.Watch(
+            [losses] if isinstance(losses, str) else losses,
+            folder,
+            self.processing_class,
+            self.accelerator.process_index,
+            step=lambda: self.state.global_step,
+            last_checkpoint=lambda: get_last_checkpoint(folder) if Path(folder).is_dir() else None,
+        )
+
+    def _prepare_inputs(self: Any, inputs: Any) -> Any:
+        """As TRL's; what the model is trained on is what the watch would keep."""
+        batch = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        if self.model.training:
+            self.watch.saw(batch)
+        return batch
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; a loss that is not finite stops the run."""
+        with self.watch.around_step():
+            loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+            self.watch.check_loss(loss)
+        return loss
+
+    def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
+        """As transformers', which has it for the log; one that is not finite stops the run."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
+        self.watch.check_gradient(norm, self.accelerator.scaler, model)
+        return norm
+
+    def save_model(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As TRL's, of weights that are finite."""
+        self.watch.check_weights(self.model)
+        super().save_model(*args, **kwargs)  # type: ignore[misc]
+
     def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, with the noise on the model meanwhile.
 
@@ -132,6 +172,7 @@ class PluginTrainer:
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         """As TRL's, and what the run is made with beside it."""
+        self.watch.check_weights(self.model, self.optimizer)
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         if self.is_world_process_zero():
             folder = Path(self._get_output_dir(trial=trial))

@@ -58,6 +58,7 @@ class PluginConfig:
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
+        logging_nan_inf_filter: As transformers', where it is true and logs 0 for NaN.
     """
 
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
@@ -101,6 +102,9 @@ class PluginConfig:
     lora_experts: bool = field(
         default=False,
         metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the log."}
     )
 
     def __post_init__(self) -> None:

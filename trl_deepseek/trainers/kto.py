@@ -16,7 +16,7 @@ import torch
 import trl
 
 from trl_deepseek.data import preferences
-from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses import BoundLoss
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers.configs import KTOConfig
@@ -136,7 +136,6 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         )
         values, metrics = self.loss(logps)
         loss = self._with_aux_loss(mode, values.mean(), scored)
-        require_finite(loss.detach(), [self.loss.name])
         self._record_singles(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_desirable_accuracy(mode, scored, logps.label, mask)
