@@ -15,6 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers.trainer_utils import get_last_checkpoint
 
 from trl_deepseek import chat, data, health, models, noise, quantization
@@ -56,12 +57,29 @@ class PluginTrainer:
             **inputs.options,
             **options,
         }
+        packed = self._check_base(given)
         model, given = quantization.apply(inputs.model, given, inputs.registry)
         super().__init__(model, **given)  # type: ignore[call-arg]
+        if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
+            models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
         self.watch = self._watch()
+
+    def _check_base(self, given: dict[str, Any]) -> bool:
+        """Whether a model on disk will be packed as it is loaded; its files are checked first.
+
+        Values that are not finite are lost in packing. What stays as it is is checked in memory.
+        """
+        name, args = self.inputs.model, self.inputs.args
+        if not isinstance(name, str):
+            return False
+        chosen = quantization.choose(args, self.inputs.registry)
+        packed = bool(chosen and chosen.bits) or given.get("quantization_config") is not None
+        if (packed or not Path(name).is_dir()) and PartialState().is_main_process:
+            models.check_weights(name, self.inputs.registry, args, finite=packed)
+        return packed
 
     @property
     def registry(self) -> Registry:

@@ -31,6 +31,7 @@ from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
+from trl_deepseek.trainers import reference
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import (
@@ -75,7 +76,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
     ``module.function`` or a function of one sample, ``f(completion, **columns) -> float | None``;
-    ``model`` may also be the name of an embedded model.
+    ``model`` may also be the name of an embedded model. With ``args.beta`` a model in memory is
+    copied as its own reference.
 
     Raises:
         UnknownName: No plugin registers that reward, model or template.
@@ -119,7 +121,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
         )
         weakref.finalize(self, guards.close)
-        with _first_weights(args, self._weights):
+        with _first_weights(args, self._weights), reference.in_memory(inputs):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
         if chosen.code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")

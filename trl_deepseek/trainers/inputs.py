@@ -111,6 +111,7 @@ def find(
     embedded = model if isinstance(model, str) and model in registry.models else None
     model, built = models.resolve(model, registry, args)
     tokenizer = tokenizer or built or models.load_tokenizer(name, args)
+    models.check_tokenizer(tokenizer, model, registry, args)
     template = install_template(tokenizer, name, args, registry)
     return Inputs(registry, args, model, tokenizer, template, embedded, options=dict(options))
 

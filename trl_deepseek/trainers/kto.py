@@ -27,7 +27,8 @@ from trl_deepseek.trainers.inputs import (
     registry_for,
     require_config,
 )
-from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer
+from trl_deepseek.trainers.reference import reference_for
 from trl_deepseek.types import UnpairedLogps
 
 if TYPE_CHECKING:
