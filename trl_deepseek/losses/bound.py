@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Batch = PairLogps | UnpairedLogps | PairRewards
 
+
 @dataclass(frozen=True)
 class BoundLoss:
     """A registered loss with the options of one run.

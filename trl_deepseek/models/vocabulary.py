@@ -1,4 +1,4 @@
-"""Whether a tokenizer fits a model: every token has a row of the embeddings, and one ends a text."""
+"""Whether a tokenizer fits a model: each token has a row of the embeddings, and one ends texts."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ def files_of(name: str, revision: str | None = None) -> list[Path]:
         if index is None:
             continue
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            shards = sorted(
+                set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{index} is no index of shards: {_say(error)}") from error
         found = {shard: _find(name, str(shard), revision) for shard in shards}

@@ -20,6 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from trl_deepseek import chat, data, health, models, noise, quantization
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.health.advice import Advice
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
 from trl_deepseek.trainers.inputs import Inputs, read_split
@@ -66,6 +67,7 @@ class PluginTrainer:
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
         self.watch = self._watch()
+        self.add_callback(self._advice())  # type: ignore[attr-defined]
 
     def _check_base(self, given: dict[str, Any]) -> bool:
         """Whether a model on disk will be packed as it is loaded; its files are checked first.
@@ -137,6 +139,15 @@ class PluginTrainer:
             step=lambda: self.state.global_step,
             last_checkpoint=lambda: get_last_checkpoint(folder) if Path(folder).is_dir() else None,
         )
+
+    def _advice(self: Any) -> Advice:
+        aggregation = getattr(self.args, "multi_objective_aggregation", None)
+        normalized = aggregation == "normalize_then_sum"
+        return Advice(self._weights_by_name, normalized, getattr(self.args, "beta", None))
+
+    def _weights_by_name(self) -> dict[str, float]:
+        """What each reward counts now; nothing where there are none."""
+        return {}
 
     def _prepare_inputs(self: Any, inputs: Any) -> Any:
         """As TRL's; what the model is trained on is what the watch would keep."""

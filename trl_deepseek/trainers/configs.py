@@ -64,6 +64,7 @@ class PluginConfig:
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
     sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = None  # of a pretrained model
     words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
 
     chat_template: str | None = field(
@@ -129,6 +130,8 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
         assistant_only_loss: As TRL's; when None, true for conversations whose chat template is
             registered (named or recognised), else false.
     """
+
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-6, 5e-5)
 
     assistant_only_loss: bool | None = field(
         default=None,
@@ -324,6 +327,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
         label_smoothing: The loss's option of this name; when None, the loss's own default.
     """
 
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-7, 5e-6)
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequences_per_example: ClassVar[int] = 2
     compares_with_reference: ClassVar[bool] = True

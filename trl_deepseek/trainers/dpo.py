@@ -98,6 +98,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         eval_dataset = preferences.pairs(eval_dataset, args, losses.names, "eval_dataset")
         inputs = find(model, args, processing_class, registry, options)
         inputs.parts = losses
+        if losses.needs_reference:
+            inputs.advise_learning_rate()
         return read_conversations(inputs, train_dataset, eval_dataset)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

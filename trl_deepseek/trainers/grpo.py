@@ -197,6 +197,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             self._scored = None
         return output
 
+    def _weights_by_name(self) -> dict[str, float]:
+        return dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
+
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with as_trained(self.model):
             return super()._generate_single_turn(*args, **kwargs)
@@ -251,9 +254,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
                 advantages=everyones,
                 group_size=self.num_generations if mode == "train" else self.num_generations_eval,
                 generation_prefix=self._prefix,
-                weights=dict(
-                    zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
-                ),
+                weights=self._weights_by_name(),
             )
         if shows:
             self._next_table = step + max(1, self.state.max_steps // TABLES)

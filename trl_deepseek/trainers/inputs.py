@@ -17,6 +17,7 @@ from trl_deepseek import chat, data, environment, models, noise, quantization
 from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import ranges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -52,6 +53,21 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, on a model that may carry it already."""
+        return (
+            self.options.get("peft_config") is not None
+            or getattr(self.args, "quantization", None) is not None
+            or (hasattr(self.model, "peft_config") and hasattr(self.model, "get_base_model"))
+        )
+
+    def advise_learning_rate(self) -> None:
+        """Warn of a learning rate out of range, of a model that comes from somewhere."""
+        held = getattr(self.model, "config", None)
+        if held is None or getattr(held, "_name_or_path", ""):
+            ranges.advise_learning_rate(self.args, adapter=self.has_adapter)
 
 
 def registry_for(args: Any) -> Registry:

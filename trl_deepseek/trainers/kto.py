@@ -231,15 +231,26 @@ def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
         args: The config as the user wrote it.
         dataset: Labelled singles.
     """
-    if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
+    if not hasattr(dataset, "__len__"):
+        return loss
+    desirable = sum(map(bool, dataset["label"]))
+    undesirable = len(dataset) - desirable
+    if not desirable or not undesirable:
+        logger.warning(
+            "all %d examples are %s: the loss tells the two apart and learns little from one; add "
+            "%s ones, or use sft",
+            *(
+                len(dataset),
+                *(("desirable", "undesirable") if desirable else ("undesirable", "desirable")),
+            ),
+        )
+    if not set(WEIGHTS) <= set(loss.options):
         return loss
     kwargs = getattr(args, "loss_kwargs", None) or {}
     kwargs = kwargs.get(loss.name, kwargs)
     given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
-    desirable = sum(map(bool, dataset["label"]))
-    undesirable = len(dataset) - desirable
     weights = preferences.class_weights(desirable, undesirable, (given[0], given[1]))
-    if desirable != undesirable:
+    if desirable != undesirable and desirable and undesirable:
         logger.warning(
             "%d desirable and %d undesirable examples: weights %.4g and %.4g",
             desirable,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
 class Scorer:
     """A model, as TRL's methods call one, that answers with what ``token_logps`` finds."""
 

@@ -59,11 +59,7 @@ def in_memory(inputs: Inputs) -> Iterator[None]:
 def _copied(inputs: Inputs) -> Any:
     """A frozen copy of a model in memory; None where TRL finds its reference by itself."""
     model = inputs.model
-    has_adapter = (
-        inputs.options.get("peft_config") is not None
-        or getattr(inputs.args, "quantization", None) is not None
-    )
-    if isinstance(model, str) or has_adapter or _is_peft(model) or _is_sharded(model):
+    if isinstance(model, str) or inputs.has_adapter or _is_sharded(model):
         return None
     return frozen_copy(model)
 
@@ -74,10 +70,6 @@ def frozen_copy(model: Any) -> Any:
     for parameter in copied.parameters():
         parameter.requires_grad_(False)
     return copied.eval()
-
-
-def _is_peft(model: Any) -> bool:
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
 def _is_sharded(model: Any) -> bool:

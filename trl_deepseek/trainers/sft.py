@@ -103,6 +103,7 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             ):
                 data.each(dataset, partial(_layout, args=args, split=split))
         inputs = find(model, args, processing_class, registry, options)
+        inputs.advise_learning_rate()
         train_dataset, kind = _read(train_dataset, inputs, "train_dataset")
         eval_dataset, _ = _read(eval_dataset, inputs, "eval_dataset")
         if args.assistant_only_loss is None:
