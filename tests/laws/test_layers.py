@@ -15,7 +15,17 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
     {"rewards", "quantization", "losses", "noise", "lm_head"},
-    {"workers", "sandbox", "adapters", "chat", "data", "models", "answers", "environment"},
+    {
+        "workers",
+        "sandbox",
+        "adapters",
+        "chat",
+        "data",
+        "models",
+        "answers",
+        "environment",
+        "health",
+    },
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
     {"plugin_loading", "sources"},
     {"registry"},
