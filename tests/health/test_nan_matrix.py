@@ -79,15 +79,14 @@ def rows_for(command: str, number_in_row_1: float) -> str:
         number = number_in_row_1 if place == 1 else 1.0
         prompt, answer = f"{place}+1=", str(place + 1)
         pair = {"prompt": prompt, "chosen": answer, "rejected": "no"}
-        rows.append(
-            {
-                "sft": {"prompt": prompt, "completion": answer},
-                "dpo": pair,
-                "kto": {"prompt": prompt, "completion": answer, "label": number},
-                "reward": {**pair, "margin": number},
-                "grpo": {"prompt": prompt, "target": number},
-            }[command]
-        )
+        by_command: dict[str, dict[str, Any]] = {
+            "sft": {"prompt": prompt, "completion": answer},
+            "dpo": pair,
+            "kto": {"prompt": prompt, "completion": answer, "label": number},
+            "reward": {**pair, "margin": number},
+            "grpo": {"prompt": prompt, "target": number},
+        }
+        rows.append(by_command[command])
     return "\n".join(map(json.dumps, rows))
 
 
@@ -138,8 +137,8 @@ def test_nothing_that_is_not_finite_is_saved(
         step = 1 if fault == "gradient" else 2
         what = "loss" if fault == "loss" else "the gradient of loss"
         assert said.count(f"trl-deepseek {command}: step {step}: {what} ") == 1
-        assert f"the batch is kept in {out}/not_finite/step_{step}_process_0.pt" in said
-        kept = torch.load(out / "not_finite" / f"step_{step}_process_0.pt", weights_only=True)
+        assert f"the batch is kept in {out}/not_finite/step-{step}-process-0.pt" in said
+        kept = torch.load(out / "not_finite" / f"step-{step}-process-0.pt", weights_only=True)
         assert kept["step"] == step
         assert kept["texts"]
         saved = f"the last checkpoint is {last}" if step == 2 else "no checkpoint had been saved"

@@ -48,8 +48,8 @@ def said(
     return [record.getMessage() for record in caplog.records]
 
 
-def constant(steps: int = 12, **values: float) -> Log:
-    return [dict(values) for _ in range(steps)]
+def constant(**values: float) -> Log:
+    return [dict(values) for _ in range(12)]
 
 
 def line(name: str, start: float, end: float, steps: int = 12, **values: float) -> Log:
@@ -87,7 +87,7 @@ CASES: list[tuple[str, Log, dict[str, Any], str]] = [
 def test_a_symptom_is_said_once_with_what_to_change(
     log: Log, options: dict[str, Any], words: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    messages = said([*log, *log[-1:] * 20], caplog, **options)
+    messages = said([*log, *([log[-1]] * 20)], caplog, **options)
     assert len(messages) == 1
     assert words in messages[0]
     assert said(log[:4], caplog, **options) == []  # a window is judged, not a step

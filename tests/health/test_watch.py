@@ -70,7 +70,7 @@ def test_the_rows_that_a_loss_names_are_shown_and_all_are_kept(tmp_path: Path) -
     assert lines[0] == "step 1: loss 'ipo' is not finite: [1.0, nan, 1.0]"
     assert lines[1] == "  row: 'second row'"
     assert lines[3] == "  the step was not made; the last checkpoint is out/x"
-    kept = torch.load(tmp_path / "not_finite" / "step_1_process_0.pt", weights_only=True)
+    kept = torch.load(tmp_path / "not_finite" / "step-1-process-0.pt", weights_only=True)
     assert kept["texts"] == texts
     assert torch.equal(kept["batches"][0]["input_ids"], batch["input_ids"])
 
@@ -104,7 +104,7 @@ def test_all_rows_of_an_accumulated_step_are_kept(settings: dict[str, Any], text
     weight.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(NotFinite, match="step 1: the gradient of loss 'nll' is not finite"):
         trainer.train()
-    file = Path(settings["output_dir"]) / "not_finite" / "step_1_process_0.pt"
+    file = Path(settings["output_dir"]) / "not_finite" / "step-1-process-0.pt"
     kept = torch.load(file, weights_only=True)
     assert [len(batch["input_ids"]) for batch in kept["batches"]] == [2, 2]
     assert len(kept["texts"]) == 4

@@ -13,7 +13,7 @@ from trl_deepseek.health.symptoms import SYMPTOMS, Series, Symptom
 logger = logging.getLogger(__name__)
 
 
-class Advice(TrainerCallback):  # type: ignore[misc]
+class Advice(TrainerCallback):
     """Looks at each line of the log.
 
     Args:

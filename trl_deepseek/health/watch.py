@@ -157,7 +157,7 @@ class Watch:
         """Keep what was trained on, as plain tensors; returns a clause about where."""
         import torch
 
-        file = Path(self.output_dir, FOLDER, f"step_{step}_process_{self.process}.pt")
+        file = Path(self.output_dir, FOLDER, f"step-{step}-process-{self.process}.pt")
         content: Mapping[str, Any] = {
             "step": step,
             "batches": [kept(batch) for batch in batches],
