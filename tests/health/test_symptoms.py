@@ -214,8 +214,11 @@ def test_kto_on_one_class_is_said(
     assert [message for message in told if message.startswith("all 4 examples are desirable")]
 
 
-def test_the_quickstart_gives_no_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """On the lines that its GRPO stage logged."""
-    log = json.loads((Path(__file__).parent / "quickstart_grpo_log.json").read_text())
-    assert len(log) > 20
-    assert said(log, caplog, {"exact_match": 1.0}, beta=0.0) == []
+def test_a_run_that_cannot_do_its_task_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    """On the lines of a real one: the quickstart's GRPO after a quarter of its SFT."""
+    log = json.loads((Path(__file__).parent / "failing_grpo_log.json").read_text())
+    messages = said(log, caplog, {"exact_match": 1.0}, beta=0.0)
+    assert [message.split(": take")[0] for message in messages] == [
+        "step 5: in 91% of the groups all completions have the same reward, from which nothing is "
+        "learned"
+    ]

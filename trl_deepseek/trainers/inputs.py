@@ -66,7 +66,7 @@ class Inputs:
     def advise_learning_rate(self) -> None:
         """Warn of a learning rate out of range, of a model that comes from somewhere."""
         held: Any = getattr(self.model, "config", None)
-        if held is None or getattr(held, "_name_or_path", ""):
+        if held is None or getattr(held, "_name_or_path", None):
             ranges.advise_learning_rate(self.args, adapter=self.has_adapter)
 
 
