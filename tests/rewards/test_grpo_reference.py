@@ -60,6 +60,7 @@ def test_a_model_in_memory_is_its_own_reference_as_one_on_disk_is(tmp_path: Path
     assert not torch.equal(model.lm_head.weight, before["lm_head.weight"])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("adapter", [False, True], ids=["full", "lora"])
 def test_an_embedded_model_has_a_reference(adapter: bool, tmp_path: Path) -> None:
     options = {"peft_config": LoraConfig(target_modules=["q_proj"])} if adapter else {}
