@@ -9,6 +9,7 @@
     │   ├── TemplateError    a chat template cannot be found, recognised or rendered
     │   └── ModelError       a model or tokenizer cannot be loaded from where the user said
     └── RunError             the run itself failed: the command line exits with code 1
+        ├── NotFinite        a loss, gradient or weight is NaN or infinite; has .rows
         └── RewardError      a reward function raised, hung or returned nonsense
 
 None of them is a KeyError: its message would be printed with the newlines escaped.
@@ -81,6 +82,18 @@ class ModelError(UserError):
 
 class RunError(TrlDeepseekError):
     """The run failed after it had started."""
+
+
+class NotFinite(RunError):
+    """A loss, a gradient or a weight is NaN or infinite.
+
+    Attributes:
+        rows: Which rows of the batch it is about, from 0; none where that is not known.
+    """
+
+    def __init__(self, message: str, rows: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
 
 
 class RewardError(RunError):

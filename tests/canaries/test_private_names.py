@@ -137,6 +137,19 @@ TABLE = [
         TRAINER, "_load_from_checkpoint", "trainers/base.py", "adapters keep their dtype",
         "resume_from_checkpoint model",
     ),
+    Name(
+        TRAINER, "_prepare_inputs", "trainers/base.py", "the batch that the watch would keep",
+        "inputs",
+    ),
+    Name(
+        TRAINER, "_get_grad_norm", "trainers/base.py", "the gradient is looked at",
+        "model grad_norm",
+    ),
+    Name(
+        "trl.trainer.grpo_trainer", "create_model_from_path", "trainers/reference.py",
+        "the reference of a model in memory is no file", "model_id architecture kwargs",
+    ),
+    Name("trl.trainer", "grpo_trainer", "trainers/reference.py", "where that is replaced"),
     Name(TRAINER, "train", "trainers/base.py", "the noise is attached around it"),
     Name(TRAINER, "neftune_noise_alpha", "trainers/base.py", "None, so that the noise is ours"),
     Name(
@@ -144,6 +157,8 @@ TABLE = [
         "",
     ),
     Name("accelerate.utils", "gather_object", "trainers/grpo.py", "all processes' completions"),
+    Name("transformers.utils", "cached_file", "models/weights.py", "weight files of a hub id"),
+    Name("transformers.utils", "logging", "models/weights.py", "its loading is rehearsed in quiet"),
     # models and their heads
     Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
     Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),

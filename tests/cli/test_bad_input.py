@@ -101,7 +101,9 @@ def test_a_model_folder_without_weights(refused: Run, tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     message = refused("sft", model_name_or_path=folder, dataset_name="arithmetic")
-    assert message.startswith(f"model folder '{folder}' has no weights (*.safetensors or *.bin)\n")
+    assert message.startswith(
+        f"model folder '{folder}' has no weights (*.safetensors or pytorch_model*.bin)\n"
+    )
     assert "it contains: config.json" in message
 
 

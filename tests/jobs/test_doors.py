@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from trl_deepseek import (
@@ -89,12 +90,14 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any] | None, str]] = [
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A model whose config and tokenizer are whole, and whose weights are not."""
+    """A model that is whole by its files, and whose weights are NaN: loading it would say so."""
     folder = tmp_path_factory.mktemp("model")
     language_model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
-    language_model.config.save_pretrained(folder)
+    with torch.no_grad():
+        for parameter in language_model.parameters():
+            parameter.fill_(float("nan"))
+    language_model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").write_bytes(b"no weights")
     return str(folder)
 
 

@@ -117,7 +117,8 @@ def settle(options: argparse.Namespace, config_class: type, registry: Registry) 
     if not getattr(options, "dry_run", False):
         check_names(config, registry)
         environment.check_extras(config, model.attn_implementation)
-    models.check(model.model_name_or_path, registry, weights=not getattr(options, "dry_run", False))
+    dry = getattr(options, "dry_run", False)
+    models.check(model.model_name_or_path, registry, needs_weights=not dry)
     adapter = adapters.adapter(options, config, model, registry)
     if start is not None:
         checkpoints.check_adapter(start, adapter)

@@ -3,7 +3,7 @@
 :func:`trl_deepseek.losses.plan.plan` makes every check of them that needs no data and no model.
 """
 
-from trl_deepseek.losses.bound import BoundLoss, bind, invented, require_finite
+from trl_deepseek.losses.bound import BoundLoss, bind, invented
 from trl_deepseek.losses.checking import SHAPES, check_options, find, require_range
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "check_options",
     "find",
     "invented",
-    "require_finite",
     "require_range",
 ]

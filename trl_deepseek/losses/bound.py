@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import ConfigError, RunError, boundary
+from trl_deepseek.errors import ConfigError, NotFinite, RunError, boundary
 from trl_deepseek.losses.checking import DataShape, check_options, has_option
 from trl_deepseek.types import Loss, PairLogps, PairRewards, UnpairedLogps
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Batch = PairLogps | UnpairedLogps | PairRewards
-
-REMEDY = (
-    "lower the learning rate or beta, hold float16 weights in bfloat16 (Adam's epsilon is 0 in "
-    "float16), or look for NaN in the weights and the data"
-)
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,8 @@ class BoundLoss:
         It is shown only what it was registered for, so that losses may be mixed.
 
         Raises:
-            RunError: It returned something else, or it is NaN or infinite: a logger would show the
-                NaN as 0.0 while the weights are being lost.
+            RunError: It returned something else.
+            NotFinite: It is NaN or infinite.
         """
         import torch
 
@@ -76,10 +71,10 @@ class BoundLoss:
             )
         if not bool(torch.isfinite(values).all()):
             options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
-            raise RunError(
+            raise NotFinite(
                 f"loss {self.name!r} is not finite: {values.detach().tolist()}\n"
-                f"  its options: {options or '(none)'}\n"
-                f"  {REMEDY}"
+                f"  its options: {options or '(none)'}",
+                (~torch.isfinite(values)).nonzero().flatten().tolist(),
             )
         return values, metrics
 
@@ -185,15 +180,3 @@ def invented(data: DataShape) -> Batch:
         rejected_length=length.flip(0),
         chosen_nll=-first / length,
     )
-
-
-def require_finite(loss: Tensor, names: Sequence[str]) -> None:
-    """Stop where the sum of a run's losses is NaN or infinite.
-
-    Raises:
-        RunError: It is; a logger would show the NaN as 0.0 while the weights are being lost.
-    """
-    import torch
-
-    if not bool(torch.isfinite(loss).all()):
-        raise RunError(f"loss {' + '.join(names)} is {loss.item()}\n  {REMEDY}")

@@ -4,6 +4,8 @@ from trl_deepseek.models.loading import (
     as_reward_model,
     build_revision,
     check,
+    check_tokenizer,
+    check_weights,
     copy_of,
     load,
     load_config,
@@ -11,15 +13,19 @@ from trl_deepseek.models.loading import (
     resolve,
     revision_of_seed,
 )
+from trl_deepseek.models.weights import require_finite
 
 __all__ = [
     "as_reward_model",
     "build_revision",
     "check",
+    "check_tokenizer",
+    "check_weights",
     "copy_of",
     "load",
     "load_config",
     "load_tokenizer",
+    "require_finite",
     "resolve",
     "revision_of_seed",
 ]

@@ -7,39 +7,43 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.checkpoints.writing import is_half_moved
 from trl_deepseek.errors import ModelError, did_you_mean
-from trl_deepseek.models import published
+from trl_deepseek.models import published, vocabulary, weights
 from trl_deepseek.registry import Registry
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 SEED_REVISION = "seed-"
-WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
-def check(name: str, registry: Registry, *, weights: bool = True) -> None:
+def check(name: str, registry: Registry, *, needs_weights: bool = True) -> None:
     """Refuse a name that cannot be loaded, as far as that shows without loading it.
 
     Args:
         name: An embedded model, a folder, or a hub id.
         registry: Where embedded models are looked up.
-        weights: Whether the weights are needed too, or only the config.
+        needs_weights: Whether the weights are needed too, or only the config.
 
     Raises:
         ModelError: ``name`` is a folder without config or weights, or with an adapter alone, a path
-            that does not exist, or the short name of a config that is shipped without weights.
+            that does not exist, or the short name of a config that is shipped without weights; or
+            a file of weights is cut off or holds something else.
     """
     if name in registry.models:
         return
     folder = Path(name).expanduser()
     if not folder.exists():
         known = published.find(name)
-        if known is not None and "/" not in name and weights:
+        if known is not None and "/" not in name and needs_weights:
             raise ModelError(
                 f"model {name!r} is a shipped config without weights, for --dry_run\n"
                 f"  the weights are on the hub: {published.PUBLISHED[known].hub_id}"
@@ -62,12 +66,14 @@ def check(name: str, registry: Registry, *, weights: bool = True) -> None:
         )
     if "config.json" not in files:
         raise ModelError(f"model folder {name!r} has no config.json\n  it contains: {_some(files)}")
-    if weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
+    if needs_weights and not any(any(folder.glob(pattern)) for pattern in WEIGHTS):
         raise ModelError(
-            f"model folder {name!r} has no weights (*.safetensors or *.bin)\n"
+            f"model folder {name!r} has no weights (*.safetensors or pytorch_model*.bin)\n"
             f"  it contains: {_some(files)}"
         )
     _check_config(folder / "config.json")
+    if needs_weights:
+        weights.check_readable(weights.files_of(name))
 
 
 def _check_config(file: Path) -> None:
@@ -97,14 +103,67 @@ def resolve(
     An embedded model is built here, with ``args.seed``; a folder or hub id stays a string.
 
     Raises:
-        ModelError: See :func:`check`.
+        ModelError: See :func:`check` and :func:`check_weights`; or a model in memory has weights
+            that are NaN or infinite.
     """
     if not isinstance(model, str):
+        name = getattr(model.config, "_name_or_path", "") or type(model).__name__
+        weights.require_finite(name, model.named_parameters())
         return model, None
     check(model, registry)
     if model in registry.models:
         return registry.models[model](seed=args.seed)
+    if Path(model).expanduser().is_dir():
+        check_weights(model, registry, args)
     return model, None
+
+
+def check_weights(name: str, registry: Registry, args: Any, *, finite: bool = False) -> None:
+    """Refuse a folder or hub id whose weights are not whole, by its files.
+
+    Args:
+        name: A folder, or a hub id, which is downloaded.
+        registry: Where embedded models are looked up.
+        args: The config of a trainer; None for what generates.
+        finite: Whether to read the values too, for a model that will be packed as it is loaded.
+
+    Raises:
+        ModelError: Weights are missing, have other shapes than the config says, or are NaN or
+            infinite; names them.
+    """
+    import trl
+
+    revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
+    files = weights.files_of(name, revision)
+    if getattr(args, "trust_remote_code", False):
+        logger.info("model %s has code of its own: its weights' names are not checked", name)
+    else:
+        config = load_config(name, registry, revision)
+        scores = isinstance(args, trl.RewardConfig)
+        weights.check_fit(name, config, files, sequence_classification=scores)
+    if finite:
+        weights.require_finite(name, weights.tensors_of(files))
+
+
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, model: str | PreTrainedModel, registry: Registry, args: Any
+) -> None:
+    """Refuse a tokenizer some of whose tokens a model does not know.
+
+    Raises:
+        ModelError: See :func:`trl_deepseek.models.vocabulary.check`.
+    """
+    if isinstance(model, str):
+        if getattr(args, "trust_remote_code", False):
+            return
+        revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
+        config = load_config(model, registry, revision)
+        rows = getattr(config.get_text_config(), "vocab_size", None)
+        vocabulary.check(tokenizer, config, model, rows)
+        return
+    config = model.config
+    name = getattr(config, "_name_or_path", "") or type(model).__name__
+    vocabulary.check(tokenizer, config, name, model.get_input_embeddings().num_embeddings)
 
 
 def load_config(name: str, registry: Registry, revision: str | None = None) -> PretrainedConfig:
@@ -118,7 +177,7 @@ def load_config(name: str, registry: Registry, revision: str | None = None) -> P
     """
     from transformers import AutoConfig
 
-    check(name, registry, weights=False)
+    check(name, registry, needs_weights=False)
     if name in registry.models:
         return registry.models[name]()[0].config
     known = published.find(name)
@@ -174,6 +233,7 @@ def load(
     check(name, registry)
     if name in registry.models:
         return registry.models[name](seed=seed)
+    check_weights(name, registry, None)
     tokenizer = load_tokenizer(name, None)
     try:
         return AutoModelForCausalLM.from_pretrained(name, **kwargs), tokenizer

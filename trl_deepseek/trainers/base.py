@@ -2,8 +2,9 @@
 
 ``PluginTrainer`` stands before a TRL trainer in the bases of each of ours. It touches TRL at the
 constructor, where names have become objects and quantized models are loaded; around ``train``,
-where the embeddings of the policy are noised; and at ``_save``, where the tokenizer must carry the
-template that generates, not the one that trains.
+where the embeddings of the policy are noised; at each batch, loss, gradient norm and save, which
+the watch of :mod:`trl_deepseek.health` looks at; and at ``_save``, where the tokenizer must carry
+the template that generates, not the one that trains.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
+from accelerate import PartialState
+
+from trl_deepseek import chat, checkpoints, data, environment, health, models, noise, quantization
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.health.advice import Advice
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import provenance
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
@@ -39,6 +43,7 @@ class PluginTrainer(WholeCheckpoints):
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
+    watch: health.Watch
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -61,18 +66,37 @@ class PluginTrainer(WholeCheckpoints):
             **inputs.options,
             **options,
         }
+        packed = self._check_base(given)
         model, given = quantization.apply(inputs.model, given, inputs.registry)
         start = checkpoints.start_of(inputs.args)
         if start is not None:
             checkpoints.check_adapter(start, given.get("peft_config"))
         with environment.without_notes_on_defaults():
             super().__init__(model, **given)  # type: ignore[call-arg]
+        if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
+            models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
+        self.watch = self._watch()
+        self.add_callback(self._advice())  # type: ignore[attr-defined]
+
+    def _check_base(self, given: dict[str, Any]) -> bool:
+        """Whether a model on disk will be packed as it is loaded; its files are checked first.
+
+        Values that are not finite are lost in packing. What stays as it is is checked in memory.
+        """
+        name, args = self.inputs.model, self.inputs.args
+        if not isinstance(name, str):
+            return False
+        chosen = quantization.choose(args, self.inputs.registry)
+        packed = bool(chosen and chosen.bits) or given.get("quantization_config") is not None
+        if (packed or not Path(name).is_dir()) and PartialState().is_main_process:
+            models.check_weights(name, self.inputs.registry, args, finite=packed)
+        return packed
 
     @classmethod
     def check(
@@ -166,6 +190,52 @@ class PluginTrainer(WholeCheckpoints):
             step=lambda: self.state.global_step,
         )
 
+    def _watch(self: Any) -> health.Watch:
+        losses = getattr(self.args, "loss_type", None) or "loss"
+        folder = self.args.output_dir
+        return health.Watch(
+            [losses] if isinstance(losses, str) else losses,
+            folder,
+            self.processing_class,
+            self.accelerator.process_index,
+            step=lambda: self.state.global_step,
+            last_checkpoint=lambda: checkpoints.newest(folder).folder,
+        )
+
+    def _advice(self: Any) -> Advice:
+        aggregation = getattr(self.args, "multi_objective_aggregation", None)
+        normalized = aggregation == "normalize_then_sum"
+        return Advice(self._weights_by_name, normalized, getattr(self.args, "beta", None))
+
+    def _weights_by_name(self) -> dict[str, float]:
+        """What each reward counts now; nothing where there are none."""
+        return {}
+
+    def _prepare_inputs(self: Any, inputs: Any) -> Any:
+        """As TRL's; what the model is trained on is what the watch would keep."""
+        batch = super()._prepare_inputs(inputs)  # type: ignore[misc]
+        if self.model.training:
+            self.watch.saw(batch)
+        return batch
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; a loss that is not finite stops the run."""
+        with self.watch.around_step():
+            loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
+            self.watch.check_loss(loss)
+        return loss
+
+    def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
+        """As transformers', which has it for the log; one that is not finite stops the run."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
+        self.watch.check_gradient(norm, self.accelerator.scaler, model)
+        return norm
+
+    def save_model(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As TRL's, of weights that are finite."""
+        self.watch.check_weights(self.model)
+        super().save_model(*args, **kwargs)  # type: ignore[misc]
+
     def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, with the noise on the model meanwhile.
 
@@ -199,6 +269,11 @@ class PluginTrainer(WholeCheckpoints):
                 self.args, self.inputs.train_dataset, template, self.registry
             )
         return self._made
+
+    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
+        """As TRL's, of weights that are finite."""
+        self.watch.check_weights(self.model, self.optimizer)
+        super()._save_checkpoint(model, trial)
 
     def _write_own(self: Any, folder: Path) -> None:
         super()._write_own(folder)

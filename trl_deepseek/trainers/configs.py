@@ -59,11 +59,13 @@ class PluginConfig:
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
         init_from_checkpoint: A checkpoint whose weights, or adapter, a fresh run begins with.
+        logging_nan_inf_filter: As transformers', where it is true and logs 0 for NaN.
     """
 
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
     sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = None  # of a pretrained model
     words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
 
     chat_template: str | None = field(
@@ -107,6 +109,9 @@ class PluginConfig:
         default=None,
         metadata={"help": "Begin a fresh run with the weights, or adapter, of this checkpoint."},
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave losses that are not finite out of the log."}
+    )
 
     def __post_init__(self) -> None:
         own: Any = type(self)
@@ -131,6 +136,8 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
         assistant_only_loss: As TRL's; when None, true for conversations whose chat template is
             registered (named or recognised), else false.
     """
+
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-6, 5e-5)
 
     assistant_only_loss: bool | None = field(
         default=None,
@@ -327,6 +334,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
         label_smoothing: The loss's option of this name; when None, the loss's own default.
     """
 
+    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-7, 5e-6)
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequences_per_example: ClassVar[int] = 2
     compares_with_reference: ClassVar[bool] = True

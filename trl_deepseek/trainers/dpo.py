@@ -14,11 +14,11 @@ import trl
 
 from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
-from trl_deepseek.losses import require_finite
 from trl_deepseek.losses.plan import LossPlan, plan
 from trl_deepseek.trainers.configs import DPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
-from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer
+from trl_deepseek.trainers.reference import reference_for
 from trl_deepseek.types import PairLogps
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         losses.settle(args)
         inputs.each_split(lambda rows, split: preferences.pairs(rows, args, losses.names, split))
         find(inputs)
+        if losses.needs_reference:
+            inputs.advise_learning_rate()
         read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
@@ -80,16 +82,13 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         if not self.plan.losses:
             models = [each for each in (self.model, self.ref_model) if each is not None]
             with lm_head.balanced_by_trl(*map(lm_head.unwrap, models)):
-                loss = super()._compute_loss(model, inputs, return_outputs)
-            require_finite(loss[0] if return_outputs else loss, self.plan.names)
-            return loss
+                return super()._compute_loss(model, inputs, return_outputs)
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"][:, 1:]  # (2B, T-1)
         scored = self.token_logps(model, labels=self._labels(inputs), **self._model_inputs(inputs))
         logps = self._pair_logps(scored, inputs)
         loss, metrics = self.plan(logps)
         loss = self._with_aux_loss(mode, loss, scored)
-        require_finite(loss.detach(), self.plan.names)
         self._record_pairs(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_token_accuracy(mode, scored.correct.chunk(2)[0], mask.chunk(2)[0])

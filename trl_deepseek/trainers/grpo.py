@@ -31,6 +31,7 @@ from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
+from trl_deepseek.trainers import reference
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
@@ -69,7 +70,8 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
     ``module.function`` or a function of one sample, ``f(completion, **columns) -> float | None``;
-    ``model`` may also be the name of an embedded model.
+    ``model`` may also be the name of an embedded model. With ``args.beta`` a model in memory is
+    copied as its own reference.
 
     Raises:
         UnknownName: No plugin registers that reward, model or template.
@@ -115,7 +117,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
         )
         weakref.finalize(self, guards.close)
-        with _first_weights(args, self._weights):
+        with _first_weights(args, self._weights), reference.in_memory(inputs):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
         if chosen.code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")
@@ -166,6 +168,9 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
             self._report(inputs, self._scored, output["advantages"], mode)
             self._scored = None
         return output
+
+    def _weights_by_name(self) -> dict[str, float]:
+        return dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         with as_trained(self.model):
@@ -221,9 +226,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
                 advantages=everyones,
                 group_size=self.num_generations if mode == "train" else self.num_generations_eval,
                 generation_prefix=self._prefix,
-                weights=dict(
-                    zip(self.reward_func_names, self.reward_weights.tolist(), strict=True)
-                ),
+                weights=self._weights_by_name(),
             )
         if shows:
             self._next_table = step + max(1, self.state.max_steps // TABLES)

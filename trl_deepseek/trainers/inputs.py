@@ -17,6 +17,7 @@ from trl_deepseek import chat, checkpoints, data, environment, models, noise, qu
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import ranges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -63,6 +64,21 @@ class Inputs:
         for split, dataset in self.splits.items():
             setattr(self, split, read(dataset, split))
 
+    @property
+    def has_adapter(self) -> bool:
+        """Whether an adapter is trained, on a model that may carry it already."""
+        return (
+            self.options.get("peft_config") is not None
+            or getattr(self.args, "quantization", None) is not None
+            or (hasattr(self.model, "peft_config") and hasattr(self.model, "get_base_model"))
+        )
+
+    def advise_learning_rate(self) -> None:
+        """Warn of a learning rate out of range, of a model that comes from somewhere."""
+        held: Any = getattr(self.model, "config", None)
+        if held is None or getattr(held, "_name_or_path", None):
+            ranges.advise_learning_rate(self.args, adapter=self.has_adapter)
+
 
 def registry_for(args: Any) -> Registry:
     """The registry that a config asks for; a plain TRL config asks for the installed plugins."""
@@ -104,6 +120,7 @@ def find(inputs: Inputs) -> None:
     inputs.model, built = models.resolve(model, registry, args)
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
     _check_special_tokens(inputs.tokenizer, args)
+    models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 

@@ -15,11 +15,12 @@ import torch
 import trl
 
 from trl_deepseek.data import preferences
-from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses import BoundLoss
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.trainers.configs import KTOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
-from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer, reference_for
+from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer
+from trl_deepseek.trainers.reference import reference_for
 from trl_deepseek.types import UnpairedLogps
 
 if TYPE_CHECKING:
@@ -111,7 +112,6 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         )
         values, metrics = self.loss(logps)
         loss = self._with_aux_loss(mode, values.mean(), scored)
-        require_finite(loss.detach(), [self.loss.name])
         self._record_singles(mode, logps, metrics)
         self._record_tokens(mode, inputs["attention_mask"])
         self._record_desirable_accuracy(mode, scored, logps.label, mask)
@@ -206,15 +206,26 @@ def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:
         args: The config as the user wrote it.
         dataset: Labelled singles.
     """
-    if not set(WEIGHTS) <= set(loss.options) or not hasattr(dataset, "__len__"):
+    if not hasattr(dataset, "__len__"):
+        return loss
+    desirable = sum(map(bool, dataset["label"]))
+    undesirable = len(dataset) - desirable
+    if not desirable or not undesirable:
+        logger.warning(
+            "all %d examples are %s: the loss tells the two apart and learns little from one; add "
+            "%s ones, or use sft",
+            *(
+                len(dataset),
+                *(("desirable", "undesirable") if desirable else ("undesirable", "desirable")),
+            ),
+        )
+    if not set(WEIGHTS) <= set(loss.options):
         return loss
     kwargs = getattr(args, "loss_kwargs", None) or {}
     kwargs = kwargs.get(loss.name, kwargs)
     given = [kwargs.get(name, getattr(args, name, None)) for name in WEIGHTS]
-    desirable = sum(map(bool, dataset["label"]))
-    undesirable = len(dataset) - desirable
     weights = preferences.class_weights(desirable, undesirable, (given[0], given[1]))
-    if desirable != undesirable:
+    if desirable != undesirable and desirable and undesirable:
         logger.warning(
             "%d desirable and %d undesirable examples: weights %.4g and %.4g",
             desirable,

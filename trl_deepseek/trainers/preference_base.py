@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import data, lm_head, models
+from trl_deepseek import data, lm_head
 from trl_deepseek.data import lengths
-from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
-from trl_deepseek.trainers.inputs import Inputs
+from trl_deepseek.trainers.reference import NoReference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,10 +25,6 @@ if TYPE_CHECKING:
     from trl_deepseek.lm_head import HeadOutput
 
 logger = logging.getLogger(__name__)
-
-
-class NoReference:
-    """Stands for the reference model in TRL's constructor, so that it loads none."""
 
 
 class Scorer:
@@ -128,52 +124,3 @@ class PreferenceTrainer(PluginTrainer):
             )
         self._record(mode, "aux_loss", scored.aux_loss)
         return loss + self.router_aux_loss_coef * scored.aux_loss  # type: ignore[attr-defined]
-
-
-def reference_for(inputs: Inputs, ref_model: Any, *, needed: bool) -> Any:
-    """What to hand to TRL as the reference model.
-
-    A model in memory is copied: TRL would load it anew from where it once came from, which fails
-    where it came from nowhere and is wrong where it has been trained since.
-
-    Args:
-        inputs: The trainer's.
-        ref_model: What the caller gave.
-        needed: Whether any loss of the run needs a reference.
-
-    Raises:
-        ConfigError: A reference is given, and nothing would look at it.
-    """
-    model, args = inputs.model, inputs.args
-    if not needed:
-        if ref_model is not None:
-            raise ConfigError(
-                "ref_model: no loss of this run uses a reference model\n  leave ref_model out"
-            )
-        return NoReference()
-    has_adapter = (
-        inputs.options.get("peft_config") is not None
-        or getattr(args, "quantization", None) is not None
-    )
-    if ref_model is not None or isinstance(model, str) or has_adapter or _is_peft(model):
-        return ref_model
-    if args.precompute_ref_log_probs or _is_sharded(model):
-        return None
-    return frozen_copy(model)
-
-
-def frozen_copy(model: Any) -> Any:
-    """A copy of ``model`` that is evaluated only."""
-    copied = models.copy_of(model)
-    for parameter in copied.parameters():
-        parameter.requires_grad_(False)
-    return copied.eval()
-
-
-def _is_peft(model: Any) -> bool:
-    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
-
-
-def _is_sharded(model: Any) -> bool:
-    """Whether DeepSpeed ZeRO-3 holds the weights in pieces, which cannot be copied."""
-    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())

@@ -17,7 +17,7 @@ import trl
 
 from trl_deepseek import data, models
 from trl_deepseek.data import lengths, preferences
-from trl_deepseek.losses import BoundLoss, require_finite
+from trl_deepseek.losses import BoundLoss
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
@@ -114,7 +114,6 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         if self.args.center_rewards_coefficient is not None:
             centre = (rewards.chosen + rewards.rejected).square().mean()
             loss = loss + self.args.center_rewards_coefficient * centre
-        require_finite(loss.detach(), [self.loss.name])
         if mode == "train":
             tokens = self.accelerator.gather_for_metrics(inputs["attention_mask"].sum()).sum()
             self._total_train_tokens += int(tokens) // self._tp_size
