@@ -15,7 +15,7 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
     {"rewards", "quantization", "losses", "noise", "lm_head"},
-    {"adapters", "chat", "data", "models", "answers", "environment"},
+    {"adapters", "chat", "data", "models", "answers", "environment", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once

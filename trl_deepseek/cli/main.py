@@ -1,6 +1,7 @@
 """Dispatch ``trl-deepseek COMMAND`` and turn errors into one message and an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong; 129, 130 and 143 ended by SIGHUP,
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 
+from trl_deepseek import stopping
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import TRAINING
@@ -56,7 +58,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"trl-deepseek {version('trl-deepseek')}")
         return 0
     try:
-        return _run(argv[0], argv[1:])
+        with stopping.handled():
+            return _run(argv[0], argv[1:])
     except TrlDeepseekError as error:
         if debug:
             raise
@@ -64,9 +67,12 @@ def main(argv: list[str] | None = None) -> int:
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt as interrupt:
         if debug:
-            raise
-        print(f"\ntrl-deepseek {argv[0]}: interrupted{_saved(interrupt)}", file=sys.stderr)
-        return 130
+            traceback.print_exc()
+        ended = interrupt
+        if not isinstance(ended, stopping.Interrupted):
+            ended = stopping.explained(interrupt, "nothing was saved")
+        print(f"\ntrl-deepseek {argv[0]}: {ended}", file=sys.stderr)
+        return ended.exit_code
     except BrokenPipeError:
         # The reader went away; Python would try once more at exit, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -150,8 +156,3 @@ def _unforeseen(error: Exception) -> str:
     except OSError:
         return f"{what}\n  --debug shows the traceback"
     return f"{what}\n  the traceback is in {file.name}"
-
-
-def _saved(interrupt: KeyboardInterrupt) -> str:
-    """What a command said it had saved, passed along as the interrupt's argument."""
-    return f"; {interrupt.args[0]}" if interrupt.args else "; nothing was saved"

@@ -43,6 +43,21 @@ def end_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
+def leave_signals_to_parent() -> None:
+    """Go on when a batch system tells every process of a job to end; the parent decides when.
+
+    What this process starts is told as ever.
+    """
+
+    def default() -> None:
+        for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(each, lambda *_: None)  # unlike SIG_IGN, not inherited by an exec
+    os.register_at_fork(after_in_child=default)
+
+
 def descendants(process: int) -> list[psutil.Process]:
     """Children, their children and so on, those in other sessions too; none where it has ended."""
     import psutil

@@ -21,7 +21,7 @@ from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import Call, Failure, Result, perform
 from trl_deepseek.workers.remembering import Remember, answer
 from trl_deepseek.workers.shipping import Shipment, unpack
-from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.workers.supervised import end_with_parent, leave_signals_to_parent
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ def main(channel: int, parent: int, memory: int) -> None:
     os.set_inheritable(channel, False)
     if parent:
         end_with_parent(parent)
+        leave_signals_to_parent()
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     me = os.getpid()
