@@ -72,9 +72,11 @@ def in_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     begin = DefaultFlowCallback.on_step_begin
 
     def arrange(number: int, happening: Callable[[], Any]) -> None:
+        to_happen = [happening]  # once, also where the step is done again
+
         def on_step_begin(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-            if state.global_step == number - 1:
-                happening()
+            if state.global_step == number - 1 and to_happen:
+                to_happen.pop()()
             return begin(self, args, state, control, **kwargs)
 
         monkeypatch.setattr(DefaultFlowCallback, "on_step_begin", on_step_begin)

@@ -7,6 +7,7 @@ Ctrl-C and SIGTERM.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -19,6 +20,7 @@ from importlib.metadata import version
 
 from trl_deepseek import stopping
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.cli.ranks import message_of_this_rank
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import TRAINING
 
@@ -34,6 +36,9 @@ COMMANDS = {
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
+# What these print is all that they do.
+SHORT = ("rewards", "show-sample", "plugins")
+OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 # TRL's commands for one loss: `preference` with that loss, unless --loss_type says another.
 ALIASES = ("dpo", "ipo", "kto", "orpo", "simpo")
 
@@ -59,11 +64,14 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         with stopping.handled():
-            return _run(argv[0], argv[1:])
+            code = _run(argv[0], argv[1:])
+            if sys.stdout is not None:
+                sys.stdout.flush()  # or Python finds out at its end that nobody reads
+            return code
     except TrlDeepseekError as error:
         if debug:
             raise
-        print(f"trl-deepseek {argv[0]}: {error}", file=sys.stderr)
+        _say(argv[0], str(error))
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt as interrupt:
         if debug:
@@ -71,17 +79,34 @@ def main(argv: list[str] | None = None) -> int:
         ended = interrupt
         if not isinstance(ended, stopping.Interrupted):
             ended = stopping.explained(interrupt, "nothing was saved")
-        print(f"\ntrl-deepseek {argv[0]}: {ended}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            _print(f"\ntrl-deepseek {argv[0]}: {ended}")
         return ended.exit_code
-    except BrokenPipeError:
-        # The reader went away; Python would try once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if debug:
             raise
-        print(f"trl-deepseek {argv[0]}: {_unforeseen(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
+            with contextlib.suppress(OSError, ValueError):  # Python would try once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if argv[0] in SHORT and error.errno == errno.EPIPE:  # as in `plugins | head`
+                return 1
+            reason = f"stdout cannot be written: {os.strerror(error.errno or 0)}"
+            _say(argv[0], f"{reason}\n  all else was done; send it to a file or to another disk")
+        else:
+            _say(argv[0], _unforeseen(error))
         return 1
+
+
+def _say(command: str, message: str) -> None:
+    """One message on stderr, from one process for all."""
+    own = message_of_this_rank(message)
+    if own is not None:
+        _print(f"trl-deepseek {command}: {own}")
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed, and there is nowhere else to say it
+        print(text, file=sys.stderr, flush=True)
 
 
 def _run(command: str, argv: list[str]) -> int:

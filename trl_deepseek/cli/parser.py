@@ -41,7 +41,6 @@ RENAMED = {
     "streaming": "it is called dataset_streaming",
     "preprocessing_num_workers": "it is called dataset_num_proc",
     "use_flash_attention_2": "write attn_implementation: flash_attention_2",
-    "overwrite_output_dir": "leave it out; a run writes into its output_dir",
     "logging_dir": "leave it out; set TENSORBOARD_LOGGING_DIR",
     "tokenizer_name_or_path": "leave it out; it is the model's",
 }

@@ -22,20 +22,27 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+    parser.add_argument(
+        "--overwrite_output_dir",
+        action="store_true",
+        help="Begin anew in a folder that holds a run; what it holds is moved into replaced-N.",
+    )
     dry_run.add_flags(parser)
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), command=command, tells=True)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check, train, save, and say where; progress goes to stderr with ``--json``."""
-    from trl_deepseek.jobs import running
+    from trl_deepseek.jobs import output_folder, running
 
     if not sys.stderr.isatty():
         hide_progress_bars()
     if args.dry_run:
         return dry_run.run(args)
     with machine_readable(args.json):
-        trainer = jobs.kind(args.command).check(args).build()
+        job = jobs.kind(args.command).check(args)
+        output_folder.take(job, overwrite=args.overwrite_output_dir)
+        trainer = job.build()
         result = running.train(trainer)
     if not trainer.is_world_process_zero():
         return 0

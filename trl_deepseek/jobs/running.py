@@ -7,6 +7,7 @@ from typing import Any
 
 from trl_deepseek import checkpoints, stopping
 from trl_deepseek.errors import ConfigError, describe
+from trl_deepseek.trainers import room
 from trl_deepseek.trainers.stopping import StopWhenAsked
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ def train(trainer: Any) -> Any:
     output = trainer.args.output_dir
     trainer.add_callback(StopWhenAsked())
     try:
-        with stopping.waiting():
+        with stopping.waiting(), room.explained(output):
             result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
             trainer.save_model(output)
         if trainer.args.push_to_hub:

@@ -17,8 +17,9 @@ from typing import Any
 from trl_deepseek import chat, checkpoints, data, models, noise, quantization
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import provenance
+from trl_deepseek.trainers import output_folder, provenance, room
 from trl_deepseek.trainers.inputs import Inputs, read_split
+from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class PluginTrainer(WholeCheckpoints):
         """
         self.inputs = inputs
         self.left_out = {}
-        self._made: dict[str, Any] | None = None
+        self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,
             "train_dataset": inputs.train_dataset,
@@ -61,6 +62,7 @@ class PluginTrainer(WholeCheckpoints):
             checkpoints.check_adapter(start, given.get("peft_config"))
         super().__init__(model, **given)  # type: ignore[call-arg]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
+        self.add_callback(Room(self))  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
@@ -124,8 +126,11 @@ class PluginTrainer(WholeCheckpoints):
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
+        if self.args.should_save:
+            self._begin_folder()
         noised = self.embedding_noise
-        with contextlib.nullcontext() if noised is None else noised.attached(self.model):
+        attached = contextlib.nullcontext() if noised is None else noised.attached(self.model)
+        with room.explained(self.args.output_dir), attached:
             result = super().train(self._resumed, *args, **kwargs)  # type: ignore[misc]
         return result._replace(training_loss=result.metrics["train_loss"])
 
@@ -137,13 +142,21 @@ class PluginTrainer(WholeCheckpoints):
             what = "adapter" if start.adapter else "weights"
             logger.info("a fresh run from the %s of %s", what, start.folder)
 
+    def _begin_folder(self: Any) -> None:
+        """Leave the run's record; a run from Python that mixes with another is warned of."""
+        folder = Path(self.args.output_dir)
+        if self.inputs.made_with is None and self._resumed is None:
+            found = output_folder.objection(folder, self._made_with())
+            if found:
+                logger.warning("output_dir: %s", found)
+        with room.explained(self.args.output_dir):
+            output_folder.begin(folder, self._made_with())
+
     def _made_with(self: Any) -> dict[str, Any]:
-        if self._made is None:
-            template = getattr(self.processing_class, "chat_template", None)
-            self._made = provenance.record(
-                self.args, self.inputs.train_dataset, template, self.registry
-            )
-        return self._made
+        if self.inputs.made_with is None:
+            self.inputs.made_with = provenance.of(self.inputs, self._settings)
+        made: dict[str, Any] = self.inputs.made_with
+        return made
 
     def _write_own(self: Any, folder: Path) -> None:
         super()._write_own(folder)
