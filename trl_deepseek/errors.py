@@ -20,6 +20,8 @@ import contextlib
 import difflib
 from collections.abc import Callable, Iterable, Iterator
 
+from trl_deepseek.secrets import redacted
+
 
 class TrlDeepseekError(Exception):
     """Root of every error that this package raises on purpose."""
@@ -73,7 +75,8 @@ class RewardError(RunError):
 def describe(error: BaseException) -> str:
     """``Type: message`` on one line, also for an exception whose own ``str`` raises.
 
-    Our own errors are messages for people already, and stay as they are.
+    Passwords and the environment's keys in it are hidden. Our own errors are messages for people
+    already, and stay as they are.
     """
     if isinstance(error, TrlDeepseekError):
         return str(error)
@@ -81,7 +84,7 @@ def describe(error: BaseException) -> str:
         message = " ".join(str(error).split())
     except BaseException as second:  # a stranger's __str__ may raise anything too
         message = f"(its message cannot be shown: {type(second).__name__})"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return redacted(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -24,10 +24,11 @@ LAYERS = (
     {"hookspecs"},
     {"types"},
     {"errors"},
+    {"secrets"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")
-ALLOWED_ALONE = {"errors", "workers", "sandbox", "sources"}
+ALLOWED_ALONE = {"errors", "secrets", "workers", "sandbox", "sources"}
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 
-from trl_deepseek import stopping
+from trl_deepseek import secrets, stopping
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.cli.ranks import message_of_this_rank
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
@@ -106,7 +106,7 @@ def _say(command: str, message: str) -> None:
 
 def _print(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # closed, and there is nowhere else to say it
-        print(text, file=sys.stderr, flush=True)
+        print(secrets.redacted(text), file=sys.stderr, flush=True)
 
 
 def _run(command: str, argv: list[str]) -> int:
@@ -140,7 +140,7 @@ def _telling(command: str) -> Iterator[None]:
         return
     logger = logging.getLogger("trl_deepseek")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"trl-deepseek {command}: %(message)s"))
+    handler.setFormatter(_Redacting(f"trl-deepseek {command}: %(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -149,6 +149,11 @@ def _telling(command: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return secrets.redacted(super().format(record))
 
 
 def _overview() -> str:
@@ -177,7 +182,7 @@ def _unforeseen(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="trl-deepseek-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
-            traceback.print_exception(error, file=file)
+            file.write(secrets.redacted("".join(traceback.format_exception(error))))
     except OSError:
         return f"{what}\n  --debug shows the traceback"
     return f"{what}\n  the traceback is in {file.name}"

@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
+from trl_deepseek import secrets
 from trl_deepseek.errors import ConfigError, did_you_mean
 from trl_deepseek.jobs.option_types import PAIRS, text_or_list
 from trl_deepseek.yaml_files import read_mapping
@@ -113,7 +114,7 @@ class Parser(argparse.ArgumentParser):
             )
         for variable, value in variables.items():
             os.environ[str(variable)] = "" if value is None else str(value)
-        return self.as_flags(values, f"{path}: ")
+        return self.as_flags(secrets.taken_up(values), f"{path}: ")
 
     def as_flags(self, values: Mapping[str, Any], where: str = "") -> list[str]:
         """The words on a command line that mean what the options in ``values`` mean in YAML.

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, jobs, stopping
+from trl_deepseek import checkpoints, jobs, secrets, stopping
 from trl_deepseek.cli import merge, training
 from trl_deepseek.cli.output import machine_readable
 from trl_deepseek.cli.parser import Parser
@@ -179,7 +179,7 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     launcher: tuple[str, ...] = (sys.executable, "-P")
     if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
         launcher = recipe.launcher
-    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
+    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words], stage)
     again = f"`trl-deepseek run {recipe.file}` goes on with it"
     by = stopping.requested() or _ended_by(code)
     if code != 0 and by is not None:
@@ -206,7 +206,7 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     options = dict(stage.options)
     if begun and options.get("init_from_checkpoint"):
         options = checkpoints.resumed(options)
-    write_mapping(file, options)
+    write_mapping(file, secrets.hidden(options))
     words = [stage.command, "--config", str(file), "--json"]
     return [*words, "--resume_from_checkpoint", "true"] if begun else words
 
@@ -217,7 +217,7 @@ def _ended_by(code: int) -> signal.Signals | None:
     return signal.Signals(number) if number in stopping.SIGNALS else None
 
 
-def _wait_for(command: list[str]) -> tuple[int, str]:
+def _wait_for(command: list[str], stage: Stage) -> tuple[int, str]:
     """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
 
     It is in a session of its own, so that of what the terminal or a batch system sends it gets each
@@ -228,6 +228,7 @@ def _wait_for(command: list[str]) -> tuple[int, str]:
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        env=os.environ | secrets.handed_on(stage.options),
         preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
     )
 

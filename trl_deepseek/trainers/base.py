@@ -14,7 +14,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import chat, checkpoints, data, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, models, noise, quantization, secrets
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import output_folder, provenance, room
@@ -46,6 +46,7 @@ class PluginTrainer(WholeCheckpoints):
             ConfigError: Noise where processes hold parts of a document.
         """
         self.inputs = inputs
+        secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek import secrets
 from trl_deepseek.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def settings_of(args: Any) -> dict[str, Any]:
         for name, value in args.to_dict().items()
         if not name.startswith(INCIDENTAL) and not name.endswith("_token")
     }
-    found: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
+    text = json.dumps(secrets.hidden(kept), default=str, sort_keys=True)
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
