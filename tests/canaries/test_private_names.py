@@ -108,17 +108,26 @@ TABLE = [
         "inputs",
     ),
     Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
-    Name(GRPO, "_save_checkpoint", "trainers/grpo.py", "the batch worked off", "model trial"),
-    Name(
-        GRPO, "_load_optimizer_and_scheduler", "trainers/grpo.py", "the batch worked off",
-        "checkpoint",
-    ),
-    Name(GRPO, "_get_output_dir", "trainers/grpo.py", "where checkpoints lie", "trial"),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
     Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
     # all trainers: what is saved and loaded
+    Name(TRAINER, "_save_checkpoint", "trainers/saving.py", "renamed last", "model trial"),
+    Name(TRAINER, "_get_output_dir", "trainers/saving.py", "another while saving", "trial"),
+    Name(
+        TRAINER, "_push_from_checkpoint", "trainers/saving.py", "after the rename",
+        "checkpoint_folder",
+    ),
+    Name(
+        TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
+        "epoch_iterator num_batches device",
+    ),
+    Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
+    Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
+    Name(TRAINER, "_globalstep_last_logged", "trainers/tallies.py", "the steps in the next log"),
+    Name("trl.SFTTrainer", "_metrics", "trainers/tallies.py", "metrics since the last log"),
+    Name("trl.SFTTrainer", "_total_train_tokens", "trainers/tallies.py", "the count of tokens"),
     Name(
         TRAINER, "_save", "trainers/base.py", "the template that generates is saved",
         "output_dir state_dict",
@@ -129,7 +138,6 @@ TABLE = [
     ),
     Name(TRAINER, "train", "trainers/base.py", "the noise is attached around it"),
     Name(TRAINER, "neftune_noise_alpha", "trainers/base.py", "None, so that the noise is ours"),
-    Name("transformers.trainer_utils", "get_last_checkpoint", "cli/run.py", "to resume", "folder"),
     Name(
         "transformers.utils", "is_torch_bf16_gpu_available", "trainers/configs.py", "the default",
         "",

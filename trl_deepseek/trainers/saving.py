@@ -143,6 +143,13 @@ class WholeCheckpoints:
             logger.warning("going on from %s is not exact: %s", wanted, "; ".join(lost))
         return str(wanted)
 
+    def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers'; a run that had ended and is resumed makes no further step."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return [], None
+        return super().get_batch_samples(*args, **kwargs)  # type: ignore[misc]
+
     def log(self: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As TRL's; the mean loss at the end is of the whole run, also where it was resumed."""
         if "train_loss" in logs:

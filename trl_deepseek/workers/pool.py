@@ -14,6 +14,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import pickle
 import threading
 import time
 import weakref
@@ -149,11 +150,11 @@ class Pool:
         Raises:
             RewardError: It does not say.
         """
-        return self._remember(key, Remember(key))
+        return pickle.loads(self._remember(key, Remember(key)))
 
     def set_state(self, key: str, state: Any) -> None:
         """Have a reward remember ``state``; as :meth:`state`."""
-        self._remember(key, Remember(key, state, give=True))
+        self._remember(key, Remember(key, pickle.dumps(state)))
 
     def _remember(self, key: str, request: Remember) -> Any:
         call = Call({"request": request}, 0, (_REMEMBER,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,13 @@ from trl_deepseek.errors import describe
 
 @dataclass(frozen=True)
 class Remember:
-    """Ask a worker for the state of ``key``, or with ``give`` to put ``state`` in its place."""
+    """Ask a worker for the state of ``key``; or to take ``state`` back, pickled as it gave it.
+
+    Pickled by themselves, since tensors would else be shared between the two processes.
+    """
 
     key: str
-    state: Any = None
-    give: bool = False
+    state: bytes | None = None
 
 
 def holder_of(item: Any) -> Any:
@@ -46,12 +49,12 @@ def behind(item: Any) -> Any:
     return inside if callable(inside) else None
 
 
-def answer(request: Remember, function: Callable[..., Any]) -> tuple[str | None, Any]:
-    """In a worker: what went wrong, or None; and the state that was asked for."""
+def answer(request: Remember, function: Callable[..., Any]) -> tuple[str | None, bytes | None]:
+    """In a worker: what went wrong, or None; and the state that was asked for, pickled."""
     try:
         holder = holder_of(function)
-        if request.give:
-            return None, holder.load_state_dict(request.state)
-        return None, holder.state_dict()
+        if request.state is not None:
+            return None, holder.load_state_dict(pickle.loads(request.state))
+        return None, pickle.dumps(holder.state_dict())
     except BaseException as error:  # a stranger's methods may raise anything
         return describe(error), None

@@ -1,0 +1,373 @@
+"""Kill real training processes at random moments, resume them, and compare with undisturbed runs.
+
+    python scripts/kill_campaign.py --kills 200 --seed 0 --json
+
+One process imports everything and forks a child for each run, which calls the command line's
+``main``. About half of the children are killed while a save is under way, the others at any moment.
+Each is then resumed with ``--resume_from_checkpoint true`` (a recipe: run again), and its weights,
+optimizer, random states and log, but for times, are compared bit by bit with those of a run that
+nobody killed. Stages of a recipe are processes of their own, which are killed with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+
+from trl_deepseek import checkpoints, load_registry
+from trl_deepseek.cli.main import main as command_line
+from trl_deepseek.trainers import dpo, grpo, kto, reward, sft  # imported once, for all children
+from trl_deepseek.yaml_files import write_mapping
+
+LOADED = (dpo, grpo, kto, reward, sft)
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "OMP_NUM_THREADS": "1",
+    "TRL_EXPERIMENTAL_SILENCE": "1",
+}
+
+REWARDS = '''
+class Novelty:
+    """Scores what it has not seen lately: what it remembers changes every score."""
+
+    __name__ = "novelty"
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, completions, **_):
+        scores = []
+        for completion in completions:
+            text = completion[0]["content"]
+            scores.append(float(len(set(text) - set("".join(self.seen)))) + len(text) % 3)
+            self.seen = [*self.seen, text][-5:]
+        return scores
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = list(state["seen"])
+
+
+novelty = Novelty()
+
+
+def length(completions, **_):
+    return [float(len(completion[0]["content"]) % 7) for completion in completions]
+'''
+SHARED: dict[str, Any] = {
+    "model_name_or_path": "tiny-deepseek-llm",
+    "chat_template": "deepseek-v3",
+    "dataset_name": "rows.jsonl",
+    "report_to": ["none"],
+    "use_cpu": True,
+    "bf16": False,
+    "per_device_train_batch_size": 2,
+    "max_steps": 6,
+    "learning_rate": 0.001,
+    "logging_steps": 4,
+    "save_steps": 2,
+    "save_total_limit": 2,
+}
+GRPO: dict[str, Any] = {
+    "num_generations": 2,
+    "max_completion_length": 8,
+    "beta": 0.0,
+    "save_steps": 1,
+    "save_total_limit": 1,
+}
+CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {}),
+    "sft, noise": ("sft", {"noise": "neftune", "gradient_accumulation_steps": 2}),
+    "sft, LoRA, dropout": ("sft", {"use_peft": True, "lora_r": 4, "lora_dropout": 0.2}),
+    "sft, QLoRA": ("sft", {"qlora": True, "lora_r": 4}),
+    "dpo": ("dpo", {}),
+    "orpo, limit 1": ("orpo", {"save_total_limit": 1, "save_steps": 1}),
+    "kto": ("kto", {}),
+    "reward": ("reward", {}),
+    "grpo, in a window": (
+        "grpo",
+        {**GRPO, "reward_funcs": ["rewards.py:length"], "steps_per_generation": 4},
+    ),
+    "grpo, accumulation, 2 iterations": (
+        "grpo",
+        {
+            **GRPO,
+            "reward_funcs": ["rewards.py:length"],
+            "gradient_accumulation_steps": 2,
+            "num_iterations": 2,
+            "max_steps": 5,
+        },
+    ),
+    "grpo, stateful reward": (
+        "grpo",
+        {**GRPO, "reward_funcs": ["rewards.py:novelty"], "steps_per_generation": 2},
+    ),
+    "recipe": (
+        "run",
+        {"stages": [{"command": "reward"}, {"command": "preference", "loss_type": ["simpo"]}]},
+    ),
+}
+KINDS: dict[str, Any] = {"sft": "demonstrations", "grpo": "prompts"}
+ROWS = 64
+TIMES = ("runtime", "per_second", "step_time")
+LIMIT = 300.0  # seconds after which a run hangs
+
+
+def write_config(folder: Path, command: str, options: dict[str, Any]) -> list[str]:
+    """Write the run's files into its folder; the words of its command line."""
+    (folder / "rewards.py").write_text(REWARDS)
+    kind = KINDS.get(command, "preferences")
+    rows = load_registry().datasets["arithmetic"](kind=kind, size=ROWS)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if command == "run":
+        shared = {name: value for name, value in SHARED.items() if name != "model_name_or_path"}
+        stages = [{**stage, **shared} for stage in options["stages"]]
+        recipe = {"output_dir": "out", "model_name_or_path": SHARED["model_name_or_path"]}
+        write_mapping(folder / "config.yaml", {**recipe, "stages": stages})
+        return ["run", "config.yaml"]
+    write_mapping(folder / "config.yaml", {**SHARED, "output_dir": "out", **options})
+    return [command, "--config", "config.yaml"]
+
+
+class Child:
+    """One run in a process of its own, forked from this one."""
+
+    def __init__(self, folder: Path, words: list[str]) -> None:
+        self.started = time.monotonic()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                os.setsid()
+                os.chdir(folder)
+                log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(log, 1)
+                os.dup2(log, 2)
+                code = command_line(words)
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else 1
+            finally:
+                os._exit(code)
+        self.code: int | None = None
+
+    def ended(self) -> bool:
+        """Whether it has; its exit code is then in ``code``."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.code = os.waitstatus_to_exitcode(status)
+        return self.code is not None
+
+    def kill(self) -> None:
+        """Kill it and what it started, at once."""
+        os.killpg(self.pid, signal.SIGKILL)
+        while not self.ended():
+            time.sleep(0.005)
+
+    def wait(self) -> float:
+        """Seconds that it took to end; one that hangs is killed."""
+        while not self.ended():
+            if time.monotonic() - self.started > LIMIT:
+                self.kill()
+            time.sleep(0.01)
+        return time.monotonic() - self.started
+
+
+def left_by(folder: Path) -> dict[str, Any]:
+    """What a run leaves, but for times: each tensor, and the logs."""
+    found: dict[str, Any] = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if file.suffix == ".safetensors":
+            found[name] = load_file(file)
+        elif file.suffix in (".pt", ".pth"):
+            found[name] = torch.load(file, weights_only=False)
+        elif file.name == "trainer_state.json":
+            log = json.loads(file.read_text())["log_history"]
+            found[name] = [
+                {key: value for key, value in line.items() if not any(t in key for t in TIMES)}
+                for line in log
+            ]
+    return found
+
+
+def same(a: Any, b: Any) -> bool:
+    """Bitwise."""
+    if isinstance(a, torch.Tensor):
+        return (
+            isinstance(b, torch.Tensor)
+            and (a.dtype, a.shape) == (b.dtype, b.shape)
+            and torch.equal(*(each.reshape(-1).view(torch.uint8) for each in (a, b)))
+        )
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return repr(a) == repr(b)
+
+
+def moment(child: Child, out: Path, chance: random.Random, length: float, in_a_save: bool) -> str:
+    """Let the child run until it is to be killed, and kill it; where it was then.
+
+    Args:
+        child: The run.
+        out: Its output folder.
+        chance: Draws the moment.
+        length: Seconds that an undisturbed run takes.
+        in_a_save: Whether to wait for a save, and kill within it.
+    """
+    until = chance.uniform(0, length)
+    saves = chance.randint(1, 4)  # of which to hit
+    delay = chance.uniform(0, 0.05)
+    seen, aside = 0, False
+    while not child.ended():
+        now = in_a_save and saving(out)
+        seen += now and not aside
+        aside = now
+        if in_a_save and seen == saves:
+            time.sleep(delay)
+            break
+        if not in_a_save and time.monotonic() - child.started > until:
+            break
+        time.sleep(0.002)
+    if child.ended():
+        return "after its end"
+    child.kill()
+    if saving(out):
+        return "in a save"
+    return "outside" if any(out.glob("**/checkpoint-*")) else "before the first"
+
+
+def saving(out: Path) -> bool:
+    """Whether a save is under way, of the run or of a stage."""
+    return (out / "_saving").exists() or any(out.glob("*/_saving"))
+
+
+def resume(folder: Path, words: list[str]) -> tuple[int | None, str]:
+    """Go on with a killed run as its user would; the exit code, and what was found."""
+    found = checkpoints.newest(folder / "out")
+    if words[0] != "run" and found.folder is not None:
+        words = [*words, "--resume_from_checkpoint", "true"]
+    child = Child(folder, words)
+    child.wait()
+    return child.code, f"{len(found.torn)} torn" if found.torn else ""
+
+
+def campaign(
+    kills: int,
+    minutes: float,
+    seed: int,
+    names: list[str],
+    show: Callable[[str], None],
+    keep: Path,
+) -> list[dict[str, Any]]:
+    """Kill and resume; one record per kill."""
+    chance = random.Random(seed)
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would else copy all that is imported
+    started = time.monotonic()
+    records: list[dict[str, Any]] = []
+    references: dict[str, tuple[dict[str, Any], float]] = {}
+    for number in range(kills):
+        if time.monotonic() - started > 60 * minutes:
+            show(f"stopped after {minutes:g} minutes")
+            break
+        name = names[number % len(names)]
+        command, options = CONFIGS[name]
+        root = Path(tempfile.mkdtemp(prefix="kill-", dir=keep))
+        if name not in references:
+            undisturbed = root / "undisturbed"
+            undisturbed.mkdir()
+            child = Child(undisturbed, write_config(undisturbed, command, options))
+            seconds = child.wait()
+            if child.code != 0:
+                sys.exit(f"{name}: {(undisturbed / 'log.txt').read_text()[-3000:]}")
+            references[name] = left_by(undisturbed / "out"), seconds
+        expected, seconds = references[name]
+        folder = root / "killed"
+        folder.mkdir()
+        words = write_config(folder, command, options)
+        in_a_save = (number // len(names)) % 2 == 0
+        where = moment(Child(folder, words), folder / "out", chance, seconds, in_a_save)
+        code, note = resume(folder, words)
+        found = left_by(folder / "out")
+        differing = [key for key in expected if not same(found.get(key), expected[key])]
+        verdict = f"exit {code}" if code else "differs" if differing else "bitwise"
+        records.append(
+            {"config": name, "killed": where, "verdict": verdict, "differing": differing}
+        )
+        show(f"{number + 1:4} {name:34} {where:18} {verdict} {note} {', '.join(differing[:3])}")
+        if verdict == "bitwise":
+            shutil.rmtree(root)
+    return records
+
+
+def main() -> int:
+    """See the module; 0 where every resumed run is the undisturbed one."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin none after")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--configs", nargs="+", choices=list(CONFIGS), default=list(CONFIGS))
+    parser.add_argument("--json", action="store_true", help="print the records as one JSON list")
+    args = parser.parse_args()
+    keep = Path(tempfile.mkdtemp(prefix="kill-campaign-"))
+    errors = Console(stderr=True, highlight=False)
+
+    def show(line: str) -> None:
+        errors.print(line, markup=False)
+
+    records = campaign(args.kills, args.minutes, args.seed, args.configs, show, keep)
+    if args.json:
+        print(json.dumps(records))
+    else:
+        Console().print(summary(records))
+    whole = all(record["verdict"] == "bitwise" for record in records)
+    if whole:
+        shutil.rmtree(keep)
+    else:
+        show(f"what was not bitwise is kept in {keep}")
+    return 0 if whole else 1
+
+
+def summary(records: list[dict[str, Any]]) -> Table:
+    """Kills by config and moment, and how many ended in the undisturbed run's bits."""
+    moments = ("before the first", "outside", "in a save", "after its end")
+    table = Table(title=f"{len(records)} kills (trl {trl.__version__}, torch {torch.__version__})")
+    for heading in ("config", *moments, "bitwise", "of"):
+        table.add_column(heading, justify="left" if heading == "config" else "right")
+    for name in dict.fromkeys(record["config"] for record in records):
+        mine = [record for record in records if record["config"] == name]
+        counted = Counter(record["killed"] for record in mine)
+        bitwise = sum(record["verdict"] == "bitwise" for record in mine)
+        cells = [str(counted[each]) for each in moments]
+        table.add_row(name, *cells, str(bitwise), str(len(mine)))
+    return table
+
+
+if __name__ == "__main__":
+    if any(os.environ.get(name) != value for name, value in ENVIRONMENT.items()):
+        # libraries read these when they are imported
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **ENVIRONMENT})
+    sys.exit(main())
