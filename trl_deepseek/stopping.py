@@ -95,8 +95,8 @@ def handled() -> Iterator[None]:
         yield
     finally:
         _receiver = outer
-        for each, before in receiver.before.items():
-            signal.signal(each, before)
+        for number, former in receiver.before.items():
+            signal.signal(number, former)
 
 
 @contextlib.contextmanager

@@ -189,6 +189,12 @@ TABLE = [
         "experts without data", "input weight offs",
     ),
     Name("trl.trainer.utils", "add_fused_lm_head", "memory/rehearsal.py", "TRL's head"),
+    Name(
+        "torch.distributed.distributed_c10d",
+        "_get_default_store",
+        "cli/ranks.py",
+        "what the ranks of a run share",
+    ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),
     Name("torch.utils", "_python_dispatch", "memory/live.py", "every tensor that is made"),
     Name("torch.utils", "_pytree", "memory/live.py", "every tensor that is made"),

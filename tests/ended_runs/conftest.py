@@ -22,7 +22,7 @@ COMMON = {
 QUESTION, ANSWER = {"role": "user", "content": "1+1"}, {"role": "assistant", "content": "2"}
 WRONG = {**ANSWER, "content": "3"}
 PAIR = {"prompt": [QUESTION], "chosen": [ANSWER], "rejected": [WRONG]}
-ROWS = {
+ROWS: dict[str, list[Any]] = {
     "sft": [{"messages": [QUESTION, ANSWER]}],
     "dpo": [PAIR],
     "reward": [PAIR],

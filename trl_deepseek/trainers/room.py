@@ -18,7 +18,6 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback
-from transformers.trainer_utils import SaveStrategy
 
 from trl_deepseek import checkpoints
 from trl_deepseek.checkpoints import finding
@@ -125,7 +124,7 @@ class Room(TrainerCallback):
         self._size = disk.checkpoint_bytes(model, args, adapter=adapter)
         left = state.max_steps - state.global_step
         saves = None
-        if args.save_strategy == SaveStrategy.STEPS and state.save_steps:
+        if args.save_strategy == "steps" and state.save_steps:
             saves = math.ceil(left / state.save_steps)
         number = disk.copies(args, saves, len(finding.steps(args.output_dir)))
         final = disk.model_bytes(model, adapter=adapter)
@@ -134,9 +133,7 @@ class Room(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check, where a checkpoint comes next."""
-        if control.should_save or (
-            control.should_evaluate and args.save_strategy == SaveStrategy.BEST
-        ):
+        if control.should_save or (control.should_evaluate and args.save_strategy == "best"):
             self._check(args)
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

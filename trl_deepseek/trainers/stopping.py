@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import distributed
 from transformers import TrainerCallback
-from transformers.trainer_utils import SaveStrategy
 
 from trl_deepseek import stopping
 
@@ -27,7 +26,7 @@ class StopWhenAsked(TrainerCallback):
         """Ask for a checkpoint of this step."""
         if self._agreed(args):
             # "best" would leave it to a metric whether this step is saved
-            args.save_strategy = SaveStrategy.STEPS
+            args.save_strategy = "steps"
             control.should_save = True
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
