@@ -143,6 +143,7 @@ TABLE = [
         "",
     ),
     Name("accelerate.utils", "gather_object", "trainers/grpo.py", "all processes' completions"),
+    Name("accelerate.utils", "broadcast_object_list", "trainers/room.py", "what rank 0 has found"),
     # models and their heads
     Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
     Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),
