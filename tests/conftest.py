@@ -12,8 +12,11 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 
-# A suite started in the background inherits that Ctrl-C is ignored, and so would what it starts.
+# A suite started in the background, or with nohup, inherits that signals are ignored, and so would
+# what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TypeVar
 
+from trl_deepseek.secrets import redacted
+
 LONGEST = 2000  # characters of a stranger's message that are shown
 
 
@@ -112,7 +114,8 @@ def about_rows(error: Wrong, faults: Mapping[int, str]) -> Wrong:
 def describe(error: BaseException) -> str:
     """``Type: message`` on one line, also for an exception whose own ``str`` raises.
 
-    Our own errors are messages for people already, and stay as they are.
+    Passwords and the environment's keys in it are hidden. Our own errors are messages for people
+    already, and stay as they are.
     """
     if isinstance(error, TrlDeepseekError):
         return str(error)
@@ -122,7 +125,7 @@ def describe(error: BaseException) -> str:
         message = " ".join(message[:LONGEST].split()) + cut
     except BaseException as second:  # a stranger's __str__ may raise anything too
         message = f"(its message cannot be shown: {type(second).__name__})"
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+    return redacted(f"{type(error).__name__}: {message}" if message else type(error).__name__)
 
 
 @contextlib.contextmanager

@@ -159,6 +159,7 @@ TABLE = [
     Name("accelerate.utils", "gather_object", "trainers/grpo.py", "all processes' completions"),
     Name("transformers.utils", "cached_file", "models/weights.py", "weight files of a hub id"),
     Name("transformers.utils", "logging", "models/weights.py", "its loading is rehearsed in quiet"),
+    Name("accelerate.utils", "broadcast_object_list", "trainers/room.py", "what rank 0 has found"),
     # models and their heads
     Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
     Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),
@@ -205,6 +206,12 @@ TABLE = [
         "experts without data", "input weight offs",
     ),
     Name("trl.trainer.utils", "add_fused_lm_head", "memory/rehearsal.py", "TRL's head"),
+    Name(
+        "torch.distributed.distributed_c10d",
+        "_get_default_store",
+        "cli/ranks.py",
+        "what the ranks of a run share",
+    ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),
     Name("torch.utils", "_python_dispatch", "memory/live.py", "every tensor that is made"),
     Name("torch.utils", "_pytree", "memory/live.py", "every tensor that is made"),

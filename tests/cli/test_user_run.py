@@ -123,7 +123,7 @@ def test_ctrl_c_names_the_last_checkpoint_and_the_run_goes_on_from_it(
         "output_dir": "out",
     }
     assert main(["grpo", *flags(**options)]) == 130
-    checkpoint = str(Path("out") / "checkpoint-2")
+    checkpoint = str(Path("out") / "checkpoint-3")  # of the step in which it came
     assert capsys.readouterr().err.endswith(
         f"trl-deepseek grpo: interrupted; the last checkpoint is {checkpoint}; "
         f"go on with --resume_from_checkpoint {checkpoint}\n"

@@ -31,14 +31,17 @@ GRPO: dict[str, Any] = {
     "num_generations": 4,
 }
 REWARDS = """
-import os, signal
+import os, signal, time
 from pathlib import Path
+from trl_deepseek import stopping
 
 def once_interrupted(completions, **_):
     calls = Path(__file__).with_name("calls")
     calls.write_text((calls.read_text() if calls.exists() else "") + "x")
     if len(calls.read_text()) == 2:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getppid(), signal.SIGTERM)
+        while stopping.requested() is None:
+            time.sleep(0.01)
     return [0.5] * len(completions)
 
 def broken(completions, **_):
@@ -89,13 +92,13 @@ def test_stages_chain_and_are_run_once(write: Any, capsys: pytest.CaptureFixture
 def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     write: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = write({**GRPO, "reward_funcs": ["my_rewards.py:once_interrupted"]}, save_steps=1)
-    assert main(["run", file]) == 130
+    file = write({**GRPO, "reward_funcs": ["my_rewards.py:once_interrupted"]}, max_steps=3)
+    assert main(["run", file]) == 143
     assert "stage 'grpo' is unfinished; `trl-deepseek run recipe.yaml` goes on with it" in (
         capsys.readouterr().err
     )
     assert main(["run", file]) == 0
-    # two calls of the first run, of which the second was cut off, and one of the second
+    # two calls of the first run, which finished the step of the second, and one of the second run
     assert Path("calls").read_text() == "xxx"
 
 

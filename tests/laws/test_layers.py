@@ -15,7 +15,7 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
     {"rewards", "quantization", "losses", "noise", "lm_head"},
-    {"adapters", "chat", "data", "models", "answers", "environment", "health"},
+    {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
@@ -24,10 +24,11 @@ LAYERS = (
     {"hookspecs"},
     {"types"},
     {"errors"},
+    {"secrets"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")
-ALLOWED_ALONE = {"errors", "workers", "sandbox", "sources"}
+ALLOWED_ALONE = {"errors", "secrets", "workers", "sandbox", "sources"}
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,13 @@
 """Dispatch ``trl-deepseek COMMAND`` and turn errors into one message and an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong, 130 interrupted.
+Exit codes: 0 done, 1 the run failed, 2 the user's input is wrong; 129, 130 and 143 ended by SIGHUP,
+Ctrl-C and SIGTERM.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -16,7 +18,9 @@ import warnings
 from collections.abc import Iterator
 from importlib.metadata import version
 
+from trl_deepseek import secrets, stopping
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.cli.ranks import message_of_this_rank
 from trl_deepseek.environment import NOTES_ON_DEFAULTS
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import ALIASES, TRAINING
@@ -34,6 +38,9 @@ COMMANDS = {
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
+# What these print is all that they do.
+SHORT = ("rewards", "show-sample", "plugins", "validate")
+OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,26 +61,50 @@ def main(argv: list[str] | None = None) -> int:
         print(f"trl-deepseek {version('trl-deepseek')}")
         return 0
     try:
-        return _run(argv[0], argv[1:])
+        with stopping.handled():
+            code = _run(argv[0], argv[1:])
+            if sys.stdout is not None:
+                sys.stdout.flush()  # or Python finds out at its end that nobody reads
+            return code
     except TrlDeepseekError as error:
         if debug:
             raise
-        print(f"trl-deepseek {argv[0]}: {error}", file=sys.stderr)
+        _say(argv[0], str(error))
         return 2 if isinstance(error, UserError) else 1
     except KeyboardInterrupt as interrupt:
         if debug:
-            raise
-        print(f"\ntrl-deepseek {argv[0]}: interrupted{_saved(interrupt)}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader went away; Python would try once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+            traceback.print_exc()
+        ended = interrupt
+        if not isinstance(ended, stopping.Interrupted):
+            ended = stopping.explained(interrupt, "nothing was saved")
+        if os.environ.get("RANK", "0") == "0":
+            _print(f"\ntrl-deepseek {argv[0]}: {ended}")
+        return ended.exit_code
     except Exception as error:
         if debug:
             raise
-        print(f"trl-deepseek {argv[0]}: {_unforeseen(error)}", file=sys.stderr)
+        if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
+            with contextlib.suppress(OSError, ValueError):  # Python would try once more at its end
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if argv[0] in SHORT and error.errno == errno.EPIPE:  # as in `plugins | head`
+                return 1
+            reason = f"stdout cannot be written: {os.strerror(error.errno or 0)}"
+            _say(argv[0], f"{reason}\n  all else was done; send it to a file or to another disk")
+        else:
+            _say(argv[0], _unforeseen(error))
         return 1
+
+
+def _say(command: str, message: str) -> None:
+    """One message on stderr, from one process for all."""
+    own = message_of_this_rank(message)
+    if own is not None:
+        _print(f"trl-deepseek {command}: {own}")
+
+
+def _print(text: str) -> None:
+    with contextlib.suppress(OSError, ValueError):  # closed, and there is nowhere else to say it
+        print(secrets.redacted(text), file=sys.stderr, flush=True)
 
 
 def _run(command: str, argv: list[str]) -> int:
@@ -104,7 +135,7 @@ def _telling(command: str) -> Iterator[None]:
         return
     logger = logging.getLogger("trl_deepseek")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(f"trl-deepseek {command}: %(message)s"))
+    handler.setFormatter(_Redacting(f"trl-deepseek {command}: %(message)s"))
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -113,6 +144,11 @@ def _telling(command: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return secrets.redacted(super().format(record))
 
 
 def _overview() -> str:
@@ -141,12 +177,7 @@ def _unforeseen(error: Exception) -> str:
         with tempfile.NamedTemporaryFile(
             "w", prefix="trl-deepseek-", suffix=".txt", delete=False, encoding="utf-8"
         ) as file:
-            traceback.print_exception(error, file=file)
+            file.write(secrets.redacted("".join(traceback.format_exception(error))))
     except OSError:
         return f"{what}\n  --debug shows the traceback"
     return f"{what}\n  the traceback is in {file.name}"
-
-
-def _saved(interrupt: KeyboardInterrupt) -> str:
-    """What a command said it had saved, passed along as the interrupt's argument."""
-    return f"; {interrupt.args[0]}" if interrupt.args else "; nothing was saved"

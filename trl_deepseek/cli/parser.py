@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from trl_deepseek import secrets
 from trl_deepseek.errors import ConfigError, did_you_mean
 from trl_deepseek.jobs.option_types import PAIRS, text_or_list
 from trl_deepseek.jobs.places import naming
@@ -51,7 +52,6 @@ RENAMED = {
     "streaming": "it is called dataset_streaming",
     "preprocessing_num_workers": "it is called dataset_num_proc",
     "use_flash_attention_2": "write attn_implementation: flash_attention_2",
-    "overwrite_output_dir": "leave it out; a run writes into its output_dir",
     "logging_dir": "leave it out; set TENSORBOARD_LOGGING_DIR",
     "tokenizer_name_or_path": "leave it out; it is the model's",
 }
@@ -155,7 +155,7 @@ class Parser(argparse.ArgumentParser):
             )
         for variable, value in variables.items():
             os.environ[str(variable)] = "" if value is None else str(value)
-        return self.as_flags(values)
+        return self.as_flags(secrets.taken_up(values))
 
     def check_names(self, values: Mapping[str, Any]) -> None:
         """Refuse options that do not exist, all in one message.

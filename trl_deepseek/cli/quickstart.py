@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trl_deepseek import stopping
 from trl_deepseek.quickstart import Progress, Quickstart
 
 
@@ -33,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
         job = Quickstart(args.output_dir or _new_folder(), args.seed, progress)
         try:
             result = job.run()
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt(*_saved(job)) from None
+        except KeyboardInterrupt as interrupt:
+            raise stopping.explained(interrupt, _saved(job)) from None
     if args.json:
         print(json.dumps(result.as_json()))
         return 0
@@ -86,5 +87,7 @@ def _new_folder() -> Path:
     return folder
 
 
-def _saved(job: Quickstart) -> list[str]:
-    return [f"saved so far: {', '.join(map(str, job.saved))}"] if job.saved else []
+def _saved(job: Quickstart) -> str:
+    found = [*job.saved, *sorted(job.output_dir.glob("*/checkpoint-*"))]
+    saved = f"saved so far: {', '.join(map(str, found))}" if found else "nothing was saved"
+    return f"{saved}; `trl-deepseek quickstart` begins anew, in another folder"

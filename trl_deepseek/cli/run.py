@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, jobs
+from trl_deepseek import checkpoints, jobs, secrets, stopping
 from trl_deepseek.cli import merge, training
 from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
@@ -66,6 +66,9 @@ def run(args: argparse.Namespace) -> int:
                 continue
             print(f"{title}: {_summary(stage)}", file=sys.stderr, flush=True)
             _carry_out(stage, recipe, progress)
+            if by := stopping.requested():  # as the stage was about to end
+                again = f"`trl-deepseek run {recipe.file}` goes on after it"
+                raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
     else:
@@ -176,7 +179,7 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     Raises:
         RunError: Its process failed.
         UserError: Its process found its input wrong.
-        KeyboardInterrupt: It was interrupted; says how to go on.
+        Interrupted: A signal ended it; says how to go on.
     """
     started = time.monotonic()
     progress.begin(stage)
@@ -184,10 +187,11 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     launcher: tuple[str, ...] = (sys.executable,)
     if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
         launcher = recipe.launcher
-    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words])
+    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words], stage)
     again = f"`trl-deepseek run {recipe.file}` goes on with it"
-    if code in (130, -signal.SIGINT):
-        raise KeyboardInterrupt(f"stage {stage.name!r} is unfinished; {again}")
+    by = stopping.requested() or _ended_by(code)
+    if code != 0 and by is not None:
+        raise stopping.Interrupted(by, f"stage {stage.name!r} is unfinished; {again}")
     if code != 0:
         kind = UserError if code == 2 else RunError  # as the stage's own command found it
         raise kind(f"stage {stage.name!r} ended with exit code {code}, see above; {again}")
@@ -210,38 +214,45 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     options = dict(stage.options)
     if begun and options.get("init_from_checkpoint"):
         options = checkpoints.resumed(options)
-    write_mapping(file, options)
+    write_mapping(file, secrets.hidden(options))
     words = [stage.command, "--config", str(file), "--json"]
     return [*words, "--resume_from_checkpoint", "true"] if begun else words
 
 
-def _wait_for(command: list[str]) -> tuple[int, str]:
-    """Run a process that shares stderr; its exit code and stdout. It never outlives this one."""
+def _ended_by(code: int) -> signal.Signals | None:
+    """The signal that a process's exit code speaks of."""
+    number = code - 128 if code > 128 else -code
+    return signal.Signals(number) if number in stopping.SIGNALS else None
 
-    def stop(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
 
-    before = signal.signal(signal.SIGTERM, stop)
+def _wait_for(command: list[str], stage: Stage) -> tuple[int, str]:
+    """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
+
+    It is in a session of its own, so that of what the terminal or a batch system sends it gets each
+    signal once, from here.
+    """
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # As -P, for a launcher's processes too: what lies in the working directory is not to run.
-        env=os.environ | {"PYTHONSAFEPATH": "1"},
+        env=os.environ | {"PYTHONSAFEPATH": "1"} | secrets.handed_on(stage.options),
         preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
     )
+
+    def send(number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
     try:
-        while True:
-            try:
-                output, _ = process.communicate()
-                return process.returncode, output
-            except KeyboardInterrupt:  # the process has it too, and says what it saved
-                continue
+        with stopping.passing_on(send):
+            output, _ = process.communicate()
+        return process.returncode, output
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
-        signal.signal(signal.SIGTERM, before)
 
 
 def _show(recipe: Recipe, progress: Progress) -> None:

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+    parser.add_argument(
+        "--overwrite_output_dir",
+        action="store_true",
+        help="Begin anew in a folder that holds a run; what it holds is moved into replaced-N.",
+    )
     dry_run.add_flags(parser)
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), command=command, tells=True)
     if command in jobs.ALIASES:
@@ -45,7 +50,7 @@ def _own_loss(command: str, name: str) -> str:
 def run(args: argparse.Namespace) -> int:
     """Check, train, save, and say where; progress goes to stderr with ``--json``."""
     from trl_deepseek.cli import log_lines
-    from trl_deepseek.jobs import running
+    from trl_deepseek.jobs import output_folder, running
 
     if not sys.stderr.isatty():
         hide_progress_bars()
@@ -57,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     with machine_readable(args.json):
         with naming_those_of(args):
             job = jobs.kind(args.command).check(args)
+            output_folder.take(job, overwrite=args.overwrite_output_dir)
         trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)

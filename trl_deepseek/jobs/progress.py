@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek import secrets
 from trl_deepseek.checkpoints import finding
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.recipe import Recipe, Stage
@@ -129,8 +130,8 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def _plain(options: Any) -> Any:
-    """As it is read back from JSON; dates and the like, which YAML knows, as text."""
-    return json.loads(json.dumps(dict(options), default=str))
+    """As it is read back from JSON: dates and the like as text, and secrets hidden."""
+    return json.loads(json.dumps(secrets.hidden(options), default=str))
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:

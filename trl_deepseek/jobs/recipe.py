@@ -24,7 +24,15 @@ from trl_deepseek.yaml_files import Settings, read_mapping
 COMMANDS = (*TRAINING, "merge")
 OWN_KEYS = ("output_dir", "model_name_or_path", "launcher", "stages")
 # A stage's own are settled by the recipe, or are flags of one run and no settings.
-SETTLED = ("output_dir", "resume_from_checkpoint", "json", "dry_run", "gpu_memory", "config")
+SETTLED = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "json",
+    "dry_run",
+    "gpu_memory",
+    "config",
+    "overwrite_output_dir",
+)
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 REFERENCE = re.compile(r"\{(" + NAME.pattern + r")\}")
 

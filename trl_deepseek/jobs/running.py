@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from trl_deepseek import checkpoints
-from trl_deepseek.errors import ConfigError
+from trl_deepseek import checkpoints, stopping
+from trl_deepseek.errors import ConfigError, describe
+from trl_deepseek.trainers import room
+from trl_deepseek.trainers.stopping import StopWhenAsked
 
 logger = logging.getLogger(__name__)
 
@@ -15,16 +17,25 @@ def train(trainer: Any) -> Any:
     """Train, save the model, and push it where that is asked for; returns TRL's output.
 
     Raises:
-        KeyboardInterrupt: It was interrupted; the argument says what is saved.
+        Interrupted: A signal ended it; the message says what is saved.
     """
     output = trainer.args.output_dir
+    trainer.add_callback(StopWhenAsked())
     try:
-        result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(saved_checkpoint(output)) from None
-    trainer.save_model(output)
-    if trainer.args.push_to_hub:
-        trainer.push_to_hub()
+        with stopping.waiting(), room.explained(output):
+            result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
+            trainer.save_model(output)
+        if trainer.args.push_to_hub:
+            trainer.push_to_hub()
+    except KeyboardInterrupt as interrupt:
+        raise stopping.explained(interrupt, saved_checkpoint(output)) from None
+    except Exception as error:
+        by = stopping.requested()
+        if by is None:
+            raise
+        # The signal may have ended a process that the step needed.
+        message = f"the step could not be finished: {describe(error)}; {saved_checkpoint(output)}"
+        raise stopping.Interrupted(by, message) from error
     return result
 
 

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
@@ -163,12 +164,16 @@ class Quickstart:
         return result
 
     def _stage(self, name: str, trainer: Any) -> Stage:
+        from trl_deepseek.trainers.stopping import StopWhenAsked
+
         start = time.perf_counter()
         trainer.add_callback(_callback(self, name, trainer))
-        trainer.train()
-        seconds = time.perf_counter() - start
+        trainer.add_callback(StopWhenAsked())
         folder = self.output_dir / name
-        trainer.save_model(str(folder))
+        with stopping.waiting():
+            trainer.train()
+            seconds = time.perf_counter() - start
+            trainer.save_model(str(folder))
         self.saved.append(folder)
         point = self.evaluate(name, trainer, QUESTIONS)
         rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]

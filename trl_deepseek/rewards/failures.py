@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek import secrets
 from trl_deepseek.workers.calls import Failure, Outcome
 
 FOLDER = "reward_failures"
@@ -49,7 +50,7 @@ def save(
     # Several ranks may fail at one step, each on its own part of the batch.
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".tmp")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
+        file.write(secrets.redacted(text))
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
     rank = os.environ.get("RANK")
     place = folder / f"step-{step or 0:06d}-{safe}{f'-rank{rank}' if rank else ''}.jsonl"

@@ -18,12 +18,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from accelerate import PartialState
 
-from trl_deepseek import chat, checkpoints, data, environment, health, models, noise, quantization
+from trl_deepseek import (
+    chat,
+    checkpoints,
+    data,
+    environment,
+    health,
+    models,
+    noise,
+    quantization,
+    secrets,
+)
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.health.advice import Advice
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import provenance
+from trl_deepseek.trainers import output_folder, provenance, room
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
+from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
 
 if TYPE_CHECKING:
@@ -56,8 +67,9 @@ class PluginTrainer(WholeCheckpoints):
             ConfigError: Noise where processes hold parts of a document.
         """
         self.inputs = inputs
+        secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
-        self._made: dict[str, Any] | None = None
+        self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,
             "train_dataset": inputs.train_dataset,
@@ -76,6 +88,7 @@ class PluginTrainer(WholeCheckpoints):
         if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
             models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
+        self.add_callback(Room(self))  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
@@ -248,9 +261,12 @@ class PluginTrainer(WholeCheckpoints):
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
+        if self.args.should_save:
+            self._begin_folder()
         noised = self.embedding_noise
         on_model = contextlib.nullcontext() if noised is None else noised.attached(self.model)
-        with environment.without_notes_on_defaults(), on_model:
+        quiet = environment.without_notes_on_defaults()
+        with room.explained(self.args.output_dir), quiet, on_model:
             result = super().train(self._resumed, *args, **kwargs)  # type: ignore[misc]
         return result._replace(training_loss=result.metrics["train_loss"])
 
@@ -262,13 +278,21 @@ class PluginTrainer(WholeCheckpoints):
             what = "adapter" if start.adapter else "weights"
             logger.info("a fresh run from the %s of %s", what, start.folder)
 
+    def _begin_folder(self: Any) -> None:
+        """Leave the run's record; a run from Python that mixes with another is warned of."""
+        folder = Path(self.args.output_dir)
+        if self.inputs.made_with is None and self._resumed is None:
+            found = output_folder.objection(folder, self._made_with())
+            if found:
+                logger.warning("output_dir: %s", found)
+        with room.explained(self.args.output_dir):
+            output_folder.begin(folder, self._made_with())
+
     def _made_with(self: Any) -> dict[str, Any]:
-        if self._made is None:
-            template = getattr(self.processing_class, "chat_template", None)
-            self._made = provenance.record(
-                self.args, self.inputs.train_dataset, template, self.registry
-            )
-        return self._made
+        if self.inputs.made_with is None:
+            self.inputs.made_with = provenance.of(self.inputs, self._settings)
+        made: dict[str, Any] = self.inputs.made_with
+        return made
 
     def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
         """As TRL's, of weights that are finite."""

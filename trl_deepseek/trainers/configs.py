@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
 
-from trl_deepseek import environment
+from trl_deepseek import environment, secrets
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
@@ -126,6 +126,11 @@ class PluginConfig:
         settle_precision(self)
         with environment.without_notes_on_defaults():
             super().__post_init__()  # type: ignore[misc]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As TRL's, for trackers and files: without secrets, wherever they stand."""
+        found: dict[str, Any] = secrets.hidden(super().to_dict())  # type: ignore[misc]
+        return found
 
 
 @dataclass

@@ -40,6 +40,7 @@ class Inputs:
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
+        made_with: The run's record (see ``provenance``); None until it is needed.
     """
 
     registry: Registry
@@ -53,6 +54,7 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+    made_with: dict[str, Any] | None = None
 
     @property
     def splits(self) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """What a checkpoint was made with, written beside it and compared when a run goes on from there.
 
 transformers resumes weights, optimizer and place in the data, whatever has changed around them. So
-each checkpoint has a ``trl_deepseek.json``: the config, and digests of the training data, the chat
-template and the plugins.
+each checkpoint has a ``trl_deepseek.json``: the trainer, model and config, and digests of the
+training data, the chat template, the adapter's options and the plugins.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trl_deepseek import secrets
 from trl_deepseek.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,8 @@ def settings_of(args: Any) -> dict[str, Any]:
         for name, value in args.to_dict().items()
         if not name.startswith(INCIDENTAL) and not name.endswith("_token")
     }
-    found: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
+    text = json.dumps(secrets.hidden(kept), default=str, sort_keys=True)
+    found: dict[str, Any] = json.loads(text)
     return found
 
 
@@ -73,20 +75,31 @@ def plugins_of(registry: Registry) -> dict[str, str]:
     return found
 
 
-def record(args: Any, dataset: Any, template: str | None, registry: Registry) -> dict[str, Any]:
+def of(inputs: Any, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a run is made with.
 
     Args:
-        args: The config.
-        dataset: The training data as it was given, before it is tokenized.
-        template: The chat template's source.
-        registry: The run's plugins.
+        inputs: Of its trainer.
+        settings: Of its config, where TRL may have changed that since.
     """
+    args, template = inputs.args, getattr(inputs.tokenizer, "chat_template", None)
+    model = inputs.model
+    if not isinstance(model, str):
+        model = getattr(getattr(model, "config", None), "_name_or_path", None)
+    adapter = inputs.options.get("peft_config")
+    # Sets have no order of their own.
+    plain = {
+        name: sorted(value) if isinstance(value, (set, frozenset)) else value
+        for name, value in (adapter.to_dict().items() if adapter is not None else ())
+    }
     return {
-        "settings": settings_of(args),
-        "data": digest_of_rows(dataset),
-        "template": digest(template) if template else None,
-        "plugins": plugins_of(registry),
+        "trainer": type(args).__name__.removesuffix("Config"),
+        "model": inputs.embedded or model or None,
+        "adapter": digest(json.dumps(plain, default=str, sort_keys=True)) if plain else None,
+        "settings": dict(settings or settings_of(args)),
+        "data": digest_of_rows(inputs.train_dataset),
+        "template": digest(template) if isinstance(template, str) else None,
+        "plugins": plugins_of(inputs.registry),
     }
 
 
@@ -98,7 +111,13 @@ def write(folder: Path, made_with: Mapping[str, Any]) -> None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not as it was, one clause each; what only one of the two knows is not compared."""
-    changed = []
+    changed = [
+        f"{what}: {before[what]} -> {now[what]}"
+        for what in ("trainer", "model")
+        if before.get(what) and now.get(what) and before[what] != now[what]
+    ]
+    if "adapter" in before and before["adapter"] != now.get("adapter"):
+        changed.append("the adapter's options")
     if before.get("data") and now["data"] and before["data"] != now["data"]:
         changed.append("the training data")
     if before.get("template") != now["template"]:

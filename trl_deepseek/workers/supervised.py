@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     import psutil
 
 PATIENCE = 5.0  # seconds
+END_KEPT = signal.SIGUSR1  # ends a process that keeps another, and both
+# What batch systems and terminals send to every process of a job; the parent decides when to end.
+OF_THE_JOB = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 # In the environment of every worker, and so of all that it starts.
 MARK = "TRL_DEEPSEEK_REWARD_WORKER"
@@ -35,6 +38,21 @@ def end_with_parent(parent: int, by: int = signal.SIGKILL) -> None:
         os._exit(1)
 
 
+def leave_signals_to_parent() -> None:
+    """Go on when a batch system tells every process of a job to end; the parent decides when.
+
+    What this process starts is told as ever.
+    """
+
+    def default() -> None:
+        for each in OF_THE_JOB:
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in OF_THE_JOB:
+        signal.signal(each, lambda *_: None)  # unlike SIG_IGN, not inherited by an exec
+    os.register_at_fork(after_in_child=default)
+
+
 def descendants(process: int) -> list[psutil.Process]:
     """Children, their children and so on, those in other sessions too; none where it has ended."""
     import psutil
@@ -49,7 +67,7 @@ def keep() -> None:
 
     What leaves its session and loses its parent becomes this process's own child, as Linux has it,
     and so is found whatever it does to its environment; elsewhere it may get away. Then this
-    process ends as the child did: with its exit code, or by its signal. SIGTERM ends both.
+    process ends as the child did: with its exit code, or by its signal. END_KEPT ends both.
     """
     import ctypes
 
@@ -64,11 +82,13 @@ def keep() -> None:
     ended, status = 0, int(signal.SIGKILL)
     try:
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+        for each in OF_THE_JOB:
+            signal.signal(each, lambda *_: None)
+        signal.signal(END_KEPT, lambda *_: sys.exit())
         while ended != child:  # or an orphan, which nobody else would reap
             ended, status = os.waitpid(-1, 0)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(END_KEPT, signal.SIG_IGN)
         with contextlib.suppress(ProcessLookupError):
             if ended != child:
                 os.kill(child, signal.SIGKILL)
@@ -100,7 +120,7 @@ def end(process: subprocess.Popen[bytes], *, kept: bool = False) -> None:
         kept: Whether it called :func:`keep`, so that it finds by itself what has got away.
     """
     if kept:
-        process.terminate()
+        process.send_signal(END_KEPT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
             return

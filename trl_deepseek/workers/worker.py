@@ -21,7 +21,12 @@ from trl_deepseek.errors import describe
 from trl_deepseek.workers.calls import Call, Failure, Result, perform
 from trl_deepseek.workers.remembering import Remember, answer
 from trl_deepseek.workers.shipping import Shipment, unpack
-from trl_deepseek.workers.supervised import end_with_parent, keep
+from trl_deepseek.workers.supervised import (
+    END_KEPT,
+    end_with_parent,
+    keep,
+    leave_signals_to_parent,
+)
 
 
 @dataclass(frozen=True)
@@ -67,10 +72,11 @@ def main(channel: int, parent: int, memory: int) -> None:
     """
     os.set_inheritable(channel, False)
     if parent:
-        end_with_parent(parent, by=signal.SIGTERM)
+        end_with_parent(parent, by=END_KEPT)
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keep()
+    leave_signals_to_parent()
     me = os.getpid()
     connection = Connection(channel)
     functions: dict[str, Callable[..., Any]] = {}

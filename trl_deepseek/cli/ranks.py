@@ -1,0 +1,46 @@
+"""Which process of a run says what: the first speaks for all, another only of what is its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+# Seconds in which the first process meets the same error, or the launcher ends this one since the
+# first has failed.
+PATIENCE = 10.0
+KEY = "trl_deepseek/error"
+
+
+def message_of_this_rank(message: str) -> str | None:
+    """What this process has to say of an error; None where the first process has said it.
+
+    Args:
+        message: The error.
+    """
+    rank, store = os.environ.get("RANK", "0"), _store()
+    if rank == "0":
+        if store is not None:
+            store.set(KEY, message)
+        return message
+    if store is None:
+        time.sleep(PATIENCE)  # the launcher's SIGTERM ends it
+        return f"rank {rank}: {message}"
+    try:
+        store.wait([KEY], timedelta(seconds=PATIENCE))
+        said = store.get(KEY).decode()
+    except Exception as error:
+        if "timeout" not in str(error).lower():
+            return None  # the first process, which keeps the store, has ended before this one
+        said = ""
+    return None if said == message else f"rank {rank}: {message}"
+
+
+def _store() -> Any:
+    """What the processes of a run share; None before they have met, and in a run of one."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()
