@@ -100,7 +100,7 @@ def test_nothing_that_is_not_finite_is_saved(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     plugin = tmp_path / "rewards.py"
-    plugin.write_text(LENGTH.replace("**_", "target=0.0, **_"))
+    plugin.write_text(LENGTH.replace("**_", "target, **_"))
     out = tmp_path / "out"
     model = poisoned_base if fault == "base weight" else "tiny-deepseek-llm"
     rows = tmp_path / "rows.jsonl"
