@@ -138,11 +138,11 @@ TABLE = [
         "resume_from_checkpoint model",
     ),
     Name(
-        TRAINER, "_prepare_inputs", "trainers/base.py", "the batch that the watch would keep",
+        TRAINER, "_prepare_inputs", "trainers/watching.py", "the batch that the watch would keep",
         "inputs",
     ),
     Name(
-        TRAINER, "_get_grad_norm", "trainers/base.py", "the gradient is looked at",
+        TRAINER, "_get_grad_norm", "trainers/watching.py", "the gradient is looked at",
         "model grad_norm",
     ),
     Name(

@@ -23,19 +23,18 @@ from trl_deepseek import (
     checkpoints,
     data,
     environment,
-    health,
     models,
     noise,
     quantization,
     secrets,
 )
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.health.advice import Advice
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import output_folder, provenance, room
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
+from trl_deepseek.trainers.watching import WatchedTraining
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -46,7 +45,7 @@ logger = logging.getLogger(__name__)
 TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
 
-class PluginTrainer(WholeCheckpoints):
+class PluginTrainer(WatchedTraining, WholeCheckpoints):
     """Mixin in front of a TRL trainer; see the module's docstring."""
 
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
@@ -54,7 +53,6 @@ class PluginTrainer(WholeCheckpoints):
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
-    watch: health.Watch
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
         """Hold the model as ``args.quantization`` says, then hand everything to TRL.
@@ -94,8 +92,7 @@ class PluginTrainer(WholeCheckpoints):
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
-        self.watch = self._watch()
-        self.add_callback(self._advice())  # type: ignore[attr-defined]
+        self._begin_watch()
 
     def _check_base(self, given: dict[str, Any]) -> bool:
         """Whether a model on disk will be packed as it is loaded; its files are checked first.
@@ -203,52 +200,6 @@ class PluginTrainer(WholeCheckpoints):
             step=lambda: self.state.global_step,
         )
 
-    def _watch(self: Any) -> health.Watch:
-        losses = getattr(self.args, "loss_type", None) or "loss"
-        folder = self.args.output_dir
-        return health.Watch(
-            [losses] if isinstance(losses, str) else losses,
-            folder,
-            self.processing_class,
-            self.accelerator.process_index,
-            step=lambda: self.state.global_step,
-            last_checkpoint=lambda: checkpoints.newest(folder).folder,
-        )
-
-    def _advice(self: Any) -> Advice:
-        aggregation = getattr(self.args, "multi_objective_aggregation", None)
-        normalized = aggregation == "normalize_then_sum"
-        return Advice(self._weights_by_name, normalized, getattr(self.args, "beta", None))
-
-    def _weights_by_name(self) -> dict[str, float]:
-        """What each reward counts now; nothing where there are none."""
-        return {}
-
-    def _prepare_inputs(self: Any, inputs: Any) -> Any:
-        """As TRL's; what the model is trained on is what the watch would keep."""
-        batch = super()._prepare_inputs(inputs)  # type: ignore[misc]
-        if self.model.training:
-            self.watch.saw(batch)
-        return batch
-
-    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's; a loss that is not finite stops the run."""
-        with self.watch.around_step():
-            loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-            self.watch.check_loss(loss)
-        return loss
-
-    def _get_grad_norm(self: Any, model: Any, grad_norm: Any = None) -> Any:
-        """As transformers', which has it for the log; one that is not finite stops the run."""
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
-        self.watch.check_gradient(norm, self.accelerator.scaler, model)
-        return norm
-
-    def save_model(self: Any, *args: Any, **kwargs: Any) -> None:
-        """As TRL's, of weights that are finite."""
-        self.watch.check_weights(self.model)
-        super().save_model(*args, **kwargs)  # type: ignore[misc]
-
     def train(self: Any, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As TRL's, with the noise on the model meanwhile.
 
@@ -293,11 +244,6 @@ class PluginTrainer(WholeCheckpoints):
             self.inputs.made_with = provenance.of(self.inputs, self._settings)
         made: dict[str, Any] = self.inputs.made_with
         return made
-
-    def _save_checkpoint(self: Any, model: Any, trial: Any) -> None:
-        """As TRL's, of weights that are finite."""
-        self.watch.check_weights(self.model, self.optimizer)
-        super()._save_checkpoint(model, trial)
 
     def _write_own(self: Any, folder: Path) -> None:
         super()._write_own(folder)
