@@ -98,4 +98,5 @@ def handed_on(options: Mapping[str, Any]) -> dict[str, str]:
 def taken_up(options: dict[str, Any]) -> dict[str, Any]:
     """A config file's options with what :func:`handed_on` had in the place of what is hidden."""
     found = json.loads(os.environ.pop(HANDED_ON, "{}"))
-    return {name: found.get(name, value) for name, value in options.items()}
+    options.update({name: found[name] for name in options if name in found})
+    return options

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from datasets import Dataset
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trl_deepseek import chat, data, load_registry
@@ -80,7 +80,7 @@ ARGS: Any = SimpleNamespace(drop_bad_rows=True)
 
 @st.composite
 def tables(draw: st.DrawFn, kind: str) -> Dataset:
-    """A few rows of one layout with anything in their cells, if Arrow can hold them."""
+    """A few rows of one layout with anything in their cells, as text where Arrow cannot hold it."""
     columns = draw(st.sampled_from(COLUMNS[kind]))
     rows = draw(
         st.lists(st.fixed_dictionaries(dict.fromkeys(columns, CELL)), min_size=1, max_size=3)
@@ -90,8 +90,7 @@ def tables(draw: st.DrawFn, kind: str) -> Dataset:
     try:
         return Dataset.from_list(rows)
     except (pa.ArrowException, TypeError, ValueError, OverflowError, UnicodeError, AttributeError):
-        assume(False)
-        raise
+        return Dataset.from_list([{key: str(cell) for key, cell in row.items()} for row in rows])
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,8 @@ def test_an_interrupted_job_names_what_was_saved(
     out = tmp_path / "run"
     assert main(["quickstart", "--output_dir", str(out)]) == 130
     assert capsys.readouterr().err.endswith(
-        f"trl-deepseek quickstart: interrupted; saved so far: {out / 'sft'}\n"
+        f"trl-deepseek quickstart: interrupted; saved so far: {out / 'sft'}; "
+        "`trl-deepseek quickstart` begins anew, in another folder\n"
     )
     assert (out / "sft" / "model.safetensors").is_file()
 

@@ -71,7 +71,7 @@ def test_what_hangs_or_crashes_costs_itself_and_nothing_else() -> None:
     ]
 
 
-@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGABRT])
 def test_an_idle_helper_that_was_ended_is_replaced(by: signal.Signals) -> None:
     (first,) = call_each(doing, ["pid"], 60.0)
     os.kill(first, by)

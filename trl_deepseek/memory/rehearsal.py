@@ -93,6 +93,8 @@ def assemble(
     if adapter is not None:
         from peft import get_peft_model
 
+        if step.sequence_classification:
+            adapter.task_type = "SEQ_CLS"
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft's about patterns that match nothing here
             model = get_peft_model(model, adapter)
