@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -101,10 +102,11 @@ def test_the_snippets_run(
     page: Path,
     every: bool,
     world: Path,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(world)
+    monkeypatch.chdir(shutil.copytree(world, tmp_path / "page"))
     names: dict[str, Any] = {
         "dataset": load_registry().datasets["arithmetic"](size=8),
         "my_function": lambda completions, **_: [0.0 for _ in completions],
