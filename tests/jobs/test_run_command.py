@@ -119,7 +119,7 @@ def test_a_row_that_would_be_read_wrongly_is_found_before_the_first_stage(
     Path("rows.jsonl").write_text(json.dumps(row) + "\n")
     assert main(["run", write({"command": "sft", "dataset_name": "rows.jsonl"})]) == 2
     error = capfd.readouterr().err
-    assert "recipe.yaml:10: stage 'sft': rows.jsonl, row 0: the user text contains" in error
+    assert "recipe.yaml:9: stage 'sft': rows.jsonl, row 0: the user text contains" in error
     assert not Path("out").exists()
 
 
@@ -138,7 +138,8 @@ def test_a_mistake_in_the_last_stage_is_said_before_the_first_begins(
 ) -> None:
     assert main(["run", write({"command": "sft"}, stage)]) == 2
     error = capsys.readouterr().err
-    assert re.search(rf"recipe.yaml:\d+: stage '{stage['command']}': .*{re.escape(said)}", error)
+    place = rf"recipe.yaml:\d+: stage '{stage['command']}': "
+    assert re.search(rf"{place}.*{re.escape(said)}", error, re.DOTALL)
     assert not Path("out").exists()
 
 

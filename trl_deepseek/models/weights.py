@@ -144,7 +144,10 @@ def require_finite(name: str, tensors: Iterable[tuple[str, Tensor]]) -> None:
     Raises:
         ModelError: Names the tensors.
     """
-    wrong = health.not_finite(tensors)
+    wrong = [
+        tensor.removeprefix("base_model.model.").replace(".base_layer.", ".")  # peft's additions
+        for tensor in health.not_finite(tensors)
+    ]
     if wrong:
         raise ModelError(
             f"model {name!r} has weights that are NaN or infinite: {health.some(wrong)}\n"
