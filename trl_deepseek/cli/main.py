@@ -20,7 +20,7 @@ from importlib.metadata import version
 
 from trl_deepseek import secrets, stopping
 from trl_deepseek.cli.parser import Parser
-from trl_deepseek.cli.ranks import message_of_this_rank
+from trl_deepseek.cli.ranks import message_of_this_rank, said_by_the_first
 from trl_deepseek.environment import NOTES_ON_DEFAULTS
 from trl_deepseek.errors import ConfigError, TrlDeepseekError, UserError, did_you_mean
 from trl_deepseek.jobs import ALIASES, TRAINING
@@ -77,8 +77,7 @@ def main(argv: list[str] | None = None) -> int:
         ended = interrupt
         if not isinstance(ended, stopping.Interrupted):
             ended = stopping.explained(interrupt, "nothing was saved")
-        if os.environ.get("RANK", "0") == "0":
-            _print(f"\ntrl-deepseek {argv[0]}: {ended}")
+        said_by_the_first(lambda: _print(f"\ntrl-deepseek {argv[0]}: {ended}"))
         return ended.exit_code
     except Exception as error:
         if debug:

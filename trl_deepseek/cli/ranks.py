@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -36,6 +38,18 @@ def message_of_this_rank(message: str) -> str | None:
             return None  # the first process, which keeps the store, has ended before this one
         said = ""
     return None if said == message else f"rank {rank}: {message}"
+
+
+def said_by_the_first(say: Callable[[], None]) -> None:
+    """Have the first process call ``say``; the others wait, since a launcher ends all with one."""
+    store = _store()
+    if os.environ.get("RANK", "0") == "0":
+        say()
+        if store is not None:
+            store.set(KEY, "")
+    elif store is not None:
+        with contextlib.suppress(Exception):  # the first one took too long, or has ended
+            store.wait([KEY], timedelta(seconds=PATIENCE))
 
 
 def _store() -> Any:
