@@ -12,6 +12,7 @@ import pytest
 
 from trl_deepseek import SFTConfig, SFTTrainer
 from trl_deepseek.cli.main import main
+from trl_deepseek.trainers import output_folder
 
 Words = Callable[..., list[str]]
 BEGINS_ANEW = "--overwrite_output_dir begins anew and moves what is there into replaced-N\n"
@@ -117,3 +118,16 @@ def test_from_python_it_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
         "output_dir: 'out' holds 1 checkpoint and a model of another run:\n  the training data\n"
     )
     assert Path("out/checkpoint-1").is_dir()
+
+
+def test_a_folder_in_which_another_run_is_writing_is_refused(
+    words: Callable[..., list[str]], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with output_folder.alone_in(folder / "out"):
+        assert main(words("sft")) == 2
+    assert capsys.readouterr().err.endswith(
+        "trl-deepseek sft: output_dir: another run is writing in 'out'\n"
+        "  wait until it has ended, or name another folder\n"
+    )
+    assert not list((folder / "out").iterdir())
+    assert main(words("sft", max_steps=1)) == 0

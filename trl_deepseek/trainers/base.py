@@ -212,12 +212,15 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
-        if self.args.should_save:
-            self._begin_folder()
         noised = self.embedding_noise
-        on_model = contextlib.nullcontext() if noised is None else noised.attached(self.model)
-        quiet = environment.without_notes_on_defaults()
-        with room.explained(self.args.output_dir), quiet, on_model:
+        with contextlib.ExitStack() as around:
+            around.enter_context(room.explained(self.args.output_dir))
+            if self.args.should_save:
+                around.enter_context(output_folder.alone_in(Path(self.args.output_dir)))
+                self._begin_folder()
+            around.enter_context(environment.without_notes_on_defaults())
+            if noised is not None:
+                around.enter_context(noised.attached(self.model))
             result = super().train(self._resumed, *args, **kwargs)  # type: ignore[misc]
         return result._replace(training_loss=result.metrics["train_loss"])
 

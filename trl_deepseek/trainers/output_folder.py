@@ -6,13 +6,16 @@ out that the folder holds another run, or this one, before anything in it is rep
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek.checkpoints import finding
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.trainers import provenance
 
 REPLACED = "replaced-{}"
@@ -86,6 +89,28 @@ def move_aside(folder: Path) -> Path | None:
     for path in moved:
         os.rename(path, target / path.name)
     return target
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder while a run writes there; the lock goes with the process, however it ends.
+
+    Raises:
+        ConfigError: Another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                f"output_dir: another run is writing in {str(folder)!r}\n"
+                "  wait until it has ended, or name another folder"
+            ) from error
+        yield
+    finally:
+        os.close(held)
 
 
 def begin(folder: Path, made_with: Mapping[str, Any]) -> None:
