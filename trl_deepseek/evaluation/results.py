@@ -152,17 +152,18 @@ class Evaluation:
 
     def save(self, output_dir: str | Path) -> None:
         """Write ``samples.parquet``, ``values.parquet`` and ``evaluation.json``."""
-        from datasets import Dataset
+        import pyarrow
+        from pyarrow import parquet
 
         folder = Path(output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         if self.samples:
             names = dict.fromkeys(name for sample in self.samples for name in sample)
             columns = {name: [sample.get(name) for sample in self.samples] for name in names}
-            Dataset.from_dict(columns).to_parquet(folder / SAMPLES)
+            parquet.write_table(pyarrow.table(columns), folder / SAMPLES)
         values = list(self.values())
         if values:
-            Dataset.from_list(values).to_parquet(folder / VALUES)
+            parquet.write_table(pyarrow.Table.from_pylist(values), folder / VALUES)
         text = json.dumps(self.as_json(), indent=1)
         (folder / SUMMARY).write_text(text + "\n", encoding="utf-8")
 
