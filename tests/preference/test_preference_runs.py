@@ -58,7 +58,7 @@ def test_v3_balances_its_experts_with_every_kind_of_loss(
             sums,
             model="tiny-deepseek-v3",
             router_aux_loss_coef=coefficient,
-            activation_checkpointing=True,
+            gradient_checkpointing=True,
         )
         loss = trainer.compute_loss(trainer.model, first_batch(trainer))
         loss.backward()

@@ -68,12 +68,12 @@ def first_log(trainer: Any) -> dict[str, Any]:
     "changes",
     [
         {},
-        {"activation_checkpointing": True},
+        {"gradient_checkpointing": True},
         {"trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])}},
         {"precompute_ref_log_probs": True},
         {"quantization": "qlora"},
         {
-            "activation_checkpointing": True,
+            "gradient_checkpointing": True,
             "gradient_accumulation_steps": 2,
             "trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])},
         },
@@ -103,7 +103,7 @@ def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing
     trainer = build(
         loss,
         model=tiny("tiny-deepseek-v3"),
-        activation_checkpointing=True,
+        gradient_checkpointing=True,
         gradient_accumulation_steps=2,
         per_device_train_batch_size=2,
         per_device_eval_batch_size=2,
@@ -131,7 +131,7 @@ def test_every_loss_trains_adapters_on_a_model_in_4_bits(
         loss,
         model=tiny("tiny-deepseek-v3"),
         quantization="qlora",
-        activation_checkpointing=True,
+        gradient_checkpointing=True,
         max_steps=1,
         learning_rate=1e-2,
     )
