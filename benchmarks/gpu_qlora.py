@@ -6,7 +6,8 @@ The model has the shape of deepseek-llm-7b and random weights, so nothing is dow
 are processes of their own on the same GPU, one after the other: trl_deepseek with
 ``quantization="qlora"``, and TRL with the flags ``--load_in_4bit --use_peft`` and the same LoRA
 targets (TRL knows none), rank and batch. Needs CUDA; without it this says so and ends with 0.
-``--lines`` prints each figure as soon as it is known, for ``benchmarks/gpu.sh``.
+``--lines`` prints each figure as soon as it is known, for ``benchmarks/gpu.sh``, and without CUDA
+goes through it all with a tiny model.
 """
 
 from __future__ import annotations
@@ -82,19 +83,23 @@ def measure(who: str, folder: str, args: argparse.Namespace) -> None:
     class Clock(TrainerCallback):
         def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
             if state.global_step == WARM_UP:
-                torch.cuda.synchronize()
+                synchronize()
                 started[0] = time.perf_counter()
 
+    on_gpu = torch.cuda.is_available()
+    synchronize = torch.cuda.synchronize if on_gpu else lambda: None
     trainer.add_callback(Clock())
-    torch.cuda.reset_peak_memory_stats()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    torch.cuda.synchronize()
+    synchronize()
     tokens = (args.steps - WARM_UP) * args.batch * args.length
-    found = {
-        "peak": torch.cuda.max_memory_allocated(),
-        "reserved": torch.cuda.max_memory_reserved(),
-        "tokens_per_second": tokens / (time.perf_counter() - started[0]),
-    }
+    found = {"tokens_per_second": tokens / (time.perf_counter() - started[0])}
+    if on_gpu:
+        found |= {
+            "peak": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
     print(json.dumps(found))
 
 
@@ -128,7 +133,8 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    if not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and not args.lines:
         print("skipped: no CUDA device")
         return
     if args.one:
@@ -141,10 +147,16 @@ def main() -> None:
 
     config = published.config("deepseek-llm-7b")
     config.num_hidden_layers = args.layers
+    if not on_gpu:
+        config.num_hidden_layers, args.length = 2, 64
+        config.hidden_size, config.intermediate_size, config.vocab_size = 64, 128, 512
+        config.num_attention_heads = config.num_key_value_heads = 4
+        config.head_dim = 16
     rest = [f"--{name}={getattr(args, name)}" for name in ("layers", "length", "batch", "steps")]
+    rest += ["--lines"] if args.lines else []
     tell = lines if args.lines else table
     with tempfile.TemporaryDirectory() as folder:
-        with torch.device("cuda"):
+        with torch.device("cuda" if on_gpu else "cpu"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
         del model

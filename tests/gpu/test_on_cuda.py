@@ -106,7 +106,7 @@ def test_a_4_bit_model_reloads_bit_for_bit_and_is_near_the_16_bit_one(
     assert far(one, exact) < 0.5  # NF4 errs by a tenth on each weight of an untrained model
 
 
-@pytest.mark.parametrize("model", (TINY[0], TINY[-1]))
+@pytest.mark.parametrize("model", [TINY[0], TINY[-1]])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_trainer_trains_adapters_on_a_4_bit_base(
     device: str, kind: str, model: str, tmp_path: Path

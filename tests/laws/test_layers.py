@@ -24,7 +24,7 @@ LAYERS = (
     {"hookspecs"},
     {"types"},
     {"errors"},
-    {"secrets"},
+    {"secrets", "releases"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")
