@@ -149,7 +149,7 @@ def main() -> None:
     config.num_hidden_layers = args.layers
     if not on_gpu:
         config.num_hidden_layers, args.length = 2, 64
-        config.hidden_size, config.intermediate_size, config.vocab_size = 64, 128, 512
+        config.hidden_size, config.intermediate_size = 64, 128
         config.num_attention_heads = config.num_key_value_heads = 4
         config.head_dim = 16
     rest = [f"--{name}={getattr(args, name)}" for name in ("layers", "length", "batch", "steps")]

@@ -135,6 +135,7 @@ def measure(cells: dict[str, Callable[[], Figures]]) -> int:
     report({"plan": list(cells)})
     for name, cell in cells.items():
         start = time.perf_counter()
+        held = torch.cuda.memory_allocated() if on_gpu() else 0  # left by the cells before
         try:
             found = cell()
         except Exception as error:  # whatever it is, the next cell is worth its time
@@ -143,7 +144,7 @@ def measure(cells: dict[str, Callable[[], Figures]]) -> int:
             found = {"failed": f"{type(error).__name__}: {first[:200]}"}
             del error
             failed += 1
-        report({"cell": name, **found, "took": round(time.perf_counter() - start, 1)})
+        report({"cell": name, **found, "took": round(time.perf_counter() - start, 1), "held": held})
         gc.collect()
         if on_gpu():
             torch.cuda.empty_cache()

@@ -146,13 +146,18 @@ def test_a_resumed_run_draws_on_as_the_undisturbed_one(
     options: dict[str, Any] = {"quantization": "lora", "max_steps": 4, "save_steps": 2}
     options |= {"save_strategy": "steps"}
     whole = trainer(kind, "tiny-deepseek-llm", tmp_path, device, **options)
+    before = trained(whole.model)
     whole.train()
     torch.manual_seed(12345)
     again = trainer(kind, "tiny-deepseek-llm", tmp_path, device, **options)
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    expected, found = trained(whole.model), trained(again.model)
-    for name, value in expected.items():  # another mask would move a weight by the learning rate
-        torch.testing.assert_close(found[name], value, rtol=1e-2, atol=1e-4)
+
+    def moved(model: Any) -> torch.Tensor:
+        after = trained(model)
+        return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
+
+    # Kernels that add in no fixed order leave a little; other draws would move half of it elsewhere.
+    assert far(moved(again.model), moved(whole.model)) < 0.1
 
 
 def test_dpo_by_name_is_trls(device: str, tmp_path: Path) -> None:
