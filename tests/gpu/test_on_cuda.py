@@ -156,7 +156,7 @@ def test_a_resumed_run_draws_on_as_the_undisturbed_one(
         after = trained(model)
         return torch.cat([(after[name] - value).flatten() for name, value in before.items()])
 
-    # Kernels that add in no fixed order leave a little; other draws would move half of it elsewhere.
+    # Kernels add in no fixed order, which leaves a little; other draws would move half of it.
     assert far(moved(again.model), moved(whole.model)) < 0.1
 
 
