@@ -123,6 +123,7 @@ def find(inputs: Inputs) -> None:
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
     _check_special_tokens(inputs.tokenizer, args)
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
+    _check_float16(inputs)
     _check_balancing(inputs)
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
@@ -136,6 +137,20 @@ def _check_special_tokens(tokenizer: Any, args: Any) -> None:
             raise ConfigError(
                 f"{option}: the tokenizer has no token {token!r}{did_you_mean(token, known)}"
             )
+
+
+def _check_float16(inputs: Inputs) -> None:
+    """Refuse to train whole weights held in float16, whose gradients cannot be unscaled."""
+    if not inputs.args.fp16 or inputs.has_adapter:
+        return
+    dtype = (getattr(inputs.args, "model_init_kwargs", None) or {}).get("dtype")
+    if not isinstance(inputs.model, str):
+        dtype = inputs.model.dtype
+    if str(dtype).removeprefix("torch.") == "float16":
+        raise ConfigError(
+            "fp16: all weights are trained and held in float16, where their gradients cannot be "
+            "unscaled\n  hold them in float32 (dtype), or train an adapter"
+        )
 
 
 def _check_balancing(inputs: Inputs) -> None:
