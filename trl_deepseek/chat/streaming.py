@@ -30,7 +30,10 @@ class Parting:
                 yield self.reasons, before
             self.reasons, self._held = not self.reasons, after
         keep = _beginning_of(tag, self._held)
-        said, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        said, self._held = (
+            self._held[: len(self._held) - keep],
+            self._held[len(self._held) - keep :],
+        )
         if said:
             yield self.reasons, said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from trl_deepseek.errors import ConfigError, TemplateError
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import ranges
 from trl_deepseek.types import Messages
+
+logger = logging.getLogger(__name__)
 
 # What templates call the option: DeepSeek's families, and others.
 THINKING = ("thinking", "enable_thinking")
@@ -131,25 +134,20 @@ class Conversation:
         system = self.job.options.system
         self.messages = [] if system is None else [{"role": "system", "content": system}]
 
-    def answer(self, said: str, show: Show) -> bool:
+    def answer(self, said: str, show: Show) -> str:
         """Answer what the user said, showing the answer as it comes.
 
-        Ctrl-C meanwhile stops the answer; what is there of it stays in the conversation, unless it
-        was still reasoning: then the turn is taken back.
+        Ctrl-C meanwhile stops the answer. What is there of an answer stays in the conversation; one
+        that has not got beyond its reasoning is taken back, with the question.
 
         Returns:
-            Whether the answer was ended by the model, rather than cut off or stopped.
+            How it did not end by itself, in a sentence; empty where it did.
+
+        Raises:
+            TemplateError: The template cannot render the conversation.
         """
         asked = [*self.messages, {"role": "user", "content": said}]
-        with chat.inference_template(self.tokenizer):
-            encoded = self.tokenizer.apply_chat_template(
-                asked,
-                add_generation_prompt=True,
-                return_dict=True,
-                return_tensors="pt",
-                **self.job.template_kwargs,
-            ).to(self.model.device)
-            prefix = chat.generation_prefix(self.tokenizer, **self.job.template_kwargs)
+        encoded, prefix = self._encode(asked)
         opened = reasoning.opens_thinking(prefix)
         parting = Parting(opened)
         whole: list[str] = []
@@ -163,12 +161,38 @@ class Conversation:
             ended = self._generate(encoded, take, stopped)
         for part in parting.end():
             show(*part)
+        how = "stopped" if stopped else "" if ended else "cut off at max_new_tokens"
         text = "".join(whole)
-        if parting.reasons and not ended:
-            return False
+        if how and (parting.reasons or not text.strip()):
+            return f"{how} before an answer: the question is taken back"
         content = (reasoning.OPEN if opened else "") + text
         self.messages = [*asked, {"role": "assistant", "content": content}]
-        return ended
+        return how
+
+    def _encode(self, messages: Messages) -> tuple[Any, str]:
+        """The prompt's tokens, and what it ends with behind the assistant's header."""
+        from jinja2 import TemplateError as JinjaError
+
+        kwargs = self.job.template_kwargs
+        with chat.inference_template(self.tokenizer):
+            try:
+                encoded = self.tokenizer.apply_chat_template(
+                    messages,
+                    add_generation_prompt=True,
+                    return_dict=True,
+                    return_tensors="pt",
+                    **kwargs,
+                )
+            except JinjaError as error:
+                raise TemplateError(f"the chat template cannot render this: {error}") from error
+            prefix = chat.generation_prefix(self.tokenizer, **kwargs)
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions is not None and encoded["input_ids"].shape[1] >= positions:
+            logger.warning(
+                "the conversation has %d tokens, and the model knows %d positions: begin anew",
+                *(encoded["input_ids"].shape[1], positions),
+            )
+        return encoded.to(self.model.device), prefix
 
     def _generate(self, encoded: Any, take: Callable[[str], None], stopped: list[int]) -> bool:
         """Generate an answer; whether it ended by itself."""
@@ -181,8 +205,7 @@ class Conversation:
 
         class Stop(StoppingCriteria):
             def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-                full = torch.full((input_ids.shape[0],), bool(stopped), device=input_ids.device)
-                return full
+                return torch.full((input_ids.shape[0],), bool(stopped), device=input_ids.device)
 
         options = self.job.options
         samples = options.temperature > 0
