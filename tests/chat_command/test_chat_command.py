@@ -169,7 +169,7 @@ def test_ctrl_c_at_the_prompt_ends_with_130(
     model()
 
     class Interrupting(io.StringIO):
-        def readline(self, *_: Any) -> str:
+        def readline(self, *_: Any) -> Any:
             os.kill(os.getpid(), signal.SIGINT)
             return ""
 

@@ -117,7 +117,8 @@ def test_a_run_with_metrics_and_one_without_have_bitwise_equal_weights(
     tmp_path: Path, plugin: str
 ) -> None:
     """With noise and dropout, whose random numbers the answers must not use up."""
-    weights, drawn = [], []
+    weights: list[dict[str, torch.Tensor]] = []
+    drawn = []
     for names in (None, ["answers", "size", "exact_match"]):
         random.seed(0)
         numpy.random.seed(0)
@@ -169,7 +170,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_metric(tmp_path: Path, plu
 
 def test_grpo_and_dpo_measure_what_is_not_their_reward(tmp_path: Path, plugin: str) -> None:
     rows = held_out().remove_columns("completion")
-    shared = {"report_to": [], "chat_template": "deepseek-v3", "plugins": [plugin]}
+    shared: dict[str, Any] = {"report_to": [], "chat_template": "deepseek-v3", "plugins": [plugin]}
     grpo = GRPOTrainer(
         "tiny-deepseek-llm",
         ["exact_match"],

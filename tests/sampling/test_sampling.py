@@ -17,6 +17,7 @@ from trl_deepseek.jobs import sample
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import for_training
 from trl_deepseek.rollouts.drawn import Drawn, Selection
+from trl_deepseek.rollouts.journal import Journal
 
 # What the stand-in for a model says to each prompt: four answers, the third of them cut off.
 SAID = {
@@ -178,7 +179,7 @@ def test_cut_off_at_any_byte_it_goes_on_and_ends_in_the_same_file(
 
     monkeypatch.setattr(generation, "complete", counting)
     journal = Path(".rows.jsonl.sampling")
-    close = sample.Journal.close
+    close = Journal.close
     whole = b""
 
     def keep(self: Any, summary: Any) -> None:
@@ -186,7 +187,7 @@ def test_cut_off_at_any_byte_it_goes_on_and_ends_in_the_same_file(
         whole = journal.read_bytes()
         close(self, summary)
 
-    monkeypatch.setattr(sample.Journal, "close", keep)
+    monkeypatch.setattr(Journal, "close", keep)
     assert draw("--pairs") == 0
     undisturbed, record = Path("rows.jsonl").read_bytes(), whole
     assert draw("--pairs") == 0

@@ -84,7 +84,7 @@ def kinds_to_measure(
     """
     name = options.eval_dataset or options.dataset_name
     measures = bool(getattr(config, "eval_metrics", None)) and config.eval_strategy != "no"
-    if not measures or name not in registry.datasets:
+    if not measures or name is None or name not in registry.datasets:
         return None
     split = options.dataset_test_split
     return {

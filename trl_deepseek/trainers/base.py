@@ -178,7 +178,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
                 return read_split(self.inputs, self._rows(part, "eval_dataset"), "eval_dataset")
 
             eval_dataset = data.each(eval_dataset, read)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
     def _rows(self, dataset: Any, split: str) -> Any:

@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from trl_deepseek import chat, data, evaluation, rewards
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
-from trl_deepseek.evaluation import Chosen
+from trl_deepseek.evaluation import Chosen, Rows
 from trl_deepseek.generation import Sampling
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.types import DatasetKind
@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 512
 TOKENS = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
-Kinds = dict[DatasetKind, Any]  # rows of each kind that metrics ask for
 
 
 @dataclass
@@ -40,11 +39,11 @@ class Measures:
     Attributes:
         metrics: With their options.
         rows: For each evaluation dataset, by its name (None where there is one without a name),
-            the rows of each kind that is needed.
+            the rows of each metric.
     """
 
     metrics: list[Chosen] = field(default_factory=list)
-    rows: dict[str | None, Kinds] = field(default_factory=dict)
+    rows: dict[str | None, Rows] = field(default_factory=dict)
 
 
 def check(inputs: Any, given: Any, of_kinds: Mapping[DatasetKind, Any] | None) -> Measures:
@@ -78,7 +77,7 @@ def check(inputs: Any, given: Any, of_kinds: Mapping[DatasetKind, Any] | None) -
         )
     datasets = dict(given) if isinstance(given, Mapping) else {None: given}
     rows = {
-        name: _kinds(
+        name: _prepared(
             metrics,
             of_kinds or each,
             data.source_of(each, name or "eval_dataset"),
@@ -110,27 +109,20 @@ def _check_direction(args: Any, metric: Chosen) -> None:
         )
 
 
-def _kinds(metrics: Sequence[Chosen], rows: Any, source: str, tokenizer: Any) -> Kinds:
-    """The rows of each kind that metrics need, which they have been found to fit."""
-    found: Kinds = {}
-    for each in metrics:
-        if each.rows is None:
-            continue
-        given = rows[each.rows] if isinstance(rows, Mapping) else rows
-        if not hasattr(given, "column_names") or not hasattr(given, "__len__"):
+def _prepared(metrics: Sequence[Chosen], rows: Any, source: str, tokenizer: Any) -> Rows:
+    """The rows of each metric, which they have been found to fit."""
+    for each in rows.values() if isinstance(rows, Mapping) else [rows]:
+        if not hasattr(each, "column_names") or not hasattr(each, "__len__"):
             raise DataError(
                 f"{source}: eval_metrics are measured on a table, and this is a "
-                f"{type(given).__name__}\n  read the rows whole: datasets.Dataset"
+                f"{type(each).__name__}\n  read the rows whole: datasets.Dataset"
             )
-        seen = evaluation.read(given, each.rows, source, answers=each.over != "model")
-        evaluation.check_rows([each], seen, source)
-        if chat.holds_conversations(seen) and not tokenizer.chat_template:
+        if chat.holds_conversations(each) and not tokenizer.chat_template:
             raise TemplateError(
                 f"{source} holds conversations, and the tokenizer has no chat template\n"
                 "  name one with chat_template"
             )
-        found[each.rows] = given
-    return found
+    return evaluation.prepare(rows, metrics)
 
 
 class MeasuredEvaluation:
@@ -165,8 +157,8 @@ class MeasuredEvaluation:
             output.metrics.update({f"{metric_key_prefix}_{n}": value for n, value in found.items()})
         return output
 
-    def _rows_to_measure(self: Any) -> Kinds | None:
-        """The rows of each kind; None where there are no metrics, or the rows are tokens."""
+    def _rows_to_measure(self: Any) -> Rows | None:
+        """The rows of each metric; None where there are no metrics, or the rows are tokens."""
         measures: Measures = self.inputs.measures
         if not measures.metrics:
             return None
@@ -176,17 +168,17 @@ class MeasuredEvaluation:
             logger.warning("eval_metrics are not measured: the rows given to evaluate are tokens")
             return None
         source = data.source_of(self._asked, "eval_dataset")
-        return _kinds(measures.metrics, self._asked, source, self.processing_class)
+        return _prepared(measures.metrics, self._asked, source, self.processing_class)
 
-    def _measure(self: Any, rows: Kinds) -> dict[str, float]:
+    def _measure(self: Any, rows: Rows) -> dict[str, float]:
         """Each metric's numbers over all rows, of which each process answers its share."""
         processes = self.accelerator.num_processes
-        shared = processes > 1 and all(len(part) >= processes for part in rows.values())
+        parts = rows.by_metric
+        shared = processes > 1 and all(len(part) >= processes for part in parts.values())
         if shared:
             first = self.accelerator.process_index
-            rows = {
-                kind: part.select(range(first, len(part), processes)) for kind, part in rows.items()
-            }
+            mine = {n: part.select(range(first, len(part), processes)) for n, part in parts.items()}
+            rows = Rows(mine)
         args = self.args
         longest = args.eval_max_new_tokens or getattr(args, "max_completion_length", None)
         own = getattr(args, "reward_settings", None)
@@ -204,13 +196,13 @@ class MeasuredEvaluation:
                 chat_template_kwargs=getattr(args, "chat_template_kwargs", None),
             )
         numbers: dict[str, float] = {}
-        for (measured,) in zip(*found.measured.values(), strict=True):
+        for measured in next(iter(found.measured.values())):
             if shared and measured.units:
-                parts = gather_object([list(measured.units)])
-                together = [None] * sum(map(len, parts))
-                for rank, part in enumerate(parts):
-                    together[rank::processes] = part
-                measured = replace(measured, units=together)
+                shares = gather_object([list(measured.units)])
+                units = [None] * sum(map(len, shares))
+                for rank, share in enumerate(shares):
+                    units[rank::processes] = share
+                measured = replace(measured, units=units)
             numbers |= measured.numbers()
         return numbers
 
