@@ -15,6 +15,7 @@ from trl_deepseek import environment, secrets
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -134,7 +135,7 @@ class PluginConfig:
 
 
 @dataclass
-class SFTConfig(PluginConfig, trl.SFTConfig):
+class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
     """``trl.SFTConfig`` with plugin names.
 
     Args:
@@ -154,7 +155,7 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
@@ -281,57 +282,7 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
 
 
 @dataclass
-class PreferenceFields:
-    """The fields that configs for preference losses add to TRL's.
-
-    Args:
-        beta: The loss's option of this name; when None, the loss's own default.
-        loss_kwargs: Options of the losses; see :func:`trl_deepseek.losses.bound.bind`.
-        drop_bad_rows: Whether to leave out rows in which chosen equals rejected or a completion is
-            empty. They are counted and reported either way.
-    """
-
-    beta: float | None = field(
-        default=None,
-        metadata={
-            "help": "How strongly the loss holds the policy to its reference; each loss has its "
-            "own default."
-        },
-    )
-    loss_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Options of the loss, as JSON: '{\"gamma\": 0.5}'. "
-            "`trl-deepseek plugins show NAME` lists them."
-        },
-    )
-    drop_bad_rows: bool = field(
-        default=False,
-        metadata={"help": "Leave out rows where chosen equals rejected or a completion is empty."},
-    )
-
-
-@dataclass
-class ClassWeights:
-    """How much desirable and undesirable examples count in an unpaired loss.
-
-    Args:
-        desirable_weight: When None, set so that both classes count alike.
-        undesirable_weight: When None, set so that both classes count alike.
-    """
-
-    desirable_weight: float | None = field(
-        default=None,
-        metadata={"help": "Unpaired losses: weight of desirable examples; by default from counts."},
-    )
-    undesirable_weight: float | None = field(
-        default=None,
-        metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
-    )
-
-
-@dataclass
-class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
+class DPOConfig(PluginConfig, PreferenceFields, MeasuringFields, trl.DPOConfig):
     """``trl.DPOConfig`` with plugin names.
 
     Args:
@@ -359,7 +310,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
 
 
 @dataclass
-class KTOConfig(PluginConfig, PreferenceFields, ClassWeights, trl.KTOConfig):
+class KTOConfig(PluginConfig, PreferenceFields, MeasuringFields, ClassWeights, trl.KTOConfig):
     """``trl.KTOConfig`` with plugin names.
 
     Args:

@@ -18,6 +18,7 @@ from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers.measuring import Measures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,6 +41,7 @@ class Inputs:
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
+        measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
     """
 
@@ -54,6 +56,7 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+    measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
 
     @property
