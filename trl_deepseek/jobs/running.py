@@ -25,6 +25,7 @@ def train(trainer: Any) -> Any:
         with stopping.waiting(), room.explained(output):
             result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
             trainer.save_model(output)
+            trainer.create_model_card()
         if trainer.args.push_to_hub:
             trainer.push_to_hub()
     except KeyboardInterrupt as interrupt:
