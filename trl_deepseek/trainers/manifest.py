@@ -30,8 +30,9 @@ from trl_deepseek.trainers import provenance
 logger = logging.getLogger(__name__)
 
 LIBRARIES = (
-    "trl-deepseek", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes",
-)  # fmt: skip
+    *("trl-deepseek", "torch", "transformers", "trl"),
+    *("peft", "accelerate", "datasets", "bitsandbytes"),
+)
 GIT_SECONDS = 5  # at most, for each of two questions
 
 
