@@ -282,9 +282,11 @@ def _said(text: str, conversational: bool) -> str:
 
 
 def _text_of(value: Any) -> str:
-    """Text, or messages as one reads them: each under the name of its role."""
+    """Text, or messages as one reads them: several each under the name of its role."""
     if not isinstance(value, list):
         return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(value) == 1 and isinstance(value[0], Mapping) and {*value[0]} == {"role", "content"}:
+        return _text_of(value[0]["content"])
     return "\n\n".join(_message(each) for each in value)
 
 

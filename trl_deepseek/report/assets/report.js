@@ -40,7 +40,7 @@ function look() {
   return {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", colorway: COLOURS,
     font: { color: style("--muted"), size: 11, family: "system-ui, sans-serif" },
-    xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: axis,
+    xaxis: { ...axis, title: { text: "step", standoff: 4 } }, yaxis: { ...axis, exponentformat: "e" },
     hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--ink") } },
   };
 }
