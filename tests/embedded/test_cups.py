@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 import pytest
 
@@ -72,13 +73,9 @@ def test_three_in_ten_demonstrations_show_every_place_and_all_end_with_the_answe
             continue
         with_steps += 1
         assert int(thought[2]) == seen[-1]
-        steps = [re.fullmatch(r"(\d)([a-e]\d\d)>(\d)", step) for step in thought[1].split(" ")]
-        found = [(step[1], step[2], step[3]) for step in steps if step is not None]
         swaps = question.split(" ")[1:]
-        assert found == [
-            (str(before), swap, str(after))
-            for before, swap, after in zip(seen[:-1], swaps, seen[1:], strict=True)
-        ]
+        steps = [f"{swap}>{after}" for swap, after in zip(swaps, seen[1:], strict=True)]
+        assert thought[1] == "".join([str(seen[0]), *steps])
     assert with_steps / len(rows) == pytest.approx(0.3, abs=0.04)
 
 
@@ -107,8 +104,8 @@ def test_every_first_party_reward_of_answers_tells_right_from_wrong(name: str) -
 
 def test_the_tiny_tokenizer_writes_a_step_one_token_per_sign() -> None:
     tokenizer = REGISTRY.models["tiny-deepseek-llm"]()[1]
-    tokens = tokenizer.tokenize("<think>3a12>3 3b45>3</think>#### 3")
-    assert tokens == ["<think>", *"3a12>3", "Ġ", *"3b45>3", "</think>", *"####", "Ġ", "3"]
+    tokens = tokenizer.tokenize("<think>3a12>3b45>3</think>#### 3")
+    assert tokens == ["<think>", *"3a12>3b45>3", "</think>", *"####", "Ġ", "3"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +120,7 @@ def test_the_tiny_tokenizer_writes_a_step_one_token_per_sign() -> None:
     ],
     ids=["split", "kind", "size"],
 )
-def test_what_there_is_not_is_refused(arguments: dict[str, object], message: str) -> None:
+def test_what_there_is_not_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(DataError) as caught:
         cups(**arguments)
     assert str(caught.value) == message

@@ -2,11 +2,11 @@
 
     question                 3 a12 b45 c13 d23 e35
     answered at once         #### 1
-    with steps               <think>3a12>3 3b45>3 3c13>1 1d23>1 1e35>1</think>#### 1
+    with steps               <think>3a12>3b45>3c13>1d23>1e35>1</think>#### 1
 
-A question is the ball's cup and the swaps, each with a letter of its own. A step is the ball's cup,
-the swap copied, and the ball's cup after it: one look-up, and the letter says which swap to copy
-next. At once, all swaps have to be followed in one forward pass, one after another, for which a
+A question is the ball's cup and the swaps, each with a letter of its own. A step is the swap copied
+and the ball's cup after it, beside the cup before: one look-up, and the letter says which swap to
+copy next. At once, all swaps have to be followed in one forward pass, one after another, for which a
 model of a few layers has not the depth: it stays near the 0.2 of a guess, whatever seed or
 processor. Demonstrations mix both styles, most of them at once, so that supervised training leaves
 a model that guesses, and a reward for the right answer alone teaches it to think. The answer
@@ -72,16 +72,15 @@ def _shuffled(count: int, chance: random.Random) -> Iterator[int]:
 
 def _question(start: int, swaps: list[Pair]) -> Question:
     named = [f"{letter}{x}{y}" for letter, (x, y) in zip(string.ascii_letters, swaps, strict=False)]
-    ball, steps = start, []
+    ball, steps = start, str(start)
     for name, (x, y) in zip(named, swaps, strict=True):
-        after = {x: y, y: x}.get(ball, ball)
-        steps.append(f"{ball}{name}>{after}")
-        ball = after
+        ball = {x: y, y: x}.get(ball, ball)
+        steps += f"{name}>{ball}"
     return Question(
         text=" ".join([str(start), *named]),
         solution=str(ball),
         at_once=f"{MARK}{ball}",
-        with_steps=f"{OPEN}{' '.join(steps)}{CLOSE}{MARK}{ball}",
+        with_steps=f"{OPEN}{steps}{CLOSE}{MARK}{ball}",
         wrong=tuple(f"{MARK}{cup}" for cup in CUPS if cup != ball),
     )
 
