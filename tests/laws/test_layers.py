@@ -22,6 +22,7 @@ LAYERS = (
     {"plugin_loading", "sources"},
     {"registry"},
     {"hookspecs"},
+    {"tasks"},
     {"types"},
     {"errors"},
     {"secrets"},
