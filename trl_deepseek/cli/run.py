@@ -24,16 +24,27 @@ from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
 from trl_deepseek.jobs import made_from, stage_checks
+from trl_deepseek.jobs.places import located
 from trl_deepseek.jobs.progress import Progress
-from trl_deepseek.jobs.recipe import Recipe, Stage, located, read
+from trl_deepseek.jobs.recipe import Recipe, Stage, read
 from trl_deepseek.jobs.stage_process import ended_by, wait_for
 from trl_deepseek.jobs.stages import KINDS
 from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.yaml_files import Settings, write_mapping
 
+# What a recipe is most often run again with.
+OVER = {
+    "model_name_or_path": "The model to begin with",
+    "dataset_name": "The dataset",
+    "output_dir": "The folder of all stages",
+    "seed": "The seed",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file: output_dir and stages.")
+    for option, what in OVER.items():
+        parser.add_argument(f"--{option}", help=f"{what}, over the one beside the stages.")
     parser.add_argument(
         "--restart",
         metavar="STAGE",
@@ -51,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(args)
-    recipe = read(args.recipe, check_names)
+    recipe = read(args.recipe, check_names, _over(args))
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
         progress = Progress(recipe)
@@ -84,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             progress.begin(stage, made[stage.name])
             _carry_out(stage, recipe, progress)
             if by := stopping.requested():  # as the stage was about to end
-                again = f"`trl-deepseek run {recipe.file}` goes on after it"
+                again = f"`{recipe.again}` goes on after it"
                 raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
@@ -98,7 +109,7 @@ def dry_run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.dry_run import show
     from trl_deepseek.memory import report
 
-    recipe = read(args.recipe, check_names)
+    recipe = read(args.recipe, check_names, _over(args))
     budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
@@ -117,6 +128,10 @@ def dry_run(args: argparse.Namespace) -> int:
             print(f"stage {name}")
             show(answer)
     return 0
+
+
+def _over(args: argparse.Namespace) -> Settings:
+    return Settings({name: value for name in OVER if (value := getattr(args, name)) is not None})
 
 
 def _say(line: str) -> None:
@@ -221,7 +236,7 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     if recipe.launcher and stage.kind.trains:
         launcher = recipe.launcher
     code, output = wait_for([*launcher, "-m", "trl_deepseek", *words], stage.options)
-    again = f"`trl-deepseek run {recipe.file}` goes on with it"
+    again = f"`{recipe.again}` goes on with it"
     by = stopping.requested() or ended_by(code)
     if code != 0 and by is not None:
         raise stopping.Interrupted(by, f"stage {stage.name!r} is unfinished; {again}")

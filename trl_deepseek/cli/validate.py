@@ -59,8 +59,7 @@ class _Target:
     defaults: dict[str, Any] = field(default_factory=dict)
     to_come: frozenset[str] = frozenset()
     wrong: list[UserError] = field(default_factory=list)
-    check: Callable[[], list[str]] | None = None  # where validation does not look at the job
-    place: str | None = None
+    unchecked: list[str] = field(default_factory=list)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -265,14 +264,13 @@ def _stage(path: str, stage: recipe_files.Stage) -> _Target:
         options = _sound(options, own, path, target.wrong)
     try:
         parsed = parser.parse_args(recipes.words_of(stage, parser, options))
+        if not whole:
+            target.unchecked = stage_checks.check(stage, parsed, ())
     except UserError as error:
         error.place = error.place or f"{path}:{stage.line}"
         target.wrong.append(error)
         return target
-    if not whole:
-        target.check = functools.partial(stage_checks.check, stage, parsed, ())
-        target.place = f"{path}:{stage.line}"
-    else:
+    if whole:
         target.options = recipes.from_base(stage, parsed)
         target.options.places = {key: f"{path}:{line}" for key, line in options.lines.items()}
     return target
@@ -292,14 +290,10 @@ def _look(target: _Target, with_model: bool) -> Report:
             to_come=target.to_come,
             aside=filter(None, wrong),
         )
-    elif target.check is not None:
-        try:
-            report.unchecked += target.check()
-        except UserError as error:
-            report.add(error, target.place)
+    report.unchecked += target.unchecked
     found, report.problems = report.problems, []
-    for error in target.wrong:
-        report.add(error)
+    for problem in target.wrong:
+        report.add(problem)
     report.problems += found
     return report
 

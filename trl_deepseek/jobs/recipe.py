@@ -8,16 +8,16 @@ nothing but a command and options that it takes.
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, UserError, did_you_mean
-from trl_deepseek.jobs.places import option_of
+from trl_deepseek.errors import ConfigError, did_you_mean
+from trl_deepseek.jobs.places import located, option_of
 from trl_deepseek.jobs.references import NAME, References, sources_of
 from trl_deepseek.jobs.stages import KINDS, Kind
 from trl_deepseek.yaml_files import Settings, read_mapping
@@ -85,12 +85,14 @@ class Recipe:
         launcher: The words that start the processes of a training stage instead of this Python,
             such as those of ``torchrun --nproc_per_node=2``; empty for none.
         stages: In their order.
+        again: The command that runs it.
     """
 
     file: str
     output_dir: str
     launcher: tuple[str, ...]
     stages: tuple[Stage, ...]
+    again: str = ""
 
     def depending_on(self, first: str) -> set[str]:
         """The stage ``first`` and those that use it, directly or through others."""
@@ -101,19 +103,26 @@ class Recipe:
         return found
 
 
-def read(path: str, check_names: Callable[[str, Settings], None]) -> Recipe:
+def read(
+    path: str,
+    check_names: Callable[[str, Settings], None],
+    over: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
     """The recipe in a YAML file.
 
     Args:
         path: Of the file.
         check_names: Refuses options that a command does not have; called for every stage before
             anything else is made of its options.
+        over: What is to stand beside the stages instead of what the file has there.
 
     Raises:
         ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
     values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
-    return settle(path, values, check_names)
+    recipe = settle(path, Settings(values, over), check_names)
+    flags = [f"--{name} {shlex.quote(str(value))}" for name, value in over.items()]
+    return replace(recipe, again=" ".join(["trl-deepseek run", path, *flags]))
 
 
 def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:
@@ -215,28 +224,6 @@ def _checked(
     return Settings(given, {"name": name})
 
 
-@contextlib.contextmanager
-def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
-    """Errors inside are preceded by ``where``, with the line of the option that they are about.
-
-    Args:
-        where: ``file:line: stage 'name'``.
-        options: Those of the stage.
-        lines: Of the options that the file gives.
-
-    Raises:
-        UserError: What was raised, with the place.
-    """
-    try:
-        yield
-    except UserError as error:
-        line = lines.get(option_of(error, options) or "")
-        if line is not None:
-            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
-        error.place = where
-        raise
-
-
 def _stage(
     given: Settings,
     earlier: list[Stage],
@@ -249,7 +236,7 @@ def _stage(
     kind, written = KINDS[command], Settings(shared, _without(given, ("command", "name")))
     if any(stage.name == name for stage in earlier):
         raise ConfigError("the name is there twice\n  give one of them a 'name: ...' of its own")
-    found, options = References(earlier), Settings(written)
+    found, options = References(earlier, start), Settings(written)
     for option, value in written.items():
         options[option] = found.resolve(value, option)
     sources = sources_of(kind, options.get(kind.model), earlier)

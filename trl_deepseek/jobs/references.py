@@ -2,7 +2,8 @@
 
 Where an option names a model or rows, the bare name of an earlier stage is what that stage made:
 its folder, or the file of its rows. ``model:NAME`` is its reward model. ``{NAME}``, anywhere, is
-its folder. A folder or file that has the name of a stage is written ``./NAME``.
+its folder; ``{model_name_or_path}`` is the model that the recipe begins with. A folder or file that
+has the name of a stage is written ``./NAME``.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ class References:
 
     Args:
         earlier: The stages that it can name.
+        start: The model that the recipe begins with.
 
     Attributes:
         uses: Those that it has named, by name.
     """
 
-    def __init__(self, earlier: Sequence[Stage]) -> None:
+    def __init__(self, earlier: Sequence[Stage], start: str | None) -> None:
+        self.start = start
         self.known: Mapping[str, Stage] = {stage.name: stage for stage in earlier}
         self.uses: dict[str, Stage] = {}
 
@@ -85,6 +88,8 @@ class References:
         return stage.output_dir
 
     def _folder(self, match: re.Match[str], option: str) -> str:
+        if match[1] == "model_name_or_path" and self.start:
+            return self.start
         if match[1] not in self.known:
             raise ConfigError(
                 f"{option}: {match[0]} is no earlier stage"
