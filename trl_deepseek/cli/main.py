@@ -33,6 +33,8 @@ COMMANDS = {
     "grpo": "Group relative policy optimisation with reward functions by name.",
     "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
     "validate": "Say everything that is wrong with a config or a recipe, with file and line.",
+    "sample": "Draw completions, score them with rewards, and write rows for training.",
+    "chat": "Talk with a model in the terminal.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
     "report": "Write one page about a run or a recipe: curves, completions, what was warned of.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",

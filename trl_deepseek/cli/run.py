@@ -9,33 +9,46 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import json
-import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from trl_deepseek import checkpoints, jobs, secrets, stopping
-from trl_deepseek.cli import merge, training
+from trl_deepseek.cli import training
 from trl_deepseek.cli.output import machine_readable, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import RunError, UserError
+from trl_deepseek.jobs import made_from, stage_checks
+from trl_deepseek.jobs.places import located
 from trl_deepseek.jobs.progress import Progress
-from trl_deepseek.jobs.recipe import Recipe, Stage, located, read
-from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.jobs.recipe import Recipe, Stage, read
+from trl_deepseek.jobs.stage_process import ended_by, wait_for
+from trl_deepseek.jobs.stages import KINDS
+from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.yaml_files import Settings, write_mapping
+
+# What a recipe is most often run again with.
+OVER = {
+    "model_name_or_path": "The model to begin with",
+    "dataset_name": "The dataset",
+    "output_dir": "The folder of all stages",
+    "seed": "The seed",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="YAML file: output_dir and stages.")
+    for option, what in OVER.items():
+        parser.add_argument(f"--{option}", help=f"{what}, over the one beside the stages.")
     parser.add_argument(
         "--restart",
         metavar="STAGE",
-        help="Remove what this stage and those after it have written, and run them anew.",
+        help="Remove what this stage and those that use it have written, and run them anew.",
     )
     parser.add_argument(
         "--dry_run",
@@ -49,25 +62,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         return dry_run(args)
-    recipe = read(args.recipe, check_names)
+    recipe = read(args.recipe, check_names, _over(args))
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
         progress = Progress(recipe)
         progress.check(recipe, args.restart)
+        restarted = recipe.depending_on(args.restart) if args.restart else set()
+        made = _made_from(recipe, parsed, progress)
+        stale = progress.stale(recipe, made)
+        for name, reasons in stale.items():
+            if name not in restarted:
+                _say(f"stage {name!r} is run anew: {'; '.join(reasons)}")
+        done = {
+            stage.name
+            for stage in recipe.stages
+            if progress.is_done(stage) and stage.name not in restarted | set(stale)
+        }
         for stage in recipe.stages:
-            if not progress.is_done(stage) or args.restart:
-                _check(stage, parsed[stage.name], recipe)
+            if stage.name not in done:
+                _check(stage, parsed[stage.name], recipe, done)
         if args.restart:
             progress.forget(recipe, args.restart)
         for number, stage in enumerate(recipe.stages, 1):
             title = f"[{number}/{len(recipe.stages)}] {stage.name}"
-            if progress.is_done(stage):
-                print(f"{title}: done before", file=sys.stderr)
+            if stage.name in done:
+                _say(f"{title}: done before")
                 continue
-            print(f"{title}: {_summary(stage)}", file=sys.stderr, flush=True)
+            if stage.name in stale and stage.name not in restarted:
+                was = progress.set_aside(stage)
+                _say(f"{title}: what it had written is now in {was}")
+            _say(f"{title}: {_summary(stage)}")
+            progress.begin(stage, made[stage.name])
             _carry_out(stage, recipe, progress)
             if by := stopping.requested():  # as the stage was about to end
-                again = f"`trl-deepseek run {recipe.file}` goes on after it"
+                again = f"`{recipe.again}` goes on after it"
                 raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
@@ -81,13 +109,13 @@ def dry_run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.dry_run import show
     from trl_deepseek.memory import report
 
-    recipe = read(args.recipe, check_names)
+    recipe = read(args.recipe, check_names, _over(args))
     budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
         for stage in recipe.stages:
             options = _parse(stage, recipe)
-            if stage.command not in jobs.TRAINING:
+            if not stage.kind.trains:
                 continue
             with _naming(stage, recipe):
                 job = jobs.kind(stage.command).settle(from_base(stage, options, dry_run=True))
@@ -102,13 +130,21 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _over(args: argparse.Namespace) -> Settings:
+    return Settings({name: value for name in OVER if (value := getattr(args, name)) is not None})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def parser_of(command: str) -> Parser:
     """The parser of a stage's command."""
     parser = Parser(prog=f"trl-deepseek {command}")
-    if command in jobs.TRAINING:
+    if KINDS[command].trains:
         training.add_arguments(parser, command)
     else:
-        merge.add_arguments(parser)
+        importlib.import_module(f"trl_deepseek.cli.{command}").add_arguments(parser)
     return parser
 
 
@@ -147,19 +183,31 @@ def from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argpars
     return argparse.Namespace(**{**vars(options), "model_name_or_path": stage.base, **more})
 
 
-def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
+def _check(
+    stage: Stage, options: argparse.Namespace, recipe: Recipe, done: Collection[str]
+) -> None:
     """All that the stage's command checks before it loads a model; says what is left for later.
 
     Raises:
         UserError: Names the stage.
     """
-    if stage.command not in jobs.TRAINING:
-        return
-    to_come = {"to_come": stage.folders} if stage.command == "grpo" else {}
     with _naming(stage, recipe):
-        job = jobs.kind(stage.command).check(from_base(stage, options), **to_come)
-    for sentence in job.later:
-        print(f"stage {stage.name!r}: {sentence}", file=sys.stderr)
+        later = stage_checks.check(stage, options, done)
+    for sentence in later:
+        _say(f"stage {stage.name!r}: {sentence}")
+
+
+def _made_from(
+    recipe: Recipe, parsed: Mapping[str, argparse.Namespace], progress: Progress
+) -> dict[str, Any]:
+    """What each stage would be made from today; see :mod:`trl_deepseek.jobs.made_from`."""
+    found = {}
+    for stage in recipe.stages:
+        options = parsed[stage.name]
+        with _naming(stage, recipe):
+            registry = registry_for(options)
+        found[stage.name] = made_from.of(stage, options, registry, progress.stages.get(stage.name))
+    return found
 
 
 def _naming(stage: Stage, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
@@ -169,8 +217,9 @@ def _naming(stage: Stage, recipe: Recipe) -> contextlib.AbstractContextManager[N
 
 
 def _summary(stage: Stage) -> str:
-    source = stage.options.get("adapter") or stage.options["model_name_or_path"]
-    return f"{stage.command} of {source} into {stage.output_dir}"
+    source = stage.options[stage.kind.model]
+    shown = ", ".join(map(str, source)) if isinstance(source, list) else source
+    return f"{stage.command} of {shown} into {stage.output_dir}"
 
 
 def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
@@ -182,14 +231,13 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
         Interrupted: A signal ended it; says how to go on.
     """
     started = time.monotonic()
-    progress.begin(stage)
     words = _command_line(stage, recipe)
     launcher: tuple[str, ...] = (sys.executable,)
-    if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
+    if recipe.launcher and stage.kind.trains:
         launcher = recipe.launcher
-    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words], stage)
-    again = f"`trl-deepseek run {recipe.file}` goes on with it"
-    by = stopping.requested() or _ended_by(code)
+    code, output = wait_for([*launcher, "-m", "trl_deepseek", *words], stage.options)
+    again = f"`{recipe.again}` goes on with it"
+    by = stopping.requested() or ended_by(code)
     if code != 0 and by is not None:
         raise stopping.Interrupted(by, f"stage {stage.name!r} is unfinished; {again}")
     if code != 0:
@@ -202,57 +250,22 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
 def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
     """What follows ``trl-deepseek``; the options of a training stage are kept as a config file."""
     output = Path(stage.output_dir)
-    if stage.command == "merge":
-        if output.exists():  # written whole or not at all, but not noted before a kill
-            shutil.rmtree(output)
-        return ["merge", *words_of(stage, parser_of(stage.command), stage.options), "--json"]
+    if not stage.kind.trains:
+        if stage.command == "merge" and output.exists():
+            shutil.rmtree(output)  # written whole or not at all, but not noted before a kill
+        parser = parser_of(stage.command)
+        return [stage.command, *words_of(stage, parser, stage.options), "--json"]
     file = Path(recipe.output_dir, f"{stage.name}.yaml")
     found = checkpoints.newest(output, only_model=True)
     begun = found.folder is not None
     if not begun and found.torn:
-        print(f"stage {stage.name!r} begins anew; {found.passed_over()}", file=sys.stderr)
+        _say(f"stage {stage.name!r} begins anew; {found.passed_over()}")
     options = dict(stage.options)
     if begun and options.get("init_from_checkpoint"):
         options = checkpoints.resumed(options)
     write_mapping(file, secrets.hidden(options))
     words = [stage.command, "--config", str(file), "--json"]
     return [*words, "--resume_from_checkpoint", "true"] if begun else words
-
-
-def _ended_by(code: int) -> signal.Signals | None:
-    """The signal that a process's exit code speaks of."""
-    number = code - 128 if code > 128 else -code
-    return signal.Signals(number) if number in stopping.SIGNALS else None
-
-
-def _wait_for(command: list[str], stage: Stage) -> tuple[int, str]:
-    """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
-
-    It is in a session of its own, so that of what the terminal or a batch system sends it gets each
-    signal once, from here.
-    """
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # As -P, for a launcher's processes too: what lies in the working directory is not to run.
-        env=os.environ | {"PYTHONSAFEPATH": "1"} | secrets.handed_on(stage.options),
-        preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
-    )
-
-    def send(number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-
-    try:
-        with stopping.passing_on(send):
-            output, _ = process.communicate()
-        return process.returncode, output
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
 
 
 def _show(recipe: Recipe, progress: Progress) -> None:
