@@ -125,12 +125,12 @@ def _run(command: str, argv: list[str]) -> int:
         module = importlib.import_module(f"trl_deepseek.cli.{name.replace('-', '_')}")
         module.add_arguments(parser)
     args = parser.parse_args(argv)
-    with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
+    with telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
 
 
 @contextlib.contextmanager
-def _telling(command: str) -> Iterator[None]:
+def telling(command: str) -> Iterator[None]:
     """Show on stderr what the package says about a run: what it recognised, what it doubts."""
     if os.environ.get("RANK", "0") != "0":  # the first process says it for all
         yield

@@ -119,10 +119,15 @@ def read(
     Raises:
         ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
-    values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
-    recipe = settle(path, Settings(values, over), check_names)
+    recipe = settle(path, read_values(path, over), check_names)
     flags = [f"--{name} {shlex.quote(str(value))}" for name, value in over.items()]
     return replace(recipe, again=" ".join(["trl-deepseek run", path, *flags]))
+
+
+def read_values(path: str, over: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """What a recipe's file holds, and ``over`` instead of what it has; see :func:`read`."""
+    values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
+    return Settings(values, over)
 
 
 def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:
