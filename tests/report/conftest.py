@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,34 +25,41 @@ def register_rewards(register):
 FLAGS = ("--use_cpu", "true", "--report_to", "none", "--logging_steps", "1", "--seed", "3")
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The working directory of a module, with data, a plugin and a finished run each of two."""
-    folder = tmp_path_factory.mktemp("place")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        Path("mine.py").write_text(PLUGIN)
-        rows = [{"prompt": f"{n}+1=", "completion": str(n + 1)} for n in range(8)]
-        Path("sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        yield folder
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a plugin and what the other fixtures leave there."""
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "mine.py").write_text(PLUGIN)
+    rows = [{"prompt": f"{n}+1=", "completion": str(n + 1)} for n in range(8)]
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
 
 
-@pytest.fixture(scope="module")
-def sft(place: Path) -> Path:
+@pytest.fixture
+def place(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same folder, as the working directory."""
+    monkeypatch.chdir(world)
+    return world
+
+
+@pytest.fixture(scope="session")
+def sft(world: Path) -> Path:
     words = ["--dataset_name", "sums.jsonl", "--max_steps", "2", "--learning_rate", "1e-3"]
     words += ["--plugins", "mine.py", "--output_dir", "sft", "--save_strategy", "no", *FLAGS]
-    assert main(["sft", "--model_name_or_path", "tiny-deepseek-llm", *words]) == 0
-    return place / "sft"
+    with contextlib.chdir(world):
+        assert main(["sft", "--model_name_or_path", "tiny-deepseek-llm", *words]) == 0
+    return world / "sft"
 
 
-@pytest.fixture(scope="module")
-def grpo(place: Path) -> Path:
+@pytest.fixture(scope="session")
+def grpo(world: Path) -> Path:
     words = ["--dataset_name", "sums.jsonl", "--max_steps", "3", "--reward_funcs", "varied"]
     words += ["think_format", "--reward_weights", "varied=2", "--plugins", "mine.py"]
     words += ["--per_device_train_batch_size", "4", "--num_generations", "2"]
     words += ["--max_completion_length", "4", "--save_steps", "2", "--output_dir", "grpo", *FLAGS]
-    assert main(["grpo", "--model_name_or_path", "tiny-deepseek-llm", *words]) == 0
-    return place / "grpo"
+    with contextlib.chdir(world):
+        assert main(["grpo", "--model_name_or_path", "tiny-deepseek-llm", *words]) == 0
+    return world / "grpo"
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def weights(folder: Path) -> dict[str, Any]:
     return load_file(folder / "model.safetensors")
 
 
+@pytest.mark.usefixtures("place")
 def test_it_has_versions_config_data_plugins_template_and_how_it_ended(sft: Path) -> None:
     run = read(sft)
     libraries = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "trl-deepseek")
@@ -44,7 +45,7 @@ def test_it_has_versions_config_data_plugins_template_and_how_it_ended(sft: Path
         "output_dir": "sft",
         "save_strategy": "no",
         "use_cpu": True,
-        "report_to": ["none"],
+        "report_to": "none",
         "logging_steps": 1.0,
         "seed": 3,
     }
@@ -66,6 +67,7 @@ def test_the_log_has_every_record_of_the_run(grpo: Path) -> None:
     assert logs[:3] == state["log_history"][:3]
 
 
+@pytest.mark.usefixtures("place")
 def test_a_repetition_gives_the_same_weights_to_the_bit(
     sft: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +81,7 @@ def test_a_repetition_gives_the_same_weights_to_the_bit(
     assert given == {**read(sft)["config"]["given"], "output_dir": "again"}
 
 
+@pytest.mark.usefixtures("place")
 def test_it_says_what_has_changed_since(
     sft: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,7 +142,8 @@ def test_from_python_it_tells_what_was_given_and_holds_no_secret(
     assert f"deepseek-llm, digest `{run['template']}`" in card
 
 
-def test_a_run_that_fails_says_so(grpo: Path) -> None:
+@pytest.mark.usefixtures("place")
+def test_a_run_that_fails_says_so() -> None:
     Path("bad.py").write_text("def bad(completions, **_):\n    raise ValueError('no')\n")
     words = ["--dataset_name", "sums.jsonl", "--max_steps", "1", "--reward_funcs", "bad.py:bad"]
     words += ["--per_device_train_batch_size", "2", "--num_generations", "2", "--use_cpu", "true"]

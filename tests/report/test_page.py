@@ -95,7 +95,7 @@ def test_its_completions_are_those_of_the_run_with_what_each_reward_gave(grpo: P
 def test_it_tells_what_was_run_and_how_to_repeat_it(grpo: Path) -> None:
     page = Page(grpo / "report.html")
     assert "finished" in page.text
-    assert "grpo · of tiny-deepseek-llm · on sums · 3 steps logged" in page.text
+    assert "grpo · of tiny-deepseek-llm · on sums.jsonl · 3 steps logged" in page.text
     assert "rewards varied: 2, think_format: 1" in page.text
     assert "trl-deepseek run --from_manifest grpo/run.json --output_dir NEW" in page.text
 
@@ -117,7 +117,8 @@ def test_nothing_is_fetched_and_no_tag_comes_from_a_completion(
     addresses = [attributes.get(key) for _, attributes in page.tags for key in ("src", "href")]
     assert not [each for each in addresses if each is not None]
     assert page.stages[0]["completions"]["rows"][0]["completion"] == EVIL
-    assert page.text.count("window.hacked") == 2 * 6  # as text: where it was written above
+    # as text: in model, metric, warning, and the failure's prompt, completion, message and detail
+    assert page.text.count(EVIL) == 7
 
 
 def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
@@ -127,7 +128,7 @@ def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
     monkeypatch.setattr(report.page.completions, "ENDS", 3)
 
     def score(step: int, n: int) -> float | None:
-        return None if (step, n) == (11, 5) else float(step * 8 + n)
+        return None if (step, n) == (0, 0) else float(step * 8 + n)
 
     run = made_up(30, lambda step, n: f"{step} {n}", score)
     page = Page(report.write(run))
@@ -140,7 +141,7 @@ def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
 
     assert chosen("best") == {"29 7", "29 6", "29 5"}
     assert chosen("worst") == {"0 0", "0 1", "0 2"}
-    assert chosen("unscored") == {"11 5"}
+    assert chosen("unscored") == {"0 0"}
     assert "of 240 are on this page" in page.text
     assert str(run / "completions") in page.text
 
@@ -193,7 +194,12 @@ def test_runs_in_one_folder_are_its_stages_in_the_order_in_which_they_began(
         attributes["id"] for tag, attributes in page.tags if attributes.get("class") == "stage"
     ]
     assert len(names) == len(page.stages) >= 2
-    assert page.text.index("sft finished") < page.text.index("grpo finished")
+    began = {
+        run: json.loads((run / "run.json").read_text())["runs"][0]["started"] for run in (sft, grpo)
+    }
+    order = sorted(began, key=lambda run: str(began[run]))
+    first, second = (page.text.index(f"{run.name} finished") for run in order)
+    assert first < second
 
 
 def test_of_a_long_run_peaks_are_drawn(tmp_path: Path) -> None:
