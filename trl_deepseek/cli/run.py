@@ -334,24 +334,23 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
 
 
 def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
-    """What follows ``trl-deepseek``; the options of a training stage are kept as a config file."""
-    output = Path(stage.output_dir)
-    if not stage.kind.trains:
-        if stage.command == "merge" and output.exists():
+    """What follows ``trl-deepseek``; the options are in a config file where the command has one."""
+    output, parser = Path(stage.output_dir), parser_of(stage.command)
+    if not any(action.dest == "config" for action in parser._actions):
+        if output.exists():
             shutil.rmtree(output)  # written whole or not at all, but not noted before a kill
-        parser = parser_of(stage.command)
         return [stage.command, *words_of(stage, parser, stage.options), "--json"]
-    file = Path(recipe.output_dir, f"{stage.name}.yaml")
-    found = checkpoints.newest(output, only_model=True)
-    begun = found.folder is not None
-    if not begun and found.torn:
-        _say(f"stage {stage.name!r} begins anew; {found.passed_over()}")
-    options = dict(stage.options)
-    if begun and options.get("init_from_checkpoint"):
-        options = checkpoints.resumed(options)
+    file, options, words = Path(recipe.output_dir, f"{stage.name}.yaml"), dict(stage.options), []
+    if stage.kind.trains:
+        found = checkpoints.newest(output, only_model=True)
+        if found.folder is not None:
+            words = ["--resume_from_checkpoint", "true"]
+            if options.get("init_from_checkpoint"):
+                options = checkpoints.resumed(options)
+        elif found.torn:
+            _say(f"stage {stage.name!r} begins anew; {found.passed_over()}")
     write_mapping(file, secrets.hidden(options))
-    words = [stage.command, "--config", str(file), "--json"]
-    return [*words, "--resume_from_checkpoint", "true"] if begun else words
+    return [stage.command, "--config", str(file), "--json", *words]
 
 
 def _show(recipe: Recipe, progress: Progress) -> None:

@@ -22,6 +22,7 @@ ASK, ANSWER = [{"role": "user", "content": "1"}], [{"role": "assistant", "conten
 LIKE_PAIRS = {"prompt": ASK, "chosen": ANSWER, "rejected": ANSWER}
 LIKE_ANSWERS = {"prompt": ASK, "completion": ANSWER}
 STAND_INS = 64
+SCORED_BY = ("reward_funcs", "metrics")  # options that may name reward models
 
 
 def check(stage: Stage, options: argparse.Namespace, done: Collection[str]) -> list[str]:
@@ -56,11 +57,12 @@ def check(stage: Stage, options: argparse.Namespace, done: Collection[str]) -> l
             later += _check_with_stand_ins(stage, options, rows)
     else:
         later += _without_scorers(options, to_come)
+        if [] in (getattr(options, name, None) for name in SCORED_BY):
+            return later
         module = stages.module(stage.command)
-        registry = registry_for(options)
-        (chosen,) = build_dataclasses(options, module.OPTIONS)
+        (chosen,) = build_dataclasses(options, [getattr(module, stage.kind.options)])
         if rows is None:
-            module.check(chosen, registry)
+            module.check(chosen, registry_for(options))
     if rows is not None:
         later.append(f"its rows are checked once stage {rows.name!r} has written them")
     return later
@@ -115,11 +117,12 @@ def _check_with_stand_ins(stage: Stage, options: argparse.Namespace, rows: Stage
 def _without_scorers(options: argparse.Namespace, to_come: Collection[Stage]) -> Iterator[str]:
     """Take the reward models that are to come out of the options."""
     absent = {MODEL_PREFIX + each.output_dir for each in to_come}
-    named = getattr(options, "reward_funcs", None) or []
-    if not absent.intersection(named):
-        return
-    options.reward_funcs = [name for name in named if name not in absent] or None
-    options.reward_weights = None  # by names that are not all known yet
-    for name in named:
-        if name in absent:
-            yield f"reward {name!r} is checked once that model is trained"
+    for option in SCORED_BY:
+        named = getattr(options, option, None) or []
+        if not absent.intersection(named):
+            continue
+        setattr(options, option, [name for name in named if name not in absent])
+        options.reward_weights = None  # by names that are not all known yet
+        for name in named:
+            if name in absent:
+                yield f"{name!r} is checked once that model is trained"

@@ -23,12 +23,14 @@ class Kind:
         trains: Whether it is a job of training: its processes are started by the launcher, and it
             goes on from a checkpoint.
         writes: The option that says where it writes.
+        options: The class of the options that its ``check`` takes, where it does not train.
     """
 
     makes: str
     model: str = "model_name_or_path"
     trains: bool = False
     writes: str = "output_dir"
+    options: str = ""
 
     def where(self, folder: str) -> str:
         """What ``writes`` is, for the stage of a folder."""
@@ -42,8 +44,8 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
         "reward": Kind("scorer", trains=True),
         "grpo": Kind("policy", trains=True),
         "merge": Kind("policy", model="adapter"),
-        "sample": Kind("rows", writes="output_file"),
-        "evaluate": Kind("figures", model="models"),
+        "sample": Kind("rows", writes="output_file", options="SampleOptions"),
+        "evaluate": Kind("figures", model="models", options="EvaluateOptions"),
     }
 )
 assert tuple(name for name, kind in KINDS.items() if kind.trains) == TRAINING
