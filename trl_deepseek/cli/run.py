@@ -79,8 +79,9 @@ def run(args: argparse.Namespace) -> int:
 
 def repeat(args: argparse.Namespace) -> int:
     """Run what a manifest describes once more, and say what has changed since."""
-    others = [name for name in ("recipe", "dry_run", "restart", *OVER) if getattr(args, name)]
-    if others != ["output_dir"][: len(others)]:
+    alone = ("recipe", "dry_run", "restart", "gpu_memory", *OVER)
+    others = [name for name in alone if getattr(args, name) and name != "output_dir"]
+    if others:
         raise ConfigError(
             f"from_manifest repeats a run as it was: leave {others[0]} out\n"
             "  only --output_dir and --json go with it"

@@ -68,7 +68,7 @@ def choose(folder: Path, budget: int) -> Kept | None:
         folder: Of the run.
         budget: Characters of JSON that the rows may take, about.
     """
-    files = history.files(folder)
+    files = [file for file in history.files(folder) if history.is_readable(file)]
     if not files:
         return None
     table = _Numbers(files)

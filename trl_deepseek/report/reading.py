@@ -128,11 +128,21 @@ def _run(folder: Path, name: str) -> Run:
         command=manifest.get("command") or str(manifest.get("trainer") or "").lower() or None,
         manifest=manifest,
         logs=list(_logs(folder)),
-        warnings=record.lines(folder / record.WARNINGS),
+        warnings=[*record.lines(folder / record.WARNINGS), *_unreadable(folder)],
         outcome=outcome,
         seconds=sum(_between(*each) for each in times) if times else None,
         evaluations=[evaluation] if _is_evaluation(evaluation) else [],
     )
+
+
+def _unreadable(folder: Path) -> Iterator[dict[str, Any]]:
+    """What is to be said of files that the page has to do without."""
+    for name in (record.MANIFEST, EVALUATION):
+        if (folder / name).exists() and not isinstance(_json(folder / name), dict):
+            yield {"step": None, "message": f"{name} cannot be read; this page is without it"}
+    for file in history.files(folder):
+        if not history.is_readable(file):
+            yield {"step": None, "message": f"{file} cannot be read; its completions are left out"}
 
 
 def _logs(folder: Path) -> Iterator[dict[str, Any]]:
@@ -150,10 +160,15 @@ def _logs(folder: Path) -> Iterator[dict[str, Any]]:
 
 def _stages(folder: Path) -> list[Run]:
     """The stages of a recipe; none where it is none."""
+    if not (folder / PROGRESS).exists():
+        return []
     found = _json(folder / PROGRESS)
     stages = found.get("stages") if isinstance(found, dict) else None
     if not isinstance(stages, dict):
-        return []
+        raise DataError(
+            f"{folder / PROGRESS} cannot be read, which says what the stages are\n"
+            "  `trl-deepseek report` of a stage's folder does without it"
+        )
     return [
         _stage(folder, name, noted) for name, noted in stages.items() if isinstance(noted, dict)
     ]

@@ -199,6 +199,18 @@ def files(place: Path) -> list[Path]:
     return [path for _, _, path in _files(place / FOLDER) or _files(place)]
 
 
+def is_readable(file: Path) -> bool:
+    """Whether a file of completions is whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
+
+
 def decode(row: dict[str, Any]) -> Row:
     """One row of a file; ``row`` is used up."""
     is_json = row.pop("conversational")
