@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The command that a run comes from.
+
+    Attributes:
+        command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        options: All of its options, as parsed.
+        given: The names of those that were given, by flag or file.
+    """
+
+    command: str
+    options: Mapping[str, Any]
+    given: frozenset[str]
+
+
 @dataclass
 class Inputs:
     """The checked inputs of one trainer, which its constructor takes in the place of a model.
@@ -43,6 +58,8 @@ class Inputs:
         tools: Definitions that every row is rendered with; None for those of the row.
         measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
+        asked: What a command was asked for; None from Python.
+        said: What was warned of so far, before there was a folder to keep it in.
     """
 
     registry: Registry
@@ -58,6 +75,8 @@ class Inputs:
     tools: Any = None
     measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
+    asked: Asked | None = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def splits(self) -> dict[str, Any]:
