@@ -14,7 +14,7 @@ LAYERS = (
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
-    {"rewards", "quantization", "losses", "noise", "lm_head"},
+    {"rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox"},

@@ -16,8 +16,9 @@ import pytest
 
 pytest.importorskip("openai", reason="the extra 'judge' is not installed")
 
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.judging import read_score
 from trl_deepseek_plugins.rewards.judge import llm_judge
-from trl_deepseek_plugins.rewards.judge.asking import read_score
 
 Answer = Callable[[dict[str, Any], int], tuple[int, dict[str, str], Any]]
 
@@ -237,9 +238,9 @@ def test_what_is_judged_cannot_close_its_tags(endpoint: Endpoint) -> None:
 def test_it_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, endpoint: Endpoint) -> None:
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.delenv("TRL_DEEPSEEK_JUDGE_MODEL", raising=False)
-    with pytest.raises(ValueError, match="needs a model: set TRL_DEEPSEEK_JUDGE_MODEL"):
+    with pytest.raises(ConfigError, match="needs a model: set TRL_DEEPSEEK_JUDGE_MODEL"):
         judge(endpoint, ["a"], model=None)
-    with pytest.raises(ValueError, match="needs OPENAI_API_KEY, or OPENAI_BASE_URL"):
+    with pytest.raises(ConfigError, match="needs OPENAI_API_KEY, or OPENAI_BASE_URL"):
         judge(endpoint, ["a"], base_url=None)
     monkeypatch.setenv("OPENAI_BASE_URL", endpoint.url)
     monkeypatch.setenv("TRL_DEEPSEEK_JUDGE_MODEL", "from-the-environment")
