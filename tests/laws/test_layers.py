@@ -13,8 +13,8 @@ LAYERS = (
     {"__main__", "testing"},
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
-    {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
-    {"rewards", "quantization", "losses", "noise", "lm_head", "judging"},
+    {"trainers", "memory", "rollouts", "yaml_files"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox"},
@@ -23,6 +23,7 @@ LAYERS = (
     {"registry"},
     {"hookspecs"},
     {"types"},
+    {"metric_types"},
     {"errors"},
     {"secrets"},
 )

@@ -24,9 +24,8 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
 
 if TYPE_CHECKING:
+    from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-    from trl_deepseek.evaluation import Evaluation
 
 MODEL = "tiny-deepseek-llm"
 DATASET = "arithmetic"
@@ -189,27 +188,38 @@ class Quickstart:
 
     def evaluate(self, stage: str, trainer: Any, questions: int) -> Point:
         """Answer the first ``questions`` held-out questions greedily."""
-        from trl_deepseek.evaluation import evaluate
-
-        def answer(begin: str) -> Evaluation:
-            return evaluate(
-                trainer.model,
-                trainer.processing_class,
-                self._held_out.take(questions),
-                self._rewards,
-                max_new_tokens=MAX_COMPLETION_LENGTH,
-                begin=begin,
-            )
-
-        found, made_to_think = answer(""), answer(reasoning.OPEN)
+        rows = self._held_out.take(questions)
+        found, lengths = self._scored(trainer, rows, "")
+        made_to_think, _ = self._scored(trainer, rows, reasoning.OPEN)
         return Point(
             stage,
             trainer.state.global_step,
-            found.scores[REWARD] or 0.0,
-            found.scores[FORMAT] or 0.0,
-            found.mean_length,
-            made_to_think.scores[REWARD] or 0.0,
+            found[REWARD],
+            found[FORMAT],
+            sum(lengths) / len(lengths),
+            made_to_think[REWARD],
         )
+
+    def _scored(
+        self, trainer: Any, rows: Dataset, begin: str
+    ) -> tuple[dict[str, float], list[int]]:
+        """The mean of each reward over the answers, and their lengths in tokens."""
+        from trl_deepseek import chat, generation
+        from trl_deepseek.rewards import as_batch
+
+        tokenizer, prompts = trainer.processing_class, list(rows["prompt"])
+        sampling = generation.Sampling(max_new_tokens=MAX_COMPLETION_LENGTH, begin=begin)
+        answers = [a for (a,) in generation.complete(trainer.model, tokenizer, prompts, sampling)]
+        given = {
+            "prompts": prompts,
+            "completions": [[{"role": "assistant", "content": each.text}] for each in answers],
+            "completion_ids": [list(each.token_ids) for each in answers],
+            "generation_prefix": chat.generation_prefix(tokenizer),
+            "solution": list(rows["solution"]),
+        }
+        scores = {reward.name: as_batch(reward)(**given) for reward in self._rewards}
+        means = {name: sum(given) / len(given) for name, given in scores.items()}
+        return means, [len(each.token_ids) for each in answers]
 
     def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
