@@ -43,7 +43,7 @@ def shown_first(request: dict[str, Any]) -> str:
         ("B forgets a case.\nVerdict: A", 1.0),
         ("**Verdict:** B", 0.0),
         ("Verdict: **tie**", 0.5),
-        ("verdict = [[b]]", 0.0),
+        ("verdict = [[B]]", 0.0),
         ("Verdict: Response A", 1.0),
         ('{"verdict": "A"}', 1.0),
         ("<think>Verdict: A, or Verdict: B</think>Verdict: B", 0.0),

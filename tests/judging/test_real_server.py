@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -25,71 +25,68 @@ from typing import Any
 
 import pytest
 
-for module in ("openai", "fastapi", "uvicorn"):
-    pytest.importorskip(module, reason="the needs of `transformers serve` are not installed")
+pytest.importorskip("openai", reason="the extra 'judge' is not installed")
+pytest.importorskip("fastapi", reason="what `transformers serve` needs is not installed")
 
 import openai
 import torch
 
 from trl_deepseek import load_registry
-from trl_deepseek.judging import Endpoint, Preference, ask, comparison, grading, prefer, read_score
-from trl_deepseek.judging.both_orders import BETTER
+from trl_deepseek.judging import Endpoint, Preference, ask, grading, prefer, read_score
 from trl_deepseek_plugins.rewards.judge import llm_judge
 
 pytestmark = pytest.mark.matrix
 
-WORDS = "what is the best sum of two and how does one cook a poem about seven green hats".split()
 SCALE = (1, 10)
-INSTRUCTIONS = "Judge how good the response is."
 
 
-def question(chance: random.Random, graded: bool) -> list[dict[str, str]]:
-    text = [" ".join(chance.choices(WORDS, k=6)) for _ in range(3)]
-    if graded:
-        return grading(INSTRUCTIONS, SCALE, text[0], None, text[1])
-    return comparison(BETTER, text[0], None, text[1], text[2])
+def questions(count: int) -> list[list[dict[str, str]]]:
+    return [grading("Judge.", SCALE, f"What is {i}+{i}?", None, "seven") for i in range(count)]
 
 
-@pytest.fixture(scope="module")
-def judge_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny model that answers ``Score: 7`` to a grading and ``Verdict: A`` to a comparison."""
-    torch.manual_seed(0)
+def save_parrot(says: str, folder: Path) -> str:
+    """A tiny model that answers ``says``, no letter of which may stand there twice.
+
+    Its layers add nothing, so that the last token alone says which comes next.
+    """
     model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    chance = random.Random(0)
-    for _ in range(60):
-        rows = []
-        for graded in (True, False):
-            asked = tokenizer.apply_chat_template(
-                question(chance, graded), add_generation_prompt=True
-            )["input_ids"]
-            said = tokenizer.encode(
-                "Score: 7" if graded else "Verdict: A", add_special_tokens=False
-            )
-            rows.append((asked, [*said, tokenizer.eos_token_id]))
-        width = max(len(asked) + len(said) for asked, said in rows)
-        ids = torch.zeros((2, width), dtype=torch.long)
-        labels = torch.full_like(ids, -100)
-        for row, (asked, said) in enumerate(rows):  # padded on the right, where nothing looks
-            ids[row, : len(asked) + len(said)] = torch.tensor([*asked, *said])
-            labels[row, len(asked) : len(asked) + len(said)] = torch.tensor(said)
-        model(input_ids=ids, labels=labels).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    folder = tmp_path_factory.mktemp("judge")
+    last = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "so"}], add_generation_prompt=True
+    )["input_ids"][-1]
+    said = tokenizer.encode(says, add_special_tokens=False)
+    assert len({last, *said}) == 1 + len(said)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                weight.zero_()
+        model.lm_head.weight.zero_()
+        for before, after in itertools.pairwise([last, *said, tokenizer.eos_token_id]):
+            model.lm_head.weight[after] = model.model.embed_tokens.weight[before]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
-def server(judge_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of ``transformers serve``."""
+def grader(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A judge that gives everything a 7."""
+    return save_parrot("Score=7", tmp_path_factory.mktemp("grader"))
+
+
+@pytest.fixture(scope="module")
+def comparer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A judge that prefers what stands first."""
+    return save_parrot("Verdict=A", tmp_path_factory.mktemp("comparer"))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of ``transformers serve``, which loads the models that it is asked for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     code = "from transformers.cli.transformers import main; main()"
-    command = [sys.executable, "-c", code, "serve", judge_folder, "--device", "cpu"]
+    command = [sys.executable, "-c", code, "serve", "--device", "cpu"]
     log = tmp_path_factory.mktemp("serve") / "log"
     with log.open("w") as out:
         process = subprocess.Popen(
@@ -133,10 +130,12 @@ class Proxy:
                 if status is None:
                     headers = {"Content-Type": "application/json"}
                     request = urllib.request.Request(target + self.path, body, headers)
-                    with urllib.request.urlopen(request) as reply:
-                        data = reply.read()
-                    proxy.answered.append(json.loads(data))
-                    status = 200
+                    try:
+                        with urllib.request.urlopen(request) as reply:
+                            status, data = 200, reply.read()
+                            proxy.answered.append(json.loads(data))
+                    except urllib.error.HTTPError as error:
+                        status, data = error.code, error.read()
                 else:
                     data = json.dumps({"error": {"message": "not now"}}).encode()
                 with contextlib.suppress(OSError):  # who asked may have gone
@@ -166,35 +165,38 @@ def proxy(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def endpoint(judge_folder: str, proxy: Proxy) -> partial[Endpoint]:
-    return partial(Endpoint, judge_folder, proxy.url, cache=None, retries=0)
+def endpoint(grader: str, proxy: Proxy) -> partial[Endpoint]:
+    return partial(Endpoint, model=grader, base_url=proxy.url, cache=None, retries=0)
 
 
 def scores(endpoint: Endpoint, count: int = 4) -> Any:
-    chance = random.Random(1)
-    asked = [question(chance, graded=True) for _ in range(count)]
-    return asyncio.run(ask("a test", asked, lambda reply: read_score(reply, SCALE), endpoint))
+    return asyncio.run(
+        ask("a test", questions(count), lambda reply: read_score(reply, SCALE), endpoint)
+    )
 
 
 SEVEN = pytest.approx((7 - 1) / (10 - 1))
 
 
-def test_a_served_model_grades_and_compares(proxy: Proxy, endpoint: Any) -> None:
+def test_a_served_model_grades_and_another_compares(
+    proxy: Proxy, endpoint: Any, comparer: str
+) -> None:
     replies = scores(endpoint())
     assert replies.values == [SEVEN] * 4
     assert (replies.asked, replies.failed, replies.unsure) == (4, 0, 0)
     assert {answered["object"] for answered in proxy.answered} == {"chat.completion"}
-    pairs = asyncio.run(prefer("a test", ["how?"], ["so"], ["thus"], None, endpoint()))
+    pairs = asyncio.run(
+        prefer("a test", ["how?"], ["so"], ["thus"], None, endpoint(model=comparer))
+    )
     assert pairs == [Preference(0.5, 1.0)]  # it says A in both orders
 
 
-def test_the_reward_asks_it_too(judge_folder: str, proxy: Proxy) -> None:
-    given = {"model": judge_folder, "base_url": proxy.url, "cache": None, "retries": 0}
+def test_the_reward_asks_it_too(grader: str, proxy: Proxy) -> None:
+    given = {"model": grader, "base_url": proxy.url, "cache": None, "retries": 0}
     scored = asyncio.run(
         llm_judge(
             prompts=["what is the sum?"] * 2,
             completions=["seven", ""],
-            instructions=INSTRUCTIONS,
             scale=SCALE,
             **given,  # type: ignore[arg-type]
         )
@@ -255,5 +257,5 @@ def test_the_rate_holds_for_further_attempts_too(proxy: Proxy, endpoint: Any) ->
 
 
 def test_another_model_than_the_served_one_is_said(proxy: Proxy, endpoint: Any) -> None:
-    with pytest.raises((openai.APIStatusError, urllib.error.HTTPError)):
+    with pytest.raises(openai.APIStatusError):
         scores(Endpoint("no-such-model", proxy.url, cache=None, retries=0), count=1)

@@ -8,8 +8,9 @@ from typing import Any
 from trl_deepseek.chat.reasoning import CLOSE
 from trl_deepseek.judging.showing import RULE, dialogue, shown_reference, tagged
 
+# A small a is an article.
 _VERDICT = re.compile(
-    r"\bverdict\b[\"'*_\s]*[:=][\"'*_\s\[(]*(?P<value>response[-\s]+[ab]|[ab]|tie)\b", re.IGNORECASE
+    r"\b(?i:verdict)\b[\"'*_\s]*[:=][\"'*_\s\[(]*(?:(?i:response)[-\s]+)?(?P<value>A|B|(?i:tie))\b"
 )
 _VALUES = {"a": 1.0, "b": 0.0, "e": 0.5}  # by the last letter
 
