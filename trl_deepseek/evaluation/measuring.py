@@ -173,6 +173,7 @@ def _rows(dataset: Any, chosen: Sequence[Chosen]) -> dict[str, Any]:
             continue
         given = dataset[each.rows] if isinstance(dataset, Mapping) else dataset
         source = data.source_of(given, "the dataset")
+        given = asking.formatted(given, each.metric, source)
         rows = asking.read(given, each.rows, source, answers=each.over != "model")
         check_rows([each], rows, source)
         found[each.name] = rows
