@@ -57,9 +57,9 @@ class Metric:
         columns: Dataset columns that the function needs beside its parameters without default.
         rows: The kind of rows of an embedded dataset that it is measured on, or ``rows(options)``
             that says so; None for a metric over a model that brings its own.
-        format_row: Makes of a row of a file format of its own (column to value) one with ``prompt``
-            and the columns that it needs; raises ValueError or KeyError where it cannot. It leaves
-            rows that are such already as they are.
+        format_row: ``format_row(row, number)`` makes of a row (column to value) of a file format of
+            its own one with ``prompt`` and the columns that it needs; raises ValueError or
+            KeyError where it cannot. Rows that are such already stay as they are.
         aggregate: See above; None for the mean.
         judge: For ``groups``: the reward that scores each answer, where the option ``judge`` names
             no other.
@@ -75,7 +75,7 @@ class Metric:
     over: Literal["completions", "groups", "model"] = "completions"
     columns: tuple[str, ...] = ()
     rows: Kind | Callable[[Mapping[str, Any]], Kind] | None = "prompts"
-    format_row: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    format_row: Callable[[Mapping[str, Any], int], Mapping[str, Any]] | None = None
     aggregate: Callable[[Mapping[str, float]], float | Mapping[str, float]] | None = None
     judge: str | None = None
     requires: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ LAYERS = (
     {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
-    {"workers", "sandbox"},
+    {"workers", "sandbox", "pass_at"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
     {"plugin_loading", "sources"},
     {"registry"},

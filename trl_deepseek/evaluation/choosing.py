@@ -237,8 +237,8 @@ def _check(chosen: Chosen, num_samples: int) -> None:
         reward = chosen.reward
         if reward is not None and "completion_ids" in rewards.signature_of(reward).required:
             raise ConfigError(
-                f"metric {chosen.name!r}: the reward {rewards.name_of(reward)!r} counts tokens, and "
-                "can be no judge between answers that are text alone"
+                f"metric {chosen.name!r}: the reward {rewards.name_of(reward)!r} counts tokens, "
+                "and can be no judge between answers that are text alone"
             )
     if metric.check is not None:
         judge = None if chosen.reward is None else rewards.name_of(chosen.reward)

@@ -71,7 +71,7 @@ def formatted(dataset: Any, metric: Metric | None, source: str) -> Any:
     rows = []
     for number, row in enumerate(dataset):
         try:
-            rows.append(dict(metric.format_row(row)))
+            rows.append(dict(metric.format_row(row, number)))
         except (KeyError, TypeError, ValueError) as error:
             said = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(

@@ -6,12 +6,12 @@ import asyncio
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, did_you_mean
 from trl_deepseek.judging.cache import Cache
 from trl_deepseek.judging.pace import Pace
 
@@ -56,6 +56,57 @@ class Endpoint:
     seconds: float = 60.0
     cache: str | None = CACHE
 
+    @classmethod
+    def of(cls, who: str, options: Mapping[str, Any] | None) -> Endpoint:
+        """The endpoint that a metric's option ``endpoint`` describes, seen to be complete.
+
+        Args:
+            who: What needs the judge, for messages.
+            options: Attributes of this class, but for the key, which only the environment has.
+
+        Raises:
+            ConfigError: One is unknown or out of range, or see :meth:`found`.
+        """
+        given = dict(options or {})
+        known = [field.name for field in fields(cls) if field.name != "api_key"]
+        for name in given:
+            if name == "api_key":
+                raise ConfigError("endpoint: the key stands in the environment: OPENAI_API_KEY")
+            if name not in known:
+                raise ConfigError(
+                    f"endpoint has no option {name!r}{did_you_mean(name, known, inline=True)}\n"
+                    f"  its options: {', '.join(known)}"
+                )
+        endpoint = cls(**given)
+        endpoint.check()
+        endpoint.found(who)
+        return endpoint
+
+    def check(self) -> None:
+        """Refuse numbers that nothing can be asked with.
+
+        Raises:
+            ConfigError: Names the option.
+        """
+        lowest = {"temperature": 0.0, "concurrency": 1, "retries": 0}
+        above = {"requests_per_minute": 0.0, "seconds": 0.0}
+        for name, least in {**lowest, **above}.items():
+            value = getattr(self, name)
+            if value is None and name == "requests_per_minute":
+                continue
+            kinds: Any = int if isinstance(least, int) else (int, float)
+            fits = isinstance(value, kinds) and not isinstance(value, bool)
+            if not fits or not (value > least or (value == least and name in lowest)):
+                bound = "at least" if name in lowest else "above"
+                whole = "a whole number, " if isinstance(least, int) else ""
+                raise ConfigError(
+                    f"endpoint: {name} is {value!r}; it must be {whole}{bound} {least:g}"
+                )
+        for name in ("model", "base_url", "cache"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(f"endpoint: {name} is {value!r}; it must be text")
+
     def found(self, who: str) -> tuple[str, str, str]:
         """The model's name, the endpoint's address (empty for OpenAI's) and the key.
 
@@ -73,8 +124,9 @@ class Endpoint:
         name = self.model or os.environ.get(MODEL_VARIABLE)
         if not name:
             raise ConfigError(
-                f"{who} needs a model: set {MODEL_VARIABLE}, or register "
-                f"functools.partial({who}, model=...) under a name of your own"
+                f"{who} needs a model: set {MODEL_VARIABLE} to the judge's name, or give it as "
+                "'model': a reward with functools.partial(llm_judge, model=...), a metric with "
+                "metric_kwargs"
             )
         where = self.base_url or os.environ.get("OPENAI_BASE_URL", "")
         key = self.api_key or os.environ.get("OPENAI_API_KEY")
