@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek import chat, generation
 from trl_deepseek.evaluation import questions as asking
 from trl_deepseek.evaluation import scoring
-from trl_deepseek.evaluation.choosing import Chosen, check_rows, resolve
+from trl_deepseek.evaluation.choosing import Chosen, resolve, rows_for
 from trl_deepseek.evaluation.results import Evaluation, Measured
 from trl_deepseek.evaluation.scoring import Answered
 from trl_deepseek.generation import Sampling
@@ -173,10 +173,7 @@ def _rows(dataset: Any, chosen: Sequence[Chosen]) -> dict[str, Any]:
             continue
         given = dataset[each.rows] if isinstance(dataset, Mapping) else dataset
         source = data.source_of(given, "the dataset")
-        given = asking.formatted(given, each.metric, source)
-        rows = asking.read(given, each.rows, source, answers=each.over != "model")
-        check_rows([each], rows, source)
-        found[each.name] = rows
+        found[each.name] = rows_for(each, given, source)
     return found
 
 

@@ -128,7 +128,8 @@ def measure_model(chosen: Chosen, model: Any, tokenizer: Any, dataset: Any, **of
     assert metric is not None
     given = {"model": model, "tokenizer": tokenizer, "dataset": dataset, **offered}
     with boundary(RunError, f"metric {chosen.name!r} failed"):
-        found = _call(functools.partial(metric.function, **chosen.options), given)
+        said = _call(functools.partial(metric.function, **chosen.options), given)
+        found = _run(lambda: said) if asyncio.iscoroutine(said) else said
     kept = Measured(chosen.name, higher_is_better=metric.higher_is_better)
     if isinstance(found, Mapping):
         wrong = [e for e in found.values() if not isinstance(e, Estimate)]

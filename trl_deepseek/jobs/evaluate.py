@@ -74,8 +74,8 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)
     tokenizers = [_tokenizer(name, options, registry) for name in options.models or ()]
-    rows = _rows(options, registry, chosen)
-    _check_conversations(options, rows, tokenizers)
+    rows, asked = _rows(options, registry, chosen)
+    _check_conversations(options, asked, tokenizers)
     return Job(options, registry, chosen, rows, sampling, settings, _models(options, registry))
 
 
@@ -128,9 +128,10 @@ def _models(
 
 def _rows(
     options: EvaluateOptions, registry: Registry, chosen: Sequence[Chosen]
-) -> dict[DatasetKind, Any]:
-    """The rows of each kind that is needed, each metric's needs seen to."""
+) -> tuple[dict[DatasetKind, Any], list[Any]]:
+    """The rows of each kind that is needed, and as each metric sees them, its needs seen to."""
     found: dict[DatasetKind, Any] = {}
+    asked: list[Any] = []
     name = options.dataset_name
     for each in chosen:
         if each.rows is None:
@@ -139,14 +140,13 @@ def _rows(
             raise ConfigError(f"--dataset_name is required: {each.name!r} is measured on rows")
         if each.rows not in found:
             found[each.rows] = _load(name, options, registry, each.rows)
-        rows = evaluation.read(found[each.rows], each.rows, name, answers=each.over != "model")
-        evaluation.check_rows([each], rows, name)
+        asked.append(evaluation.rows_for(each, found[each.rows], name))
     if name is not None and not found:
         raise ConfigError(
             "dataset_name names rows that nothing would look at: the metrics bring their own\n"
             "  leave it out"
         )
-    return found
+    return found, asked
 
 
 def _load(name: str, options: EvaluateOptions, registry: Registry, kind: DatasetKind) -> Any:
@@ -184,10 +184,10 @@ def _only_split(name: str, options: EvaluateOptions) -> str | None:
 
 
 def _check_conversations(
-    options: EvaluateOptions, rows: Mapping[DatasetKind, Any], tokenizers: Sequence[Any]
+    options: EvaluateOptions, rows: Sequence[Any], tokenizers: Sequence[Any]
 ) -> None:
     """Refuse conversations where a model has no template to render them with."""
-    if not any(chat.holds_conversations(each) for each in rows.values()):
+    if not any(chat.holds_conversations(each) for each in rows):
         return
     for name, tokenizer in zip(options.models or (), tokenizers, strict=True):
         if not tokenizer.chat_template:

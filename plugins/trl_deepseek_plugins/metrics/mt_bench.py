@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from trl_deepseek import hookimpl
@@ -23,7 +22,9 @@ INSTRUCTIONS = (
 
 @hookimpl
 def register_metrics(register: Register) -> None:
-    register("mt_bench", mt_bench, over="model", columns=("turns",), format_row=format_row, check=check)
+    register(
+        "mt_bench", mt_bench, over="model", columns=("turns",), format_row=format_row, check=check
+    )
 
 
 def format_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def check(options: Mapping[str, Any], num_samples: int) -> str | None:
     return None
 
 
-def mt_bench(
+async def mt_bench(
     model: Any,
     tokenizer: Any,
     dataset: Any,
@@ -96,13 +97,9 @@ def mt_bench(
             reference = (row["reference"] or [None, None])[turn]
             questions.append(grading(instructions, SCALE, list(talk), reference, given))
             talk.append({"role": "assistant", "content": given})
-    asked = ask(
-        "mt_bench",
-        questions,
-        lambda reply: read_score(reply, SCALE),
-        Endpoint.of("mt_bench", endpoint),
-    )
-    shares = asyncio.run(asked).values
+    asked = Endpoint.of("mt_bench", endpoint)
+    replies = await ask("mt_bench", questions, lambda reply: read_score(reply, SCALE), asked)
+    shares = replies.values
     first, second = shares[: len(rows)], shares[len(rows) :]
     return [_value(row, a, b) for row, a, b in zip(rows, first, second, strict=True)]
 

