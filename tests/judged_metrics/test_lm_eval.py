@@ -67,7 +67,7 @@ def test_a_task_of_ones_own_is_measured_as_lm_eval_measures(
     theirs = lm_eval.simple_evaluate(
         model=HFLM(pretrained=tiny[0], tokenizer=tiny[1]),
         tasks=["sums"],
-        task_manager=TaskManager(include_path=folder),
+        task_manager=TaskManager(include_path=folder, include_defaults=False),
     )["results"]["sums"]
     estimate = found["lm_eval:sums/acc"]
     assert (estimate.value, estimate.count) == (theirs["acc,none"], 6)

@@ -113,5 +113,5 @@ def test_a_judge_that_refuses_all_ends_it_with_its_reason(
     registry: Any, tiny: Any, server: Any, talks: list[Any]
 ) -> None:
     server.answer = lambda request, number: (401, {}, {"error": {"message": "no such key"}})
-    with pytest.raises(Exception, match="metric 'mt_bench' failed: AuthenticationError.*no such"):
+    with pytest.raises(Exception, match=r"metric 'mt_bench' failed: AuthenticationError.*no such"):
         measured(registry, tiny)

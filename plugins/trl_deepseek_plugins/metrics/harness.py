@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Mapping
 from typing import Any
@@ -97,7 +98,9 @@ def lm_eval(
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def _tasks(include_path: str | None) -> Any:
+    """All tasks by name; reading thousands of files takes seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=include_path)
