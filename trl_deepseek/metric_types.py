@@ -68,6 +68,7 @@ class Metric:
             them, None where no reward judges), or None.
         check_row: Says what is wrong with a row of the dataset (column to value), or None.
         higher_is_better: Whether a larger number is a better model.
+        scores: For ``model``: whether it measures reward models too, which answer nothing.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Metric:
     check: Callable[[Mapping[str, Any], int], str | None] | None = None
     check_row: Callable[[Mapping[str, Any]], str | None] | None = None
     higher_is_better: bool = True
+    scores: bool = False
 
     def __post_init__(self) -> None:
         kinds = ("completions", "groups", "model")
@@ -94,8 +96,9 @@ class Metric:
             raise ValueError("rows is None, which is for metrics over a model alone")
         if self.judge is not None and self.over != "groups":
             raise ValueError("judge is for metrics over groups: others score answers themselves")
-        if not isinstance(self.higher_is_better, bool):
-            raise ValueError(f"higher_is_better is {self.higher_is_better!r}; True or False")
+        for flag in ("higher_is_better", "scores"):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} is {getattr(self, flag)!r}; it must be True or False")
         for option in ("columns", "requires"):
             if not all(isinstance(name, str) for name in getattr(self, option)):
                 raise ValueError(f"{option} is {getattr(self, option)!r}; it must hold names")

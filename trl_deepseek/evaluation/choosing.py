@@ -12,7 +12,6 @@ from typing import Any
 
 from trl_deepseek import rewards
 from trl_deepseek.errors import ConfigError, DataError, UnknownName, did_you_mean
-from trl_deepseek.evaluation import questions
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.resolving import MODEL_PREFIX
 from trl_deepseek.rewards.signature import PROVIDED
@@ -138,24 +137,6 @@ def check_rows(chosen: Iterable[Chosen], dataset: Any, source: str) -> None:
                 f"metric {each.name!r} cannot be measured on row {wrong[0][0]} of {source}: "
                 f"{wrong[0][1]}\n  {len(wrong)} such rows; mend them or leave them out"
             )
-
-
-def rows_for(chosen: Chosen, dataset: Any, source: str) -> Any:
-    """The rows of a dataset as a metric needs them.
-
-    Args:
-        chosen: A metric that is measured on rows.
-        dataset: A table of the kind ``chosen.rows``, or in the metric's own file format.
-        source: Its name, for messages.
-
-    Raises:
-        DataError: They are not what it needs; names metric, column or row.
-    """
-    assert chosen.rows is not None
-    own = questions.formatted(dataset, chosen.metric, source)
-    rows = questions.read(own, chosen.rows, source, answers=chosen.over != "model")
-    check_rows([chosen], rows, source)
-    return rows
 
 
 def options_of(metric: Metric) -> dict[str, Any]:

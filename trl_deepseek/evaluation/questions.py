@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_deepseek import data
-from trl_deepseek.data import demonstrations
-from trl_deepseek.errors import DataError
-from trl_deepseek.types import DatasetKind, Messages, Metric
+from trl_deepseek.data import demonstrations, preferences
+from trl_deepseek.types import DatasetKind, Messages
 
 REFERENCE = "reference"  # the column of known answers
 TAKEN = ("prompt", "messages", "completion", "chosen", "rejected", "text")
@@ -47,7 +46,10 @@ def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) 
         DataError: It is not, or a row is malformed.
     """
     if kind == "preferences":
-        return data.check_preferences(dataset, source)
+        from trl.data_utils import maybe_extract_prompt
+
+        rows = preferences.pairs(dataset, None, [], source)
+        return rows.map(maybe_extract_prompt) if "prompt" not in rows.column_names else rows
     names = dataset.column_names
     if kind == "prompts" and ("prompt" in names or "messages" not in names):
         return data.check_prompts(dataset, source, who="an evaluation")
@@ -58,27 +60,6 @@ def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) 
         return rows
     last = layout.columns[-1]
     return rows.add_column(REFERENCE, [_answer(value, last) for value in rows[last]])
-
-
-def formatted(dataset: Any, metric: Metric | None, source: str) -> Any:
-    """The dataset with the rows that a metric makes of its own file format.
-
-    Raises:
-        DataError: Names the first row that is not of this format.
-    """
-    if metric is None or metric.format_row is None:
-        return dataset
-    rows = []
-    for number, row in enumerate(dataset):
-        try:
-            rows.append(dict(metric.format_row(row, number)))
-        except (KeyError, TypeError, ValueError) as error:
-            said = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
-            raise DataError(
-                f"metric {metric.name!r} cannot read row {number} of {source}: {said}\n"
-                f"  columns found: {', '.join(dataset.column_names)}"
-            ) from error
-    return type(dataset).from_list(rows) if rows else dataset
 
 
 def questions(dataset: Any) -> Questions:

@@ -1,1 +1,1 @@
-"""What a model is measured by, one module per metric or family of them."""
+"""Metrics, one idea per module."""

@@ -35,8 +35,8 @@ def format_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 def humaneval(
     scores: Sequence[float | None], k: int | Sequence[int] = 1
-) -> dict[str, float] | None:
-    """The share of answers that pass all tests; and with several per problem ``pass_at_k``.
+) -> float | dict[str, float] | None:
+    """The share of answers that pass all tests: ``pass_at_k`` for k = 1, or for other k.
 
     The answer's code runs as in ``code_tests``, against ``check(entry_point)``.
 
@@ -47,6 +47,6 @@ def humaneval(
 
     Args:
         scores: Of the answers to one problem: the share of tests passed.
-        k: For which k ``pass_at_k`` is estimated.
+        k: One number, or several.
     """
-    return pass_at.estimates([None if s is None else float(s == 1.0) for s in scores], k)
+    return pass_at.pass_at_k(scores, k)

@@ -44,8 +44,10 @@ def format_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
     return {**others, "prompt": prompt, "solution": row[solved]}
 
 
-def math(scores: Sequence[float | None], k: int | Sequence[int] = 1) -> dict[str, float] | None:
-    """The share of answers that are right; and with several per problem ``pass_at_k``.
+def math(
+    scores: Sequence[float | None], k: int | Sequence[int] = 1
+) -> float | dict[str, float] | None:
+    """The share of answers that are right: ``pass_at_k`` for k = 1, or for other k.
 
     Right is what ``math_accuracy`` says, or the reward that the option ``judge`` names. Abstains
     where that does.
@@ -56,6 +58,6 @@ def math(scores: Sequence[float | None], k: int | Sequence[int] = 1) -> dict[str
 
     Args:
         scores: Of the answers to one problem.
-        k: For which k ``pass_at_k`` is estimated.
+        k: One number, or several.
     """
-    return pass_at.estimates(scores, k)
+    return pass_at.pass_at_k(scores, k)
