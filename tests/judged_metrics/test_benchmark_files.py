@@ -81,6 +81,7 @@ def test_rows_of_human_eval_are_asked_and_their_check_is_called(measure: Any) ->
 
 
 @needs_sandbox
+@pytest.mark.matrix
 def test_all_164_canonical_solutions_score_1_and_return_none_0(measure: Any) -> None:
     # Those that define different names run in one program: a sandbox starts slowly.
     rows, answers = [], {}
