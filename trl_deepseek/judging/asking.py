@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
 MODEL_VARIABLE = "TRL_DEEPSEEK_JUDGE_MODEL"
+REWARD = "register functools.partial(llm_judge, model=...) under a name of your own"
 CACHE = "~/.cache/trl_deepseek/judge.sqlite"
 
 Question = list[dict[str, str]]
@@ -79,7 +80,9 @@ class Endpoint:
                 )
         endpoint = cls(**given)
         endpoint.check()
-        endpoint.found(who)
+        endpoint.found(
+            who, f'give it: --metric_kwargs \'{{"{who}": {{"endpoint": {{"model": ...}}}}}}\''
+        )
         return endpoint
 
     def check(self) -> None:
@@ -107,11 +110,12 @@ class Endpoint:
             if value is not None and not isinstance(value, str):
                 raise ConfigError(f"endpoint: {name} is {value!r}; it must be text")
 
-    def found(self, who: str) -> tuple[str, str, str]:
+    def found(self, who: str, way: str = REWARD) -> tuple[str, str, str]:
         """The model's name, the endpoint's address (empty for OpenAI's) and the key.
 
         Args:
             who: What needs the judge, for messages.
+            way: How else it is named.
 
         Raises:
             ConfigError: The module, the name or the key is missing.
@@ -124,9 +128,7 @@ class Endpoint:
         name = self.model or os.environ.get(MODEL_VARIABLE)
         if not name:
             raise ConfigError(
-                f"{who} needs a model: set {MODEL_VARIABLE} to the judge's name, or give it as "
-                "'model': a reward with functools.partial(llm_judge, model=...), a metric with "
-                "metric_kwargs"
+                f"{who} needs a model: set {MODEL_VARIABLE} to the judge's name, or {way}"
             )
         where = self.base_url or os.environ.get("OPENAI_BASE_URL", "")
         key = self.api_key or os.environ.get("OPENAI_API_KEY")
