@@ -40,8 +40,8 @@ class Metric:
       to the same prompts; None where it names none). One value per answer; that of a prompt is the
       mean of its answers'.
     - ``groups``: all answers to one prompt, ``completions`` (texts), with ``prompt``, the row's
-      columns, and ``scores`` (one per answer, None where the judge abstained) where there is a
-      ``judge``. One value per prompt.
+      columns, ``generation_prefix``, and ``scores`` (one per answer, None where the judge
+      abstained) where there is a ``judge``. One value per prompt.
     - ``model``: ``model``, ``tokenizer`` and ``dataset`` (of kind ``rows``), and if it takes them
       ``registry``, ``sampling`` and ``progress`` (what a bar is called, or None). One value per
       row, or a mapping of names to :class:`Estimate` where there are no rows.

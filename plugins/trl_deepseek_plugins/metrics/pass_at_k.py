@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from trl_deepseek import hookimpl
-from trl_deepseek.answers import marked
+from trl_deepseek.answers import claims
 from trl_deepseek.chat.reasoning import answer
 from trl_deepseek.pass_at import by_k, check, pass_at_k
 from trl_deepseek.types import Register
@@ -20,13 +20,16 @@ def register_metrics(register: Register) -> None:
 def maj_at_k(
     completions: Sequence[str],
     scores: Sequence[float | None],
+    prompt: Any = None,
+    generation_prefix: str | None = None,
     k: int | Sequence[int] | None = None,
     threshold: float = 1.0,
 ) -> float | dict[str, float] | None:
-    r"""Share of prompts whose most frequent answer of k is right.
+    """Share of prompts whose most frequent answer of k is right.
 
-    Answers are the same where what stands in ``<answer>``, in the last ``\boxed{}`` or after
-    ``####``, or else all that follows the reasoning, is the same text. Where several are most
+    An answer is found as in every first-party reward, see ``trl_deepseek.answers``, or is all that
+    follows the reasoning; those are the same that are the same text. A completion without an answer
+    is alone. Where several are most
     frequent, the mean over them counts. Of n answers, each k that follow one another are one vote,
     and the mean over the votes counts.
 
@@ -37,11 +40,13 @@ def maj_at_k(
     Args:
         completions: The answers to one prompt.
         scores: Of the answers.
+        prompt: What they answer.
+        generation_prefix: What the prompt has opened.
         k: One number, or several; all of the answers when not given.
         threshold: The score from which an answer is right.
     """
     known = [
-        (" ".join(marked(answer(text))) or f"none {place}", score >= threshold)
+        (_said(text, prompt, generation_prefix) or f"none, number {place}", score >= threshold)
         for place, (text, score) in enumerate(zip(completions, scores, strict=True))
         if score is not None
     ]
@@ -51,6 +56,11 @@ def maj_at_k(
         return sum(map(_vote, votes)) / len(votes)
 
     return by_k(len(completions) if k is None else k, len(known), share)
+
+
+def _said(completion: str, prompt: Any, generation_prefix: str | None) -> str:
+    whole = answer(completion, generation_prefix)
+    return " and ".join(dict.fromkeys(claims(whole, prompt))) or whole
 
 
 def _vote(answers: Sequence[tuple[str, bool]]) -> float:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.evaluation import likelihood
 from trl_deepseek.types import Register
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ def perplexity(
 
     Source: Jelinek et al., 1977, Journal of the Acoustical Society of America 62, S63.
     """
+    from trl_deepseek.evaluation import likelihood
+
     texts = likelihood.demonstrations(dataset, tokenizer)
     found = likelihood.likelihoods(model, texts, tokenizer, progress)
     return [{"nll": -each.logp, "tokens": each.tokens} if each.tokens else None for each in found]

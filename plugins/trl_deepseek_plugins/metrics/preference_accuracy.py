@@ -5,14 +5,15 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import generation, hookimpl
+from trl_deepseek import hookimpl
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.evaluation import likelihood
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Register
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.evaluation.likelihood import Likelihood
 
 BASE = "base"  # the reference of an adapter that is switched off
 
@@ -55,6 +56,8 @@ def preference_accuracy(
         progress: What a bar is called.
         reference: A model, or ``base`` for what an adapter was put on.
     """
+    from trl_deepseek.evaluation import likelihood
+
     pairs = [(row["prompt"], row["chosen"], row["rejected"], row) for row in dataset]
     if hasattr(model, "score"):
         return _shares(_scores(model, tokenizer, pairs))
@@ -72,7 +75,10 @@ def preference_accuracy(
 
 def _by_reference(
     model: Any, tokenizer: Any, texts: Any, registry: Any, reference: str, progress: str | None
-) -> list[likelihood.Likelihood]:
+) -> list[Likelihood]:
+    from trl_deepseek import generation
+    from trl_deepseek.evaluation import likelihood
+
     if reference == BASE:
         if not hasattr(model, "disable_adapter"):
             raise ConfigError(
