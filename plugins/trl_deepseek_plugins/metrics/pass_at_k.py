@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.answers import claims
