@@ -14,10 +14,10 @@ LAYERS = (
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "memory", "rollouts", "report", "evaluation", "yaml_files"},
-    {"generation", "rewards", "quantization", "losses", "noise", "lm_head"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
-    {"workers", "sandbox"},
+    {"workers", "sandbox", "pass_at"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
     {"plugin_loading", "sources"},
     {"registry"},
