@@ -1,8 +1,8 @@
-"""The main job: a tiny model learns to answer at once, then discovers that thinking pays.
+"""The main job: a tiny model learns to guess, then discovers that thinking pays.
 
-1. SFT on demonstrations of two-digit sums, more than half of which answer at once; the others show
-   their steps inside ``<think>``. The model learns both styles and prefers to answer at once, where
-   it is mostly wrong. SFT stops when answers that are made to think are mostly right.
+1. SFT on demonstrations of following a ball under five cups, most of which answer at once; the
+   others show their steps inside ``<think>``. The model learns both styles and answers at once,
+   which is a guess: it has not the layers to follow five swaps in one pass.
 2. GRPO with one reward, the right answer. Nothing asks the model to think; it finds out by itself
    that its answers are right when it does.
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from trl_deepseek import stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.quickstart.result import Answer, Point, Result, Sample, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,81 +30,21 @@ if TYPE_CHECKING:
     from trl_deepseek.evaluation import Evaluation
 
 MODEL = "tiny-deepseek-llm"
-DATASET = "arithmetic"
+DATASET = "cups"
 TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
 REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
-SFT_STEPS = 500  # at most
-TAUGHT = 0.6  # of the answers that are made to think are right: then SFT stops
-GRPO_STEPS = 60
-DEMONSTRATIONS = 25_600
-EVERY = {"sft": 10, "grpo": 5}  # steps between two points of the curves
+SFT_STEPS = 300
+SFT_BATCH = 128
+GRPO_STEPS = 40
+DEMONSTRATIONS = 38_400
+EVERY = {"sft": 20, "grpo": 4}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
+SHOWN = 4  # of them, printed with their answers
 CURVE_QUESTIONS = 128  # of them, answered at each point of the curves
-MAX_COMPLETION_LENGTH = 32
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One row of the final table.
-
-    Attributes:
-        name: ``sft`` or ``grpo``.
-        exact_match: Share of held-out questions answered right, greedily.
-        thinks: Share of held-out answers with well-formed ``<think>...</think>``.
-        mean_length: Mean tokens per held-out answer.
-        reward: Mean training reward over the stage's last tenth; None where nothing was rewarded.
-        seconds: Training time, evaluations included.
-    """
-
-    name: str
-    exact_match: float
-    thinks: float
-    mean_length: float
-    reward: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One point of the curves.
-
-    Attributes:
-        stage: ``sft`` or ``grpo``.
-        step: Optimizer steps since the stage began.
-        exact_match: As in :class:`Stage`, of some of the questions; so are the next two.
-        thinks: As in :class:`Stage`.
-        mean_length: As in :class:`Stage`.
-        made_to_think: Share answered right where the answer is made to begin with ``<think>``: what
-            the model could do, if it chose to.
-    """
-
-    stage: str
-    step: int
-    exact_match: float
-    thinks: float
-    mean_length: float
-    made_to_think: float
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the job leaves behind."""
-
-    stages: list[Stage]
-    points: list[Point]
-    rewards: list[tuple[int, float]]  # (GRPO step, mean training reward)
-    seconds: float
-    output_dir: Path
-
-    def as_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
-        return {
-            "stages": [asdict(stage) for stage in self.stages],
-            "seconds": round(self.seconds, 1),
-            "output_dir": str(self.output_dir),
-        }
+MAX_COMPLETION_LENGTH = 40
+THREADS = 1
 
 
 Progress = Callable[[str, int, int, str], None]  # (stage, step, steps, remark)
@@ -131,6 +72,7 @@ class Quickstart:
         self.progress = progress
         self.saved: list[Path] = []
         self.points: list[Point] = []
+        self._answers: list[list[Answer]] = []  # of each stage, to the questions that are shown
         registry = load_registry()
         self._build_model = registry.models[MODEL]
         self._dataset = registry.datasets[DATASET]
@@ -141,25 +83,30 @@ class Quickstart:
         """Train both stages, evaluate each, save models, figures and the curves' picture."""
         import torch
 
-        from trl_deepseek.quickstart.report import write_picture
+        from trl_deepseek.quickstart.report import picture
 
         start = time.perf_counter()
         # The tensors are so small that a second thread mostly waits for the first; on a machine
         # that is not idle that costs five times the time.
-        torch.set_num_threads(1)
+        torch.set_num_threads(THREADS)
         self._held_out = self._dataset(split="test", kind="prompts", size=QUESTIONS)
+        self._shown = self._held_out.take(SHOWN)
         model, tokenizer = self._build_model(seed=self.seed)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sft = self._stage("sft", self._sft_trainer(model, tokenizer))
-        grpo = self._stage("grpo", trainer := self._grpo_trainer(model, tokenizer))
-        history = [
-            (log["step"], log["reward"]) for log in trainer.state.log_history if "reward" in log
+        grpo = self._stage("grpo", self._grpo_trainer(model, tokenizer))
+        samples = [
+            Sample(prompt[-1]["content"], list(answers))
+            for prompt, *answers in zip(self._shown["prompt"], *self._answers, strict=True)
         ]
-        result = Result(
-            [sft, grpo], self.points, history, time.perf_counter() - start, self.output_dir
-        )
-        write_picture(result, self.output_dir / "curves.png")
-        figures = {**result.as_json(), "points": [asdict(p) for p in result.points]}
+        seconds = time.perf_counter() - start
+        result = Result([sft, grpo], self.points, samples, seconds, self.output_dir)
+        picture(result).savefig(self.output_dir / "curves.png", dpi=130)
+        figures = {
+            **result.as_json(),
+            "points": [asdict(point) for point in result.points],
+            "samples": [asdict(sample) for sample in result.samples],
+        }
         (self.output_dir / "result.json").write_text(json.dumps(figures, indent=1) + "\n")
         return result
 
@@ -176,6 +123,7 @@ class Quickstart:
             trainer.save_model(str(folder))
         self.saved.append(folder)
         point = self.evaluate(name, trainer, QUESTIONS)
+        self._answers.append(self._answer_some(trainer))
         rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
         tail = rewards[-max(1, len(rewards) // 10) :]
         return Stage(
@@ -211,12 +159,25 @@ class Quickstart:
             made_to_think.scores[REWARD] or 0.0,
         )
 
+    def _answer_some(self, trainer: Any) -> list[Answer]:
+        from trl_deepseek.evaluation import evaluate
+
+        texts = evaluate(
+            trainer.model,
+            trainer.processing_class,
+            self._shown,
+            [],
+            max_new_tokens=MAX_COMPLETION_LENGTH,
+        ).completions
+        right = self._rewards[0](completions=texts, solution=self._shown["solution"])
+        return [Answer(text, score == 1.0) for text, score in zip(texts, right, strict=True)]
+
     def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
 
         config = SFTConfig(
             **self._common("sft", SFT_STEPS),
-            per_device_train_batch_size=128,
+            per_device_train_batch_size=SFT_BATCH,
             learning_rate=3e-3,
             lr_scheduler_type="cosine",
             warmup_steps=20,
@@ -267,10 +228,6 @@ def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % EVERY[stage] == 0:
                 job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
-                # When this comes depends on the seed, and much later the answers at once come
-                # right too, so that there would be nothing left for thinking to win.
-                if stage == "sft" and job.points[-1].made_to_think >= TAUGHT:
-                    control.should_training_stop = True
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
             remark = ""
