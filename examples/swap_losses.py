@@ -28,6 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from transformers import PrinterCallback
+from trl_deepseek.evaluation import evaluate
 
 from trl_deepseek import (
     DPOConfig,
@@ -40,7 +41,6 @@ from trl_deepseek import (
     models,
     preference_trainer,
 )
-from trl_deepseek.evaluation import evaluate
 from trl_deepseek.lm_head import token_logps
 
 TEMPLATE = "deepseek-v3"

@@ -9,9 +9,12 @@ This module must stay importable without torch, so that plugins and the command 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from trl_deepseek.metric_types import Estimate as Estimate
+from trl_deepseek.metric_types import Metric as Metric
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -326,10 +329,3 @@ class DatasetBuilder(Protocol):
         seed: int = 0,
     ) -> Dataset:
         """Build the rows of ``split``; every size and seed is allowed."""
-
-
-class Metric(Protocol):
-    """Compares predictions with references; see ``trl_deepseek.evaluation``."""
-
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
-        """One number over all predictions."""

@@ -13,8 +13,8 @@ LAYERS = (
     {"__main__", "testing"},
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
-    {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
-    {"rewards", "quantization", "losses", "noise", "lm_head"},
+    {"trainers", "memory", "rollouts", "yaml_files"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox"},
@@ -24,6 +24,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
+    {"metric_types"},
     {"errors"},
     {"secrets"},
 )

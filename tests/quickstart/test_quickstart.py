@@ -109,9 +109,9 @@ def result(exact_match: float, thinks: float, made_to_think: float, tokens: floa
         Stage("sft", 0.2, 0.0, 7.0, None, 60.0),
         Stage("grpo", exact_match, thinks, tokens, 0.9, 40.0),
     ]
-    samples = [
-        Sample("3 a12 b45", [Answer("#### 1", False), Answer("<think>3a12>3</think>#### 3", True)])
-    ]
+    at_once = Answer("#### 1", right=False, thinks=False, tokens=7)
+    with_steps = Answer("<think>3a12>3</think>#### 3", right=True, thinks=True, tokens=14)
+    samples = [Sample("3 a12 b45", [at_once, with_steps])]
     return Result(stages, rise, samples, 100.0, Path("run"))
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import stopping
@@ -27,8 +28,6 @@ from trl_deepseek.quickstart.result import Answer, Point, Result, Sample, Stage
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from trl_deepseek.evaluation import Evaluation
-
 MODEL = "tiny-deepseek-llm"
 DATASET = "cups"
 TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
@@ -36,9 +35,9 @@ REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
 SFT_STEPS = 300
-SFT_BATCH = 128
+SFT_BATCH = 64
 GRPO_STEPS = 40
-DEMONSTRATIONS = 38_400
+DEMONSTRATIONS = 19_200
 EVERY = {"sft": 20, "grpo": 4}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
 SHOWN = 4  # of them, printed with their answers
@@ -72,11 +71,11 @@ class Quickstart:
         self.progress = progress
         self.saved: list[Path] = []
         self.points: list[Point] = []
-        self._answers: list[list[Answer]] = []  # of each stage, to the questions that are shown
+        self._shown: list[list[Answer]] = []  # of each stage, to the first questions
         registry = load_registry()
         self._build_model = registry.models[MODEL]
         self._dataset = registry.datasets[DATASET]
-        self._rewards = [registry.rewards[REWARD], registry.rewards[FORMAT]]
+        self._right, self._thinks = registry.rewards[REWARD], registry.rewards[FORMAT]
         registry.chat_templates[TEMPLATE]
 
     def run(self) -> Result:
@@ -90,14 +89,13 @@ class Quickstart:
         # that is not idle that costs five times the time.
         torch.set_num_threads(THREADS)
         self._held_out = self._dataset(split="test", kind="prompts", size=QUESTIONS)
-        self._shown = self._held_out.take(SHOWN)
         model, tokenizer = self._build_model(seed=self.seed)
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sft = self._stage("sft", self._sft_trainer(model, tokenizer))
         grpo = self._stage("grpo", self._grpo_trainer(model, tokenizer))
         samples = [
             Sample(prompt[-1]["content"], list(answers))
-            for prompt, *answers in zip(self._shown["prompt"], *self._answers, strict=True)
+            for prompt, *answers in zip(self._held_out["prompt"], *self._shown, strict=False)
         ]
         seconds = time.perf_counter() - start
         result = Result([sft, grpo], self.points, samples, seconds, self.output_dir)
@@ -122,55 +120,47 @@ class Quickstart:
             seconds = time.perf_counter() - start
             trainer.save_model(str(folder))
         self.saved.append(folder)
-        point = self.evaluate(name, trainer, QUESTIONS)
-        self._answers.append(self._answer_some(trainer))
+        answers = self.answer(trainer, QUESTIONS)
+        self._shown.append(answers[:SHOWN])
         rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
         tail = rewards[-max(1, len(rewards) // 10) :]
         return Stage(
             name,
-            point.exact_match,
-            point.thinks,
-            point.mean_length,
-            sum(tail) / len(tail) if tail else None,
-            seconds,
+            exact_match=fmean(answer.right for answer in answers),
+            thinks=fmean(answer.thinks for answer in answers),
+            mean_length=fmean(answer.tokens for answer in answers),
+            reward=fmean(tail) if tail else None,
+            seconds=seconds,
         )
 
-    def evaluate(self, stage: str, trainer: Any, questions: int) -> Point:
-        """Answer the first ``questions`` held-out questions greedily."""
-        from trl_deepseek.evaluation import evaluate
+    def answer(self, trainer: Any, questions: int, begin: str = "") -> list[Answer]:
+        """Greedy answers to the first ``questions`` held-out questions, graded."""
+        from trl_deepseek.generation import Sampling, complete
 
-        def answer(begin: str) -> Evaluation:
-            return evaluate(
-                trainer.model,
-                trainer.processing_class,
-                self._held_out.take(questions),
-                self._rewards,
-                max_new_tokens=MAX_COMPLETION_LENGTH,
-                begin=begin,
-            )
+        rows = self._held_out.take(questions)
+        sampling = Sampling(max_new_tokens=MAX_COMPLETION_LENGTH, begin=begin)
+        prompts = list(rows["prompt"])
+        found = [a for (a,) in complete(trainer.model, trainer.processing_class, prompts, sampling)]
+        texts = [each.text for each in found]
+        right = self._right(completions=texts, solution=rows["solution"])
+        thinks = self._thinks(completions=texts)
+        return [
+            Answer(each.text, is_right == 1.0, does_think == 1.0, len(each.token_ids))
+            for each, is_right, does_think in zip(found, right, thinks, strict=True)
+        ]
 
-        found, made_to_think = answer(""), answer(reasoning.OPEN)
+    def point(self, stage: str, trainer: Any) -> Point:
+        """Where the curves are now."""
+        found = self.answer(trainer, CURVE_QUESTIONS)
+        made_to_think = self.answer(trainer, CURVE_QUESTIONS, begin=reasoning.OPEN)
         return Point(
             stage,
             trainer.state.global_step,
-            found.scores[REWARD] or 0.0,
-            found.scores[FORMAT] or 0.0,
-            found.mean_length,
-            made_to_think.scores[REWARD] or 0.0,
+            exact_match=fmean(answer.right for answer in found),
+            thinks=fmean(answer.thinks for answer in found),
+            mean_length=fmean(answer.tokens for answer in found),
+            made_to_think=fmean(answer.right for answer in made_to_think),
         )
-
-    def _answer_some(self, trainer: Any) -> list[Answer]:
-        from trl_deepseek.evaluation import evaluate
-
-        texts = evaluate(
-            trainer.model,
-            trainer.processing_class,
-            self._shown,
-            [],
-            max_new_tokens=MAX_COMPLETION_LENGTH,
-        ).completions
-        right = self._rewards[0](completions=texts, solution=self._shown["solution"])
-        return [Answer(text, score == 1.0) for text, score in zip(texts, right, strict=True)]
 
     def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:
         from trl_deepseek.trainers.sft import SFTConfig, SFTTrainer
@@ -223,11 +213,11 @@ def _callback(job: Quickstart, stage: str, trainer: Any) -> Any:
 
     class Curves(TrainerCallback):
         def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-            job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
+            job.points.append(job.point(stage, trainer))
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step % EVERY[stage] == 0:
-                job.points.append(job.evaluate(stage, trainer, CURVE_QUESTIONS))
+                job.points.append(job.point(stage, trainer))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
             remark = ""

@@ -52,10 +52,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer, and whether it is right."""
+    """A greedy answer: whether it is right, whether it thinks, and its generated tokens."""
 
     text: str
     right: bool
+    thinks: bool
+    tokens: int
 
 
 @dataclass(frozen=True)
