@@ -1,4 +1,4 @@
-"""What a metric is: the part of :mod:`trl_deepseek.types`, where these are imported from, about it."""
+"""What a metric is; imported from :mod:`trl_deepseek.types`, of which this is a part."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model and its tokenizer by name, ready to answer, an adapter put on its base without merging."""
+"""A model and its tokenizer by name, ready to answer; adapters are put on their base unmerged."""
 
 from __future__ import annotations
 
