@@ -34,6 +34,7 @@ COMMANDS = {
     "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
     "validate": "Say everything that is wrong with a config or a recipe, with file and line.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
+    "report": "Write one page about a run or a recipe: curves, completions, what was warned of.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",

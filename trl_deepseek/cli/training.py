@@ -9,7 +9,7 @@ import sys
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
-from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+from trl_deepseek.cli.output import hide_progress_bars, machine_readable, show_report
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.places import naming_those_of
 
@@ -73,4 +73,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"output_dir": output, "metrics": result.metrics}))
     else:
         print(f"model and tokenizer saved in {output}")
+        show_report(output)
     return 0

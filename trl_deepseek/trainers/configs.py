@@ -6,7 +6,7 @@ They stand apart from the trainers so that parsing a command line does not impor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
@@ -67,6 +67,7 @@ class PluginConfig:
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
     advised_learning_rate: ClassVar[tuple[float, float] | None] = None  # of a pretrained model
     words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
+    given: ClassVar[frozenset[str]] = frozenset()  # of an instance: the fields that it was given
 
     chat_template: str | None = field(
         default=None,
@@ -112,6 +113,12 @@ class PluginConfig:
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Leave losses that are not finite out of the log."}
     )
+
+    def __new__(cls, *values: Any, **named: Any) -> Any:
+        """Remember what is given, which no field can tell once its default is there."""
+        made: Any = super().__new__(cls)
+        made.given = frozenset(named).union(each.name for each in fields(cls)[: len(values)])
+        return made
 
     def __post_init__(self) -> None:
         own: Any = type(self)

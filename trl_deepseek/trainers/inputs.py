@@ -25,6 +25,21 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The command that a run comes from.
+
+    Attributes:
+        command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        options: All of its options, as parsed.
+        given: The names of those that were given, by flag or file.
+    """
+
+    command: str
+    options: Mapping[str, Any]
+    given: frozenset[str]
+
+
 @dataclass
 class Inputs:
     """The checked inputs of one trainer, which its constructor takes in the place of a model.
@@ -41,6 +56,8 @@ class Inputs:
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
         made_with: The run's record (see ``provenance``); None until it is needed.
+        asked: What a command was asked for; None from Python.
+        said: What was warned of so far, before there was a folder to keep it in.
     """
 
     registry: Registry
@@ -55,6 +72,8 @@ class Inputs:
     parts: Any = None
     tools: Any = None
     made_with: dict[str, Any] | None = None
+    asked: Asked | None = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def splits(self) -> dict[str, Any]:
