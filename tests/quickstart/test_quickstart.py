@@ -49,6 +49,8 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
         assert 0 < stage["mean_length"] <= 8
     assert printed["output_dir"] == str(out)
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "report.html").read_text()
+    assert all(f'id="stage-{place}"' in page for place in (0, 1))
     found = json.loads((out / "result.json").read_text())
     assert found["stages"] == printed["stages"]
     assert [(p["stage"], p["step"]) for p in found["points"]] == [

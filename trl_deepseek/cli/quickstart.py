@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> int:
     console = Console()
     console.print(table(result))
     console.print(samples(result))
-    console.print(f"{result.seconds:.0f} s in all; models and curves.png in {result.output_dir}")
+    folder = result.output_dir
+    console.print(f"{result.seconds:.0f} s in all; models, curves.png and report.html in {folder}")
     return 0
 
 

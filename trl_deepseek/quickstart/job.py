@@ -79,9 +79,10 @@ class Quickstart:
         registry.chat_templates[TEMPLATE]
 
     def run(self) -> Result:
-        """Train both stages, evaluate each, save models, figures and the curves' picture."""
+        """Train both stages, evaluate each, save models, figures, a picture and a report."""
         import torch
 
+        from trl_deepseek import report
         from trl_deepseek.quickstart.report import picture
 
         start = time.perf_counter()
@@ -106,6 +107,7 @@ class Quickstart:
             "samples": [asdict(sample) for sample in result.samples],
         }
         (self.output_dir / "result.json").write_text(json.dumps(figures, indent=1) + "\n")
+        report.written_beside(self.output_dir)
         return result
 
     def _stage(self, name: str, trainer: Any) -> Stage:
