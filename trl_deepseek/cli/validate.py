@@ -190,13 +190,15 @@ def _stages(path: str, values: Settings) -> list[_Target]:
     """Every stage; before them what is wrong with the recipe as a whole."""
     whole = _Target("run")
     _without_unknown(path, values, whole.wrong)
-    recipe = None
+    recipe, gone = None, set[str]()
     while recipe is None:
         try:
             recipe = recipe_files.settle(path, values, recipes.check_names)
         except UserError as error:
-            whole.wrong.append(error)
-            if not _set_aside(error, values):
+            named = recipe_files.REFERENCE.search(str(error.args[0]))
+            if not (gone and (values.get("stages") == [] or (named and named[1] in gone))):
+                whole.wrong.append(error)
+            if not _set_aside(error, values, gone):
                 return [whole]
     try:
         Progress(recipe).check(recipe, None)
@@ -227,15 +229,25 @@ def _without_unknown(path: str, values: Settings, wrong: list[UserError]) -> Non
                     break
 
 
-def _set_aside(error: UserError, values: Settings) -> bool:
-    """Take the option out of a recipe that an error is about; whether there is one."""
+def _set_aside(error: UserError, values: Settings, gone: set[str]) -> bool:
+    """Take the option or the stage out of a recipe that an error is about; whether there is one.
+
+    Args:
+        error: What was raised.
+        values: The recipe.
+        gone: Names of the stages that were taken out; those who name them are not to blame.
+    """
     line = (error.place or "").partition(": ")[0].rpartition(":")[2]
+    if not isinstance(values.get("stages"), list):
+        return False
     for given in (*values["stages"], values):
         option = option_of(error, given) if isinstance(given, Settings) else None
         if option is None or str(given.lines.get(option)) != line:
             continue
-        if option in ("stages", "command", "output_dir"):
+        if option in ("stages", "output_dir"):
             return False
+        if option == "command":
+            break
         found = recipe_files.REFERENCE.search(str(error.args[0]))
         value = given[option]
         kept = [each for each in value if found and found[0] not in str(each)]
@@ -244,6 +256,17 @@ def _set_aside(error: UserError, values: Settings) -> bool:
         else:
             del given[option]
         return True
+    names = list[str]()
+    for given in values["stages"]:
+        name = str(given.get("name") or given.get("command")) if isinstance(given, Settings) else ""
+        if line in map(str, getattr(given, "lines", {}).values()):
+            if name in names:  # the stage itself can still be looked at
+                given["name"] = f"{name}-{line}"
+            else:
+                values["stages"].remove(given)
+                gone.add(name)
+            return True
+        names.append(name)
     return False
 
 

@@ -179,11 +179,13 @@ def _checked(
         has = isinstance(given, Settings) and "command" in given
         unknown = f"has an unknown command {given['command']!r}" if has else "has no command"
         hint = did_you_mean(given["command"], COMMANDS, inline=True) if has else ""
-        raise ConfigError(
-            f"{place}: stage {number} {unknown}{hint}\n"
+        error = ConfigError(
+            f"stage {number} {unknown}{hint}\n"
             f"  a stage is '- command: sft', with the command's options beside it; commands: "
             f"{', '.join(COMMANDS)}"
         )
+        error.place = place
+        raise error
     command = str(given["command"])
     name = str(command if given.get("name") is None else given["name"])
     options = _without(given, ("command", "name"))
