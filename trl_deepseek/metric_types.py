@@ -35,8 +35,8 @@ class Metric:
       ``completion`` and the row's columns one by one. One value per answer; that of a prompt is the
       mean of its answers'.
     - ``groups``: all answers to one prompt, ``completions`` (texts), with ``prompt``, the row's
-      columns, and ``scores`` (one per answer, None where the judge abstained) where there is a
-      ``judge``. One value per prompt.
+      columns, ``generation_prefix``, and ``scores`` (one per answer, None where the judge
+      abstained) where there is a ``judge``. One value per prompt.
     - ``model``: ``model``, ``tokenizer`` and ``dataset`` (of kind ``rows``), and if it takes them
       ``registry``, ``sampling`` and ``progress`` (what a bar is called, or None). One value per
       row, or a mapping of names to :class:`Estimate` where there are no rows.
@@ -59,6 +59,7 @@ class Metric:
         check: ``check(options, num_samples)`` says what is wrong with the options, or None.
         check_row: Says what is wrong with a row of the dataset (column to value), or None.
         higher_is_better: Whether a larger number is a better model.
+        scores: For ``model``: whether it measures reward models too, which answer nothing.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Metric:
     check: Callable[[Mapping[str, Any], int], str | None] | None = None
     check_row: Callable[[Mapping[str, Any]], str | None] | None = None
     higher_is_better: bool = True
+    scores: bool = False
 
     def __post_init__(self) -> None:
         kinds = ("completions", "groups", "model")
@@ -84,8 +86,9 @@ class Metric:
             raise ValueError("rows is None, which is for metrics over a model alone")
         if self.judge is not None and self.over != "groups":
             raise ValueError("judge is for metrics over groups: others score answers themselves")
-        if not isinstance(self.higher_is_better, bool):
-            raise ValueError(f"higher_is_better is {self.higher_is_better!r}; True or False")
+        for flag in ("higher_is_better", "scores"):
+            if not isinstance(getattr(self, flag), bool):
+                raise ValueError(f"{flag} is {getattr(self, flag)!r}; it must be True or False")
         for option in ("columns", "requires"):
             if not all(isinstance(name, str) for name in getattr(self, option)):
                 raise ValueError(f"{option} is {getattr(self, option)!r}; it must hold names")

@@ -32,6 +32,7 @@ COMMANDS = {
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
     "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
+    "evaluate": "Measure models side by side, by any metric or reward, with intervals.",
     "validate": "Say everything that is wrong with a config or a recipe, with file and line.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
     "report": "Write one page about a run or a recipe: curves, completions, what was warned of.",

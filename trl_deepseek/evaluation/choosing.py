@@ -21,7 +21,12 @@ from trl_deepseek.types import DatasetKind, Metric, Reward
 OFFERED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "completions": PROVIDED | {"answers"},
-        "groups": frozenset({"prompt", "completions", "completion_ids", "scores", "answers"}),
+        "groups": frozenset(
+            {
+                *("prompt", "completions", "completion_ids", "generation_prefix"),
+                *("scores", "answers"),
+            }
+        ),
         "model": frozenset({"model", "tokenizer", "dataset", "registry", "sampling", "progress"}),
     }
 )

@@ -202,6 +202,7 @@ def _groups(
             "prompt": answered.questions.prompts[place],
             "completions": [answer.text for answer in own],
             "completion_ids": [list(answer.token_ids) for answer in own],
+            "generation_prefix": answered.generation_prefix,
             "scores": None if scores is None else scores[place],
             "answers": {name: texts[place] for name, texts in answered.answers.items()},
         }

@@ -20,6 +20,7 @@ FIRST = re.compile(r"(?:argument )?(?:unknown option )?'?(?:--)?(\w+)")
 OF_KIND = {
     "chat_templates": "chat_template",
     "losses": "loss_type",
+    "metrics": "metrics",
     "models": "model_name_or_path",
     "noises": "noise",
     "quantizations": "quantization",
