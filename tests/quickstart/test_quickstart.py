@@ -10,8 +10,9 @@ import pytest
 from rich.console import Console
 
 from trl_deepseek.cli.main import main
+from trl_deepseek.evaluation import Evaluation, Measured
 from trl_deepseek.quickstart import job, report
-from trl_deepseek.quickstart.result import Answer, Point, Result, Sample, Stage
+from trl_deepseek.quickstart.result import Point, Result, Stage
 
 SMALL = {
     "SFT_STEPS": 5,
@@ -19,7 +20,6 @@ SMALL = {
     "SFT_BATCH": 16,
     "DEMONSTRATIONS": 80,
     "EVERY": {"sft": 2, "grpo": 1},
-    "SHOWN": 2,
     "CURVE_QUESTIONS": 8,
     "QUESTIONS": 16,
     "MAX_COMPLETION_LENGTH": 8,
@@ -57,10 +57,10 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
         *(("sft", step) for step in (0, 2, 4)),
         *(("grpo", step) for step in (0, 1, 2)),
     ]
-    assert len(found["samples"]) == 2
-    for sample in found["samples"]:
-        assert re.fullmatch(r"[1-5]( [a-e][1-5]{2}){5}", sample["question"])
-        assert len(sample["answers"]) == 2
+    compared = json.loads((out / "evaluation" / "evaluation.json").read_text())
+    assert [
+        (model["name"], model["metrics"]["exact_match"]["value"]) for model in compared["models"]
+    ] == [(stage["name"], stage["exact_match"]) for stage in printed["stages"]]
 
     from transformers import pipeline
 
@@ -111,10 +111,21 @@ def result(exact_match: float, thinks: float, made_to_think: float, tokens: floa
         Stage("sft", 0.2, 0.0, 7.0, None, 60.0),
         Stage("grpo", exact_match, thinks, tokens, 0.9, 40.0),
     ]
-    at_once = Answer("#### 1", right=False, thinks=False, tokens=7)
-    with_steps = Answer("<think>3a12>3</think>#### 3", right=True, thinks=True, tokens=14)
-    samples = [Sample("3 a12 b45", [at_once, with_steps])]
-    return Result(stages, rise, samples, 100.0, Path("run"))
+    return Result(stages, rise, evaluation(), 100.0, Path("run"))
+
+
+def evaluation() -> Evaluation:
+    """Four questions, of which the first stage has one right and the second all."""
+    question = json.dumps([{"role": "user", "content": "3 a12 b45"}])
+    answered = {"sft": "#### 1", "grpo": "<think>3a12>3</think>#### 3"}
+    right = {"sft": [0.0, 1.0, 0.0, 0.0], "grpo": [1.0] * 4}
+    return Evaluation(
+        {name: [Measured("exact_match", [{"": x} for x in own])] for name, own in right.items()},
+        [
+            {"model": name, "prompt": question, "completion": said, "exact_match": right[name][0]}
+            for name, said in answered.items()
+        ],
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +155,16 @@ def test_the_picture_names_each_curve_beside_the_axes_and_no_text_lies_on_anothe
 
 def test_the_answers_to_a_question_stand_side_by_side_as_the_model_wrote_them() -> None:
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(report.samples(result(0.97, 1.0, 0.97, 36.0)))
+    console.print(report.answers(result(0.97, 1.0, 0.97, 36.0)))
     row = next(line for line in console.export_text().splitlines() if "3 a12 b45" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
     assert cells == ["3 a12 b45", "#### 1", "<think>3a12>3</think>#### 3"]
+
+
+def test_the_gain_is_a_paired_difference_with_its_interval() -> None:
+    said = re.fullmatch(
+        r"grpo less sft: \+75 points of exact match \(95 % interval \+(\d+) to \+(\d+)\)",
+        report.gain(result(1.0, 1.0, 1.0, 36.0)),
+    )
+    assert said is not None
+    assert int(said[1]) <= 75 <= int(said[2])

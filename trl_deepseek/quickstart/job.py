@@ -23,10 +23,12 @@ from trl_deepseek import stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
-from trl_deepseek.quickstart.result import Answer, Point, Result, Sample, Stage
+from trl_deepseek.quickstart.result import Point, Result, Stage
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from trl_deepseek.evaluation import Evaluation
 
 MODEL = "tiny-deepseek-llm"
 DATASET = "cups"
@@ -40,7 +42,6 @@ GRPO_STEPS = 40
 DEMONSTRATIONS = 19_200
 EVERY = {"sft": 20, "grpo": 4}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
-SHOWN = 4  # of them, printed with their answers
 CURVE_QUESTIONS = 128  # of them, answered at each point of the curves
 MAX_COMPLETION_LENGTH = 40
 THREADS = 1
@@ -59,6 +60,8 @@ class Quickstart:
             ConfigError: ``output_dir`` is not an empty or new folder.
             UnknownName: A plugin that the job needs is blocked or broken.
         """
+        from trl_deepseek.evaluation import resolve
+
         # An interrupted run may leave folders, but with nothing in them.
         files = (path.is_file() for path in output_dir.rglob("*"))
         if output_dir.is_file() or any(files):
@@ -71,18 +74,19 @@ class Quickstart:
         self.progress = progress
         self.saved: list[Path] = []
         self.points: list[Point] = []
-        self._shown: list[list[Answer]] = []  # of each stage, to the first questions
-        registry = load_registry()
-        self._build_model = registry.models[MODEL]
-        self._dataset = registry.datasets[DATASET]
-        self._right, self._thinks = registry.rewards[REWARD], registry.rewards[FORMAT]
-        registry.chat_templates[TEMPLATE]
+        self._evaluations: list[Evaluation] = []
+        self._registry = load_registry()
+        self._build_model = self._registry.models[MODEL]
+        self._dataset = self._registry.datasets[DATASET]
+        self._metrics = resolve([REWARD, FORMAT], self._registry, num_samples=1)
+        self._registry.chat_templates[TEMPLATE]
 
     def run(self) -> Result:
         """Train both stages, evaluate each, save models, figures, a picture and a report."""
         import torch
 
         from trl_deepseek import report
+        from trl_deepseek.evaluation import Evaluation
         from trl_deepseek.quickstart.report import picture
 
         start = time.perf_counter()
@@ -94,18 +98,15 @@ class Quickstart:
         self.output_dir.mkdir(parents=True, exist_ok=True)
         sft = self._stage("sft", self._sft_trainer(model, tokenizer))
         grpo = self._stage("grpo", self._grpo_trainer(model, tokenizer))
-        samples = [
-            Sample(prompt[-1]["content"], list(answers))
-            for prompt, *answers in zip(self._held_out["prompt"], *self._shown, strict=False)
-        ]
+        found = Evaluation(
+            {name: own for each in self._evaluations for name, own in each.measured.items()},
+            [sample for each in self._evaluations for sample in each.samples],
+        )
+        found.save(self.output_dir / "evaluation")
         seconds = time.perf_counter() - start
-        result = Result([sft, grpo], self.points, samples, seconds, self.output_dir)
+        result = Result([sft, grpo], self.points, found, seconds, self.output_dir)
         picture(result).savefig(self.output_dir / "curves.png", dpi=130)
-        figures = {
-            **result.as_json(),
-            "points": [asdict(point) for point in result.points],
-            "samples": [asdict(sample) for sample in result.samples],
-        }
+        figures = {**result.as_json(), "points": [asdict(point) for point in result.points]}
         (self.output_dir / "result.json").write_text(json.dumps(figures, indent=1) + "\n")
         report.written_beside(self.output_dir)
         return result
@@ -122,46 +123,43 @@ class Quickstart:
             seconds = time.perf_counter() - start
             trainer.save_model(str(folder))
         self.saved.append(folder)
-        answers = self.answer(trainer, QUESTIONS)
-        self._shown.append(answers[:SHOWN])
+        found = self.evaluate(name, trainer, QUESTIONS)
+        self._evaluations.append(found)
         rewards = [log["reward"] for log in trainer.state.log_history if "reward" in log]
         tail = rewards[-max(1, len(rewards) // 10) :]
         return Stage(
             name,
-            exact_match=fmean(answer.right for answer in answers),
-            thinks=fmean(answer.thinks for answer in answers),
-            mean_length=fmean(answer.tokens for answer in answers),
+            exact_match=found.estimates()[REWARD].value,
+            thinks=found.estimates()[FORMAT].value,
+            mean_length=fmean(sample["tokens"] for sample in found.samples),
             reward=fmean(tail) if tail else None,
             seconds=seconds,
         )
 
-    def answer(self, trainer: Any, questions: int, begin: str = "") -> list[Answer]:
-        """Greedy answers to the first ``questions`` held-out questions, graded."""
-        from trl_deepseek.generation import Sampling, complete
+    def evaluate(self, name: str, trainer: Any, questions: int, begin: str = "") -> Evaluation:
+        """Answer the first ``questions`` held-out questions greedily."""
+        from trl_deepseek.evaluation import evaluate
+        from trl_deepseek.generation import Sampling
 
-        rows = self._held_out.take(questions)
-        sampling = Sampling(max_new_tokens=MAX_COMPLETION_LENGTH, begin=begin)
-        prompts = list(rows["prompt"])
-        found = [a for (a,) in complete(trainer.model, trainer.processing_class, prompts, sampling)]
-        texts = [each.text for each in found]
-        right = self._right(completions=texts, solution=rows["solution"])
-        thinks = self._thinks(completions=texts)
-        return [
-            Answer(each.text, is_right == 1.0, does_think == 1.0, len(each.token_ids))
-            for each, is_right, does_think in zip(found, right, thinks, strict=True)
-        ]
+        return evaluate(
+            {name: (trainer.model, trainer.processing_class)},
+            self._held_out.take(questions),
+            self._metrics,
+            Sampling(max_new_tokens=MAX_COMPLETION_LENGTH, begin=begin),
+            registry=self._registry,
+        )
 
     def point(self, stage: str, trainer: Any) -> Point:
         """Where the curves are now."""
-        found = self.answer(trainer, CURVE_QUESTIONS)
-        made_to_think = self.answer(trainer, CURVE_QUESTIONS, begin=reasoning.OPEN)
+        found = self.evaluate(stage, trainer, CURVE_QUESTIONS)
+        made_to_think = self.evaluate(stage, trainer, CURVE_QUESTIONS, begin=reasoning.OPEN)
         return Point(
             stage,
             trainer.state.global_step,
-            exact_match=fmean(answer.right for answer in found),
-            thinks=fmean(answer.thinks for answer in found),
-            mean_length=fmean(answer.tokens for answer in found),
-            made_to_think=fmean(answer.right for answer in made_to_think),
+            exact_match=found.estimates()[REWARD].value,
+            thinks=found.estimates()[FORMAT].value,
+            mean_length=fmean(sample["tokens"] for sample in found.samples),
+            made_to_think=made_to_think.estimates()[REWARD].value,
         )
 
     def _sft_trainer(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ CURVES = {
     "made_to_think": "right, if made to think",
 }
 STAGES = {"sft": "SFT: imitates demonstrations", "grpo": "GRPO: rewarded for the right answer"}
+SHOWN = 4  # questions, with their answers
 APART = 0.08  # of the axis' height, between two labels
 
 
@@ -48,20 +50,33 @@ def table(result: Result) -> RenderableType:
     return view
 
 
-def samples(result: Result) -> RenderableType:
-    """The same held-out questions answered after each stage, right in green and wrong in red."""
+def gain(result: Result) -> str:
+    """What the last stage gained on the first, with its 95 % interval over the same questions."""
+    found = next(d for d in result.evaluation.differences() if d.metric == "exact_match")
+    points = [f"{100 * (end or 0.0):+.0f}" for end in (found.estimate.low, found.estimate.high)]
+    return (
+        f"{found.b} less {found.a}: {100 * found.estimate.value:+.0f} points of exact match "
+        f"(95 % interval {points[0]} to {points[1]})"
+    )
+
+
+def answers(result: Result) -> RenderableType:
+    """Some held-out questions answered after each stage, right in green and wrong in red."""
     from rich.table import Table
     from rich.text import Text
 
     view = Table(title="Where is the ball?", title_justify="left")
     view.add_column("cup, then swaps")
+    rows: dict[str, list[Text]] = {}
     for stage in result.stages:
         view.add_column(f"after {stage.name}")
-    for sample in result.samples:
-        view.add_row(
-            Text(sample.question),
-            *(Text(a.text, style="green" if a.right else "red") for a in sample.answers),
-        )
+        own = [each for each in result.evaluation.samples if each["model"] == stage.name]
+        for sample in own[:SHOWN]:
+            question = json.loads(sample["prompt"])[-1]["content"]
+            style = "green" if sample["exact_match"] == 1.0 else "red"
+            rows.setdefault(question, []).append(Text(sample["completion"], style=style))
+    for question, cells in rows.items():
+        view.add_row(question, *cells)
     return view
 
 

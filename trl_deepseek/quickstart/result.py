@@ -1,10 +1,13 @@
-"""What the quickstart finds: a row for each stage, points of the curves, sample answers."""
+"""What the quickstart finds: a row for each stage, points of the curves."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trl_deepseek.evaluation import Evaluation
 
 
 @dataclass(frozen=True)
@@ -51,30 +54,12 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """A greedy answer: whether it is right, whether it thinks, and its generated tokens."""
-
-    text: str
-    right: bool
-    thinks: bool
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A held-out question and its answer after each stage, in the stages' order."""
-
-    question: str
-    answers: list[Answer]
-
-
-@dataclass(frozen=True)
 class Result:
     """What the job leaves behind."""
 
     stages: list[Stage]
     points: list[Point]
-    samples: list[Sample]
+    evaluation: Evaluation  # of both stages, side by side
     seconds: float
     output_dir: Path
 
