@@ -173,6 +173,13 @@ class Loss:
     prompt_nll: bool = False
     kl: bool = False
 
+    def __post_init__(self) -> None:
+        if self.data not in ("pairs", "unpaired", "rewards"):
+            raise ValueError(f"data is {self.data!r}; it must be 'pairs', 'unpaired' or 'rewards'")
+        for option in ("reference", "prompt_nll", "kl"):
+            if not isinstance(getattr(self, option), bool):
+                raise ValueError(f"{option} is {getattr(self, option)!r}; it must be True or False")
+
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call the registered function."""
         return self.function(*args, **options)

@@ -26,7 +26,7 @@ LAYERS = (
     {"types"},
     {"metric_types"},
     {"errors"},
-    {"secrets"},
+    {"secrets", "releases"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")

@@ -265,6 +265,7 @@ def test_the_model_is_left_as_it_was_also_when_its_forward_fails() -> None:
     assert torch.equal(expected(model, rows)[0], before)
 
 
+@pytest.mark.router_logits
 class TestMixtureOfExperts:
     def test_v2_balance_loss_is_the_one_of_transformers(self) -> None:
         from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func

@@ -54,10 +54,12 @@ class LogLines(TrainerCallback):
     def __init__(self, chosen: bool) -> None:
         self.chosen = chosen
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a short run more often than TRL would: every tenth step never comes in five."""
-        if not self.chosen:
-            state.logging_steps = min(state.logging_steps, max(1, state.max_steps // AT_LEAST))
+        often = max(1, state.max_steps // AT_LEAST)
+        if not self.chosen and args.logging_strategy == "steps" and often < state.logging_steps:
+            first = state.global_step == 1 and args.logging_first_step
+            control.should_log = first or state.global_step % often == 0
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any

@@ -13,6 +13,10 @@ from trl_deepseek.trainers.stopping import StopWhenAsked
 
 logger = logging.getLogger(__name__)
 
+BEGIN_ANEW = (
+    "leave the option out to begin anew; what is there is moved with --overwrite_output_dir"
+)
+
 
 def train(trainer: Any) -> Any:
     """Train, save the model, and push it where that is asked for; returns TRL's output.
@@ -73,7 +77,7 @@ def checkpoint_to_resume(config: Any) -> str | None:
         why = "" if message is None else f"\n  {message}"
         raise ConfigError(
             f"{option} true: no {'' if message is None else 'whole '}checkpoint in the output "
-            f"folder {config.output_dir!r}{why}"
+            f"folder {config.output_dir!r}{why}\n  {BEGIN_ANEW}"
         )
     if message is not None:
         logger.warning("%s", message)

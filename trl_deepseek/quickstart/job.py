@@ -200,7 +200,7 @@ class Quickstart:
             "save_strategy": "no",
             "report_to": "none",
             "disable_tqdm": True,
-            "activation_checkpointing": False,
+            "gradient_checkpointing": False,
             "dataloader_pin_memory": False,
         }
 

@@ -85,6 +85,8 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
             checkpoints.check_adapter(start, given.get("peft_config"))
         with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
             super().__init__(model, **given)  # type: ignore[call-arg]
+        if inputs.args.fp16 and inputs.has_adapter:
+            quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
         if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
             models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization, releases
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -129,7 +129,7 @@ def find(inputs: Inputs) -> None:
     Raises:
         ModelError: There is no such model or tokenizer.
         UnknownName: A template, noise or quantization is not registered.
-        ConfigError: Options do not fit together.
+        ConfigError: Options do not fit together, or not with the model.
         TemplateError: The template does not fit the tokenizer.
     """
     model, args, registry = inputs.model, inputs.args, inputs.registry
@@ -142,6 +142,8 @@ def find(inputs: Inputs) -> None:
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
     _check_special_tokens(inputs.tokenizer, args)
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
+    _check_float16(inputs)
+    _check_balancing(inputs)
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
@@ -156,12 +158,48 @@ def _check_special_tokens(tokenizer: Any, args: Any) -> None:
             )
 
 
+def _check_float16(inputs: Inputs) -> None:
+    """Refuse to train whole weights held in float16, whose gradients cannot be unscaled."""
+    if not inputs.args.fp16 or inputs.has_adapter:
+        return
+    dtype = (getattr(inputs.args, "model_init_kwargs", None) or {}).get("dtype")
+    if not isinstance(inputs.model, str):
+        dtype = inputs.model.dtype
+    if str(dtype).removeprefix("torch.") == "float16":
+        raise ConfigError(
+            "fp16: all weights are trained and held in float16, where their gradients cannot be "
+            "unscaled\n  hold them in float32 (dtype), or train an adapter"
+        )
+
+
+def _check_balancing(inputs: Inputs) -> None:
+    """Refuse to balance experts of a model that does not say how it routes, as TRL does later."""
+    coefficient = getattr(inputs.args, "router_aux_loss_coef", None)
+    if not coefficient:
+        return
+    config = _config(inputs)
+    if hasattr(config, "output_router_logits"):
+        return
+    said = f"router_aux_loss_coef is {coefficient}, and a model of type {config.model_type!r} "
+    if getattr(config, "n_routed_experts", None):
+        raise ConfigError(
+            f"{said}does not return what its routers said here\n"
+            f"  {releases.needs(releases.ROUTER_LOGITS)}; or leave router_aux_loss_coef out"
+        )
+    raise ConfigError(f"{said}has no experts to balance\n  leave router_aux_loss_coef out")
+
+
 def _size(inputs: Inputs) -> int:
     """How many tokens the model has embeddings for."""
+    return int(_config(inputs).vocab_size)
+
+
+def _config(inputs: Inputs) -> Any:
+    """The config of the language model, which is not loaded for it."""
     model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
     named = isinstance(model, str)
     config = models.load_config(model, inputs.registry, revision) if named else model.config
-    return int(config.get_text_config().vocab_size)
+    return config.get_text_config()
 
 
 def started(model: Any, args: Any, options: Mapping[str, Any]) -> Any:
