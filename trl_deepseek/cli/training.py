@@ -6,6 +6,8 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
@@ -47,8 +49,13 @@ def _own_loss(command: str, name: str) -> str:
     return name
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, train, save, and say where; progress goes to stderr with ``--json``."""
+def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None) -> int:
+    """Check, train, save, and say where; progress goes to stderr with ``--json``.
+
+    Args:
+        args: As parsed.
+        look: Is shown the checked job before a model is loaded.
+    """
     from trl_deepseek.cli import log_lines
     from trl_deepseek.jobs import output_folder, running
 
@@ -63,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         with naming_those_of(args):
             job = jobs.kind(args.command).check(args)
             output_folder.take(job, overwrite=args.overwrite_output_dir)
+            look(job)
         trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)

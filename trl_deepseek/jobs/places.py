@@ -78,3 +78,25 @@ def naming(given: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[None
 def naming_those_of(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
     """The same for the options that a parser of ours has read."""
     return naming({name: getattr(args, name, None) for name in sorted(args.given)}, args.places)
+
+
+@contextlib.contextmanager
+def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
+    """Errors inside are preceded by ``where``, with the line of the option that they are about.
+
+    Args:
+        where: ``file:line: stage 'name'``.
+        options: Those of the stage.
+        lines: Of the options that the file gives.
+
+    Raises:
+        UserError: What was raised, with the place.
+    """
+    try:
+        yield
+    except UserError as error:
+        line = lines.get(option_of(error, options) or "")
+        if line is not None:
+            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
+        error.place = where
+        raise

@@ -236,7 +236,7 @@ def _never_varied(table: _Numbers) -> tuple[int, int, list[dict[str, Any]], int]
     for group, row in zip(chosen[order], texts, strict=True):
         said = _said(row["prompt"], row["conversational"])
         by_prompt.setdefault(said, []).append(int(group))
-    never = [
+    never: list[dict[str, Any]] = [
         {"prompt": _cut(prompt, TEXT), "groups": len(groups), "reward": float(high[groups].mean())}
         for prompt, groups in by_prompt.items()
         if alike[groups].all()

@@ -67,7 +67,8 @@ def _render(found: reading.Found) -> str:
     return environment.from_string(_asset("report.html.jinja")).render(
         title=found.folder.resolve().name,
         folder=str(found.folder),
-        is_recipe=found.is_recipe,
+        recipe=found.recipe,
+        again=None if found.recipe is None else _again(found.recipe),
         made=record.now(),
         version=version("trl-deepseek"),
         stages=stages,
@@ -155,7 +156,6 @@ def _manifest(run: reading.Run) -> dict[str, Any] | None:
     named = {"model": made.get("model"), "chat_template": template.get("name") or "its own"}
     parts = {**named, **(made.get("parts") or {}), "seed": made.get("seed")}
     commit = {} if git is None else {"commit": git["commit"], "changed since": git["changed"]}
-    again = [str(run.folder / record.MANIFEST), "--output_dir", "NEW"]
     return {
         "parts": {key: value for key, value in parts.items() if value not in (None, {}, [])},
         "given": config.get("given") or {},
@@ -167,10 +167,16 @@ def _manifest(run: reading.Run) -> dict[str, Any] | None:
             for name, plugin in (made.get("plugins") or {}).items()
         },
         "lines": [shlex.join(each.get("command_line") or []) for each in made.get("runs") or []],
-        "again": f"trl-deepseek run --from_manifest {shlex.join(again)}"
-        if made.get("command")
-        else None,
+        "again": _again(run),
     }
+
+
+def _again(run: reading.Run) -> str | None:
+    """The command that repeats a run; None for one that was no command's."""
+    if not run.manifest.get("command"):
+        return None
+    file = shlex.quote(str(run.folder / record.MANIFEST))
+    return f"trl-deepseek run --from_manifest {file} --output_dir NEW"
 
 
 @functools.cache

@@ -67,12 +67,12 @@ class Found:
     Attributes:
         folder: Its path.
         runs: In their order.
-        is_recipe: Whether they are the stages of one.
+        recipe: Of which they are the stages, itself as a run; None where there is none.
     """
 
     folder: Path
     runs: list[Run]
-    is_recipe: bool = False
+    recipe: Run | None = None
 
 
 def read(folder: Path) -> Found:
@@ -85,7 +85,7 @@ def read(folder: Path) -> Found:
         raise DataError(f"{str(folder)!r} is no folder: name the output_dir of a run or a recipe")
     stages = _stages(folder)
     if stages:
-        return Found(folder, stages, is_recipe=True)
+        return Found(folder, stages, _run(folder, folder.resolve().name))
     if _is_run(folder):
         return Found(folder, [_run(folder, folder.resolve().name)])
     runs = [_run(inner, inner.name) for inner in sorted(folder.iterdir()) if _is_run(inner)]

@@ -30,9 +30,11 @@ def named(trainer: Any, losses: Sequence[str]) -> Iterator[None]:
         del trainer._name, trainer._paper
 
 
-def _default_losses(config: type) -> list[str]:
-    (field,) = (each for each in fields(config) if each.name == "loss_type")  # type: ignore[arg-type]
-    default = field.default_factory() if field.default is MISSING else field.default  # type: ignore[misc]
+def _default_losses(config: Any) -> list[str]:
+    (field,) = (each for each in fields(config) if each.name == "loss_type")
+    default: Any = field.default
+    if default is MISSING:
+        default = field.default_factory() if callable(field.default_factory) else None
     return [default] if isinstance(default, str) else list(default or ())
 
 

@@ -65,6 +65,43 @@ def of(inputs: Any, made_with: Mapping[str, Any], processes: int) -> dict[str, A
     }
 
 
+def of_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The manifest of a recipe; each of its training stages has one of its own.
+
+    Args:
+        values: What its file says, with what was given instead.
+    """
+    return {
+        "command": "run",
+        "recipe": _hidden(values),
+        "versions": versions(),
+        "machine": {"threads": torch.get_num_threads()},
+        "working_directory": os.getcwd(),
+        "git": git(),
+        "runs": [],
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What is not as it was around a run, one clause each; its record is ``provenance``'s."""
+    changed = []
+    for group in ("versions", "machine"):
+        was, has = before.get(group) or {}, now[group]
+        changed += [f"{n}: {was[n]} -> {has[n]}" for n in was if n in has and was[n] != has[n]]
+    if before.get("working_directory") not in (None, now["working_directory"]):
+        was, has = before["working_directory"], now["working_directory"]
+        changed.append(f"the working directory: {was} -> {has}")
+    was, has = before.get("git") or {}, now["git"] or {}
+    if was.get("commit") != has.get("commit"):
+        changed.append(f"the commit: {was.get('commit')} -> {has.get('commit')}")
+    if was.get("changed") or has.get("changed"):
+        changed.append("files of the working directory differ from the commit")
+    was, has = ((each.get("datasets") or {}).get("eval_dataset") for each in (before, now))
+    if was and has and was != has:
+        changed.append("the held-out data")
+    return changed
+
+
 def versions() -> dict[str, str | None]:
     """Of Python and of the libraries that have a part in training; None where one is missing."""
     found: dict[str, str | None] = {"python": platform.python_version()}
@@ -171,7 +208,7 @@ def _config(inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _of(args: Any, field: Any) -> Any:
-    value = getattr(args, field.name, None)
+    value: Any = getattr(args, field.name, None)
     return value.to_dict() if hasattr(value, "to_dict") else getattr(value, "value", value)
 
 
