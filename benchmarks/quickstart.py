@@ -33,9 +33,9 @@ Run = dict[str, Any]
 
 
 def holds(run: Run) -> bool:
-    """SFT near a guess and without thinking; GRPO right and thinking."""
+    """SFT near a guess and without thinking; GRPO right and thinking, a gain beyond doubt."""
     sft, grpo = run["sft"], run["grpo"]
-    learned = grpo["exact_match"] >= 0.9 and grpo["thinks"] >= 0.95
+    learned = grpo["exact_match"] >= 0.9 and grpo["thinks"] >= 0.95 and run["gain"][0] > 0
     return abs(sft["exact_match"] - CHANCE) <= 0.15 and sft["thinks"] < 0.2 and learned
 
 
@@ -52,9 +52,11 @@ def child(seed: int, way: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = Quickstart(Path(folder) / "run", seed, lambda *_: None).run()
     stages = {stage["name"]: stage for stage in result.as_json()["stages"]}
+    found = next(d for d in result.evaluation.differences() if d.metric == "exact_match").estimate
     used = os.times()
     row = {"seed": seed, "way": way, **stages}
     row["taught"] = next(p.made_to_think for p in result.points if p.stage == "grpo")
+    row["gain"] = found.low, found.high  # 95 % interval over the same questions
     print(json.dumps({**row, "seconds": result.seconds, "cpu_seconds": used.user + used.system}))
 
 
@@ -88,7 +90,7 @@ def main() -> int:
                 if args.log:
                     with args.log.open("a") as log:
                         log.write(json.dumps(runs[-1]) + "\n")
-    Console().print(table(runs))
+    Console(width=140).print(table(runs))
     return 0 if all(map(holds, runs)) else 1
 
 
@@ -102,15 +104,17 @@ def table(runs: list[Run]) -> Table:
         "GRPO thinks": [run["grpo"]["thinks"] for run in runs],
     }
     view = Table()
-    for name in ("seed", "way", *columns, "CPU seconds", "holds"):
+    for name in ("seed", "way", *columns, "gain", "CPU seconds", "holds"):
         view.add_column(name, justify="right")
     for place, run in enumerate(runs):
         shares = [f"{values[place]:.3f}" for values in columns.values()]
+        gain = "{:.2f} to {:.2f}".format(*run["gain"])
         cpu = f"{run['cpu_seconds']:.0f}"
-        view.add_row(str(run["seed"]), run["way"], *shares, cpu, "yes" if holds(run) else "no")
+        told = "yes" if holds(run) else "no"
+        view.add_row(str(run["seed"]), run["way"], *shares, gain, cpu, told)
     view.add_section()
     ranges = [f"{min(values):.3f} to {max(values):.3f}" for values in columns.values()]
-    view.add_row("all", "", *ranges, "", f"{sum(map(holds, runs))} of {len(runs)}")
+    view.add_row("all", "", *ranges, "", "", f"{sum(map(holds, runs))} of {len(runs)}")
     return view
 
 

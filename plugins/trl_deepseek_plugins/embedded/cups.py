@@ -85,4 +85,4 @@ def _question(start: int, swaps: list[Pair]) -> Question:
     )
 
 
-TASK = Task("cups", _questions, steps_share=0.3, sizes={"train": 7_000, "test": 500})
+TASK = Task("cups", _questions, steps_share=0.4, sizes={"train": 7_000, "test": 500})
