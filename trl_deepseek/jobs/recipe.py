@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, UserError, did_you_mean
-from trl_deepseek.jobs import TRAINING
+from trl_deepseek.jobs import TRAINING, presets
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.yaml_files import Settings, read_mapping
 
@@ -66,8 +66,9 @@ class Stage:
     @property
     def saves_adapter(self) -> bool:
         """Whether it saves an adapter and no model of its own."""
+        options = {**presets.of_stage(self.options), **self.options}
         return self.command in TRAINING and any(
-            self.options.get(option) for option in ("use_peft", "qlora", "quantization")
+            options.get(option) for option in ("use_peft", "qlora", "quantization")
         )
 
 
