@@ -3,8 +3,10 @@
     python benchmarks/stock_trl.py [--steps 20] [--rounds 5] [--json]
 
 Both train the same tiny model on the same rows with the same seed, in one process and in turn, so
-that whatever else the machine does meets both. Losses must be equal to the last bit. A step's time
-is the median over all rounds; the ratio is the median of the rounds' ratios.
+that whatever else the machine does meets both. Losses must be equal to the last bit. Then a step of
+ours does the same work as that step of TRL's, so that the ratio is taken step by step: the median
+over all steps and rounds, with its quartiles. Processor time (of all threads) counts what a busy
+machine cannot distort as much as it does the clock.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from transformers import PrinterCallback, TrainerCallback
 import trl_deepseek
 from trl_deepseek import load_registry
 
+TIMES = ("clock", "processor")
+
 
 def even_length(completions: list[str], **_: Any) -> list[float]:
     """A reward that is neither ours nor constant."""
@@ -35,19 +39,21 @@ def even_length(completions: list[str], **_: Any) -> list[float]:
 
 @dataclass
 class Steps(TrainerCallback):
-    """Loss and seconds of each optimizer step."""
+    """Loss, seconds on the clock and seconds of processor time of each optimizer step."""
 
     losses: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-    _start: float = 0.0
+    clock: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+    _start: tuple[float, float] = (0.0, 0.0)
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        """Start the clock."""
-        self._start = time.perf_counter()
+        """Start both clocks."""
+        self._start = time.perf_counter(), time.process_time()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        """Stop the clock."""
-        self.seconds.append(time.perf_counter() - self._start)
+        """Stop both."""
+        self.clock.append(time.perf_counter() - self._start[0])
+        self.processor.append(time.process_time() - self._start[1])
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any, **kwargs: Any) -> None:
         """Keep the loss."""
@@ -114,17 +120,28 @@ def compare(method: str, data: Dataset, steps: int, rounds: int) -> dict[str, An
         pair = [(trl, stock), (trl_deepseek, ours)]
         for library, into in pair if number % 2 == 0 else reversed(pair):
             into.append(train(library, method, data, steps))
-    ratios = [
-        statistics.median(b.seconds) / statistics.median(a.seconds)
-        for a, b in zip(stock, ours, strict=True)
-    ]
     return {
         "trainer": method,
         "steps": steps,
+        "rounds": rounds,
         "losses_identical": all(a.losses == b.losses for a, b in zip(stock, ours, strict=True)),
-        "trl_ms_per_step": 1000 * statistics.median(s for run in stock for s in run.seconds),
-        "ours_ms_per_step": 1000 * statistics.median(s for run in ours for s in run.seconds),
-        "ratio": statistics.median(ratios),
+        **{
+            of: beside([getattr(r, of) for r in stock], [getattr(r, of) for r in ours])
+            for of in TIMES
+        },
+    }
+
+
+def beside(stock: list[list[float]], ours: list[list[float]]) -> dict[str, float]:
+    """Milliseconds per step of both, and the ratio of a step to the same step, with quartiles."""
+    pairs = [pair for runs in zip(stock, ours, strict=True) for pair in zip(*runs, strict=True)]
+    low, ratio, high = statistics.quantiles([b / a for a, b in pairs], n=4)
+    return {
+        "trl_ms": 1000 * statistics.median(a for a, _ in pairs),
+        "ours_ms": 1000 * statistics.median(b for _, b in pairs),
+        "ratio": ratio,
+        "low": low,
+        "high": high,
     }
 
 
@@ -141,16 +158,22 @@ def main() -> int:
         print(json.dumps(results))
     else:
         table = Table(title="Stock TRL and trl_deepseek, no plugin used", title_justify="left")
-        for name in ("trainer", "losses", "TRL", "ours", "ours / TRL"):
-            table.add_column(name, justify="left" if name in ("trainer", "losses") else "right")
+        for name in ("trainer", "losses", "time", "TRL", "ours", "ours / TRL", "quartiles"):
+            left = name in ("trainer", "losses", "time")
+            table.add_column(name, justify="left" if left else "right")
         for result in results:
-            table.add_row(
-                result["trainer"],
-                "identical" if result["losses_identical"] else "DIFFERENT",
-                f"{result['trl_ms_per_step']:.1f} ms",
-                f"{result['ours_ms_per_step']:.1f} ms",
-                f"{result['ratio']:.3f}",
-            )
+            losses = "identical" if result["losses_identical"] else "DIFFERENT"
+            for of in TIMES:
+                time_ = result[of]
+                table.add_row(
+                    result["trainer"],
+                    losses,
+                    of,
+                    f"{time_['trl_ms']:.1f} ms",
+                    f"{time_['ours_ms']:.1f} ms",
+                    f"{time_['ratio']:.3f}",
+                    f"{time_['low']:.3f} to {time_['high']:.3f}",
+                )
         Console().print(table)
     return 0 if all(result["losses_identical"] for result in results) else 1
 

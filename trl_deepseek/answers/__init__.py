@@ -16,14 +16,13 @@ answer.
 from trl_deepseek.answers.boxes import boxed
 from trl_deepseek.answers.choices import chosen
 from trl_deepseek.answers.comparing import checker, numbers_agree
-from trl_deepseek.answers.finding import claims, marked, solution_text, turn, whole_answer
+from trl_deepseek.answers.finding import claims, solution_text, turn, whole_answer
 
 __all__ = [
     "boxed",
     "checker",
     "chosen",
     "claims",
-    "marked",
     "numbers_agree",
     "solution_text",
     "turn",

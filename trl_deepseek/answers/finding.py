@@ -117,14 +117,6 @@ def turn(said: str) -> str:
     return "" if after and _END.sub("", after[0]).strip() else said
 
 
-def marked(said: str, prompt: Any = None) -> list[str]:
-    """The answers that stand in a tag, in a box or after ``####``; else all of the text."""
-    first = _without_echo(whole_answer(said), prompt)
-    if "<answer>" in first or re.search(r"\\(?:boxed|fbox)\s*\{", first) or _HASHES.search(first):
-        return claims(first)
-    return [first.strip()]
-
-
 def whole_answer(said: str) -> str:
     """All that a text answers: up to the end of its turn, inside ``<answer>`` where that is all."""
     text = _END.split(turn(said), maxsplit=1)[0].strip()

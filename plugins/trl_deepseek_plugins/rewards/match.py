@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.answers import chosen, claims, marked, numbers_agree, solution_text
+from trl_deepseek.answers import chosen, claims, numbers_agree, solution_text
 from trl_deepseek.answers.choices import letter_of
 from trl_deepseek.chat.reasoning import Completion, answer
 from trl_deepseek.rewards.columns import options_from_columns
@@ -29,9 +29,9 @@ def exact_match(
 ) -> list[float | None]:
     r"""1.0 where the answer is the solution, character for character, else 0.0.
 
-    The answer is what stands in ``<answer>``, in the last ``\boxed{}`` or after ``####``, else all
-    that follows the reasoning, without surrounding white space. Reasoning that was never closed
-    has no answer and scores 0.0. Abstains where the solution is None or blank.
+    The answer is found as in every first-party reward, see ``trl_deepseek.answers``; all that
+    follows the reasoning counts too, without surrounding white space. Reasoning that was never
+    closed has no answer and scores 0.0. Abstains where the solution is None or blank.
 
     Range: 0.0 or 1.0.
 
@@ -42,7 +42,7 @@ def exact_match(
     for completion, row, prompt in zip(completions, solution, asked, strict=True):
         whole = "" if row is None else str(row).strip()
         said = answer(completion, generation_prefix)
-        found = marked(said, prompt)
+        found = claims(said, prompt)
         golds = {whole, solution_text(row).strip()} - {""}
         right = said == whole or (bool(found) and all(claim in golds for claim in found))
         scores.append(float(right) if whole else None)
