@@ -13,7 +13,7 @@ LAYERS = (
     {"__main__", "testing"},
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
-    {"trainers", "memory", "rollouts", "evaluation", "yaml_files"},
+    {"trainers", "recommending", "memory", "rollouts", "evaluation", "yaml_files"},
     {"rewards", "quantization", "losses", "noise", "lm_head"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
