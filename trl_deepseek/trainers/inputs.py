@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization, releases
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -163,6 +164,8 @@ def find(inputs: Inputs) -> None:
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
     _check_float16(inputs)
     _check_balancing(inputs)
+    if getattr(inputs.options.get("peft_config"), "target_modules", None) == "all-linear":
+        lora.check_all_linear(_config(inputs))
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
