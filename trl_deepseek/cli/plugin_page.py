@@ -71,7 +71,7 @@ def describe(entry: Entry) -> dict[str, Any]:
         page["columns"] = list(item.columns)
     if isinstance(item, Metric):
         page["over"] = OVER[item.over]
-        page["rows"] = item.rows or "its own"
+        page["rows"] = "by its options" if callable(item.rows) else item.rows or "its own"
         page["columns"] = list(item.columns)
     return page | {
         "source": sections.get("Source"),

@@ -150,6 +150,9 @@ def _metric(metric: Metric, values: Mapping[str, Any]) -> str | None:
     from trl_deepseek.evaluation.questions import Questions
     from trl_deepseek.generation import Completion
 
+    taken = inspect.signature(metric.function).parameters
+    if metric.format_row is not None or {"answers", "score"} & set(taken):
+        return None  # it needs rows, or answers of other models, that cannot be made up here
     chosen = Chosen(metric.name, metric)
     if metric.over == "model":
         unknown = [name for name in chosen.columns if name not in metric.columns]
