@@ -146,7 +146,7 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
 def _metric(metric: Metric, values: Mapping[str, Any]) -> str | None:
     """Answers to four prompts, two each, measured; a metric over a model is only looked at."""
     from trl_deepseek.evaluation import scoring
-    from trl_deepseek.evaluation.choosing import Chosen
+    from trl_deepseek.evaluation.choosing import TASK, Chosen
     from trl_deepseek.evaluation.questions import Questions
     from trl_deepseek.generation import Completion
 
@@ -155,7 +155,7 @@ def _metric(metric: Metric, values: Mapping[str, Any]) -> str | None:
         return None  # it needs rows, or answers of other models, that cannot be made up here
     chosen = Chosen(metric.name, metric)
     if metric.over == "model":
-        unknown = [name for name in chosen.columns if name not in metric.columns]
+        unknown = [name for name in chosen.columns if name not in (*metric.columns, TASK)]
         return f"nothing is offered as {unknown[0]!r}" if unknown else None
     texts = [list(SAID[i : i + 2]) for i in range(0, len(SAID), 2)]
     answers = [[Completion(text, (1, 2), True) for text in own] for own in texts]
