@@ -13,6 +13,7 @@ from trl_deepseek import chat, generation, stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.streaming import Parting
 from trl_deepseek.errors import ConfigError, TemplateError
+from trl_deepseek.generation import Sampling
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import ranges
 from trl_deepseek.types import Messages
@@ -46,13 +47,13 @@ class ChatOptions:
         default=None,
         metadata={"help": "How the weights are held; that of training for an adapter."},
     )
-    dtype: str | None = field(
+    dtype: Literal["bfloat16", "float16", "float32"] | None = field(
         default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
     )
 
     def __post_init__(self) -> None:
-        if self.temperature:
-            ranges.check_numbers(self)
+        ranges.check_numbers(self, but=["temperature"])
+        Sampling(temperature=self.temperature)
 
 
 @dataclass
