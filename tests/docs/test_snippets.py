@@ -109,10 +109,7 @@ def test_the_snippets_run(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(shutil.copytree(world, tmp_path / "page"))
-    names: dict[str, Any] = {
-        "dataset": load_registry().datasets["arithmetic"](size=8),
-        "my_function": lambda completions, **_: [0.0 for _ in completions],
-    }
+    names: dict[str, Any] = {}
     for block in blocks(page):
         if block.runs:
             seldom = () if every or page.stem == "README" else ("sft", "preference")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trl_deepseek import data
+from trl_deepseek.errors import DataError
 from trl_deepseek.evaluation import questions
 from trl_deepseek.evaluation.choosing import Chosen, check_rows
 
@@ -28,7 +29,7 @@ def prepare(dataset: Any, chosen: Sequence[Chosen]) -> Rows:
     Raises:
         DataError: It does not fit a metric.
     """
-    read: dict[tuple[int, str | None, bool], Any] = {}
+    read: dict[tuple[Any, ...], Any] = {}
     found: dict[str, Any] = {}
     for each in chosen:
         if each.rows is None:
@@ -36,9 +37,35 @@ def prepare(dataset: Any, chosen: Sequence[Chosen]) -> Rows:
         given = dataset[each.rows] if isinstance(dataset, Mapping) else dataset
         source = data.source_of(given, "the dataset")
         answers = each.over != "model"
-        key = (id(given), each.rows, answers)
+        own = each.metric.format_row if each.metric is not None else None
+        key = (id(given), each.rows, answers, own)
         if key not in read:
-            read[key] = questions.read(given, each.rows, source, answers=answers)
+            rows = given if own is None else _formatted(own, each.name, given, source)
+            read[key] = questions.read(rows, each.rows, source, answers=answers)
         check_rows([each], read[key], source)
         found[each.name] = read[key]
     return Rows(found)
+
+
+def _formatted(
+    format_row: Callable[[Mapping[str, Any], int], Mapping[str, Any]],
+    metric: str,
+    dataset: Any,
+    source: str,
+) -> Any:
+    """The dataset with the rows that a metric makes of its own file format.
+
+    Raises:
+        DataError: Names the first row that is not of this format.
+    """
+    rows = []
+    for number, row in enumerate(dataset):
+        try:
+            rows.append(dict(format_row(row, number)))
+        except (KeyError, TypeError, ValueError) as error:
+            said = f"it has no column {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"metric {metric!r} cannot read row {number} of {source}: {said}\n"
+                f"  columns found: {', '.join(dataset.column_names)}"
+            ) from error
+    return type(dataset).from_list(rows) if rows else dataset

@@ -31,7 +31,16 @@ from trl_deepseek import (
 )
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import measuring, output_folder, provenance, room
+from trl_deepseek.rollouts import record
+from trl_deepseek.trainers import (
+    card,
+    manifest,
+    measuring,
+    output_folder,
+    provenance,
+    recording,
+    room,
+)
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
 from trl_deepseek.trainers.room import Room
@@ -52,6 +61,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
 
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
+    _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
@@ -81,12 +91,15 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         start = checkpoints.start_of(inputs.args)
         if start is not None:
             checkpoints.check_adapter(start, given.get("peft_config"))
-        with environment.without_notes_on_defaults():
+        with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
             super().__init__(model, **given)  # type: ignore[call-arg]
+        if inputs.args.fp16 and inputs.has_adapter:
+            quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
         if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
             models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
         self.add_callback(Room(self))  # type: ignore[attr-defined]
+        self.add_callback(recording.Log())  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
@@ -137,8 +150,9 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             eval_dataset=eval_dataset,
             options=options,
         )
-        cls._check(inputs)
-        inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
+        with recording.heard(inputs.said.append):
+            cls._check(inputs)
+            inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs
 
     @classmethod
@@ -215,12 +229,18 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
-        noised = self.embedding_noise
+        noised, folder = self.embedding_noise, Path(self.args.output_dir)
         with contextlib.ExitStack() as around:
             around.enter_context(room.explained(self.args.output_dir))
             if self.args.should_save:
-                around.enter_context(output_folder.alone_in(Path(self.args.output_dir)))
-                self._begin_folder()
+                around.enter_context(output_folder.alone_in(folder))
+                self._object_to(folder)
+                with room.explained(self.args.output_dir):
+                    around.enter_context(manifest.noted(folder, self._manifest(), self._resumed))
+                said, resumes = self.inputs.said, self._resumed is not None
+                around.enter_context(
+                    recording.kept(folder, said, lambda: self.state.global_step, resumes)
+                )
             around.enter_context(environment.without_notes_on_defaults())
             if noised is not None:
                 around.enter_context(noised.attached(self.model))
@@ -235,15 +255,12 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             what = "adapter" if start.adapter else "weights"
             logger.info("a fresh run from the %s of %s", what, start.folder)
 
-    def _begin_folder(self: Any) -> None:
-        """Leave the run's record; a run from Python that mixes with another is warned of."""
-        folder = Path(self.args.output_dir)
+    def _object_to(self: Any, folder: Path) -> None:
+        """Warn of a run from Python that mixes with another."""
         if self.inputs.made_with is None and self._resumed is None:
             found = output_folder.objection(folder, self._made_with())
             if found:
                 logger.warning("output_dir: %s", found)
-        with room.explained(self.args.output_dir):
-            output_folder.begin(folder, self._made_with())
 
     def _made_with(self: Any) -> dict[str, Any]:
         if self.inputs.made_with is None:
@@ -251,10 +268,25 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         made: dict[str, Any] = self.inputs.made_with
         return made
 
+    def _manifest(self: Any) -> dict[str, Any]:
+        if self._run is None:
+            self._run = manifest.of(self.inputs, self._made_with(), self.accelerator.num_processes)
+        run: dict[str, Any] = self._run
+        return run
+
+    def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As TRL's, with the losses by name and what the run was made of."""
+        run = self._manifest()
+        with card.named(self, run["parts"]["losses"] or ()):
+            super().create_model_card(*args, **kwargs)  # type: ignore[misc]
+        if self.is_world_process_zero():
+            file = Path(self.args.output_dir, "README.md")
+            card.extend(file, run, self.state.log_history, self.registry)
+
     def _write_own(self: Any, folder: Path) -> None:
         super()._write_own(folder)
         if self.is_world_process_zero():
-            provenance.write(folder, self._made_with())
+            record.write_manifest(folder, self._manifest())
 
     def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
         """As transformers'; peft would leave 16-bit adapters in 32 bits, and the run inexact."""
