@@ -224,3 +224,37 @@ def test_a_report_that_cannot_be_written_is_one_warning(
     assert report.written_beside(sft) is None
     (said,) = caplog.records
     assert "report.html cannot be written" in said.getMessage()
+
+
+@pytest.mark.matrix
+@pytest.mark.usefixtures("place")
+def test_a_recipe_is_one_page_and_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {
+        "output_dir": "chain",
+        "model_name_or_path": "tiny-deepseek-llm",
+        "dataset_name": "sums.jsonl",
+        "max_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "stages": [{"command": "sft"}],
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    assert main(["run", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "report: chain/report.html"
+    page = Page(Path("chain/report.html"))
+    assert page.text.startswith("chain · trl-deepseek report Recipe chain chain")
+    assert "sft finished" in page.text
+    (stage,) = page.stages
+    (logged,) = [log for log in record.lines(Path("chain/sft", record.LOG)) if "loss" in log]
+    assert curve(stage, "loss")[1] == pytest.approx([logged["loss"]], rel=1e-5)
+    assert Path("chain/sft/report.html").is_file()
+
+    rows = Path("sums.jsonl").read_text()
+    Path("sums.jsonl").write_text(rows * 2)
+    assert main(["run", "--from_manifest", "chain/run.json", "--output_dir", "anew"]) == 0
+    said = capsys.readouterr().err
+    assert "what has changed since chain/run.json was written:\n" in said
+    assert "\n  stage 'sft': sums.jsonl has changed\n" in said
+    assert json.loads(Path("anew/run.json").read_text())["runs"][0]["outcome"] == "finished"
+    assert Path("anew/sft/model.safetensors").is_file()
+    Path("sums.jsonl").write_text(rows)
