@@ -13,6 +13,7 @@ import pytest
 
 from trl_deepseek import report
 from trl_deepseek.cli.main import main
+from trl_deepseek.report import completions
 from trl_deepseek.rollouts import history, record
 
 
@@ -86,7 +87,10 @@ def test_its_completions_are_those_of_the_run_with_what_each_reward_gave(grpo: P
         assert (row["step"], row["completion"]) == (own.step, own.completion)
         assert shown["prompts"][row["prompt"]] == own.prompt
         assert row["scores"] == pytest.approx(list(own.scores.values()))
-        total = 2 * own.scores["varied"] + own.scores["think_format"]
+        varied, thinks = own.scores["varied"], own.scores["think_format"]
+        assert varied is not None
+        assert thinks is not None
+        total = 2 * varied + thinks
         assert row["reward"] == pytest.approx(total)
         assert row["tokens"] == len(own.completion_ids)
         assert row["advantage"] == pytest.approx(own.advantage, rel=1e-5)
@@ -124,8 +128,8 @@ def test_nothing_is_fetched_and_no_tag_comes_from_a_completion(
 def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
     made_up: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report.page.completions, "SAMPLED", 30)
-    monkeypatch.setattr(report.page.completions, "ENDS", 3)
+    monkeypatch.setattr(completions, "SAMPLED", 30)
+    monkeypatch.setattr(completions, "ENDS", 3)
 
     def score(step: int, n: int) -> float | None:
         return None if (step, n) == (0, 0) else float(step * 8 + n)
