@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,20 @@ def test_the_bare_name_of_a_stage_is_what_it_made_where_that_is_asked_for(recipe
     assert [set(first.uses), set(mixed.uses)] == [{"drawn"}] * 2
     assert compared.options["models"] == ["base", "out/sft", "out/more"]
     assert set(compared.uses) == {"sft", "more"}
+
+
+def test_the_recipe_of_the_page_is_one(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "recipes.md").read_text()
+    block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (tmp_path / "recipe.yaml").write_text(block[1])
+    *_, compared = read(str(tmp_path / "recipe.yaml"), check_names).stages
+    assert compared.options["models"] == [
+        "deepseek-ai/deepseek-llm-7b-base",
+        "runs/sums/cold-start",
+        "runs/sums/tuned",
+    ]
+    assert set(compared.uses) == {"cold-start", "tuned"}
 
 
 def test_a_name_that_is_null_is_none(recipe: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from trl_deepseek import load_registry
 from trl_deepseek.cli import run
 from trl_deepseek.cli.main import main
+from trl_deepseek.types import DatasetKind
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
 # What makes a stage small; only what it has is changed.
@@ -23,6 +26,12 @@ SMALL = {
     "max_completion_length": 4,
     "max_new_tokens": 4,
     "warmup_steps": 0,
+}
+KINDS: dict[str, DatasetKind] = {
+    "sft": "demonstrations",
+    "preference": "preferences",
+    "reward": "preferences",
+    "grpo": "prompts",
 }
 
 
@@ -44,7 +53,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def small(recipe: Path) -> dict[str, Any]:
     """The recipe with the smallest of everything, and without a demand that chance cannot meet."""
     values = yaml.safe_load(recipe.read_text())
+    cups = load_registry().datasets[values.pop("dataset_name")]
+    for kind in KINDS.values():
+        cups(kind=kind, size=64).to_json(f"{kind}.jsonl")
     for stage in values["stages"]:
+        if stage.get("dataset_name", "") is not None:
+            stage.setdefault("dataset_name", f"{KINDS.get(stage['command'], 'prompts')}.jsonl")
         stage |= {name: value for name, value in SMALL.items() if name in stage}
         if stage["command"] in ("sample", "evaluate"):
             stage["max_samples"] = 8
@@ -56,10 +70,7 @@ def small(recipe: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "recipe",
-    [
-        pytest.param(path, marks=[pytest.mark.matrix] * (path.stem != "r1"), id=path.stem)
-        for path in RECIPES
-    ],
+    [pytest.param(path, marks=pytest.mark.matrix, id=path.stem) for path in RECIPES],
 )
 def test_a_shipped_recipe_runs_from_end_to_end(
     recipe: Path, here: Path, capsys: pytest.CaptureFixture[str]
@@ -79,7 +90,28 @@ def test_a_shipped_recipe_runs_from_end_to_end(
     }
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_the_page_at_the_end_has_each_model_and_the_gain_of_the_last(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = {"output_dir": "out", "model_name_or_path": "tiny-deepseek-llm"}
+    stage = {"command": "evaluate", "dataset_name": "cups", "metrics": ["think_format"]}
+    models = ["tiny-deepseek-llm", "tiny-deepseek-v3"]
+    stage |= {"models": models, "max_samples": 2, "max_new_tokens": 2}
+    Path("recipe.yaml").write_text(yaml.safe_dump({**recipe, "stages": [stage]}))
+    assert main(["run", "recipe.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"think_format *│ *0 \[0, 0\] *│ *0 \[0, 0\] *│", shown)
+    assert "what tiny-deepseek-v3 has more" in shown
+    assert re.search(r"think_format *│ *\+0 \[\+0, \+0\] *│", shown)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, marks=[pytest.mark.matrix] * (path.stem != "r1"), id=path.stem)
+        for path in RECIPES
+    ],
+)
 def test_a_shipped_recipe_passes_its_checks_as_it_stands(
     recipe: Path,
     here: Path,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek import checkpoints, jobs, report, secrets, stopping
-from trl_deepseek.cli import training
+from trl_deepseek.cli import recipe_page, training
 from trl_deepseek.cli.main import telling
 from trl_deepseek.cli.output import machine_readable, show_report, status
 from trl_deepseek.cli.parser import Parser
@@ -146,7 +146,7 @@ def _run(args: argparse.Namespace, former: repeating.Former | None = None) -> in
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
     else:
-        _show(recipe, progress)
+        recipe_page.show(recipe, progress)
         show_report(recipe.output_dir)
     return 0
 
@@ -352,25 +352,3 @@ def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
             _say(f"stage {stage.name!r} begins anew; {found.passed_over()}")
     write_mapping(file, secrets.hidden(options))
     return [stage.command, "--config", str(file), "--json", *words]
-
-
-def _show(recipe: Recipe, progress: Progress) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=recipe.file)
-    for heading in ("stage", "command", "seconds", "train loss", "saved in"):
-        table.add_column(
-            heading, justify="right" if heading in ("seconds", "train loss") else "left"
-        )
-    for stage in recipe.stages:
-        noted = progress.stages[stage.name]
-        loss = ((noted.get("result") or {}).get("metrics") or {}).get("train_loss")
-        table.add_row(
-            stage.name,
-            stage.command,
-            f"{noted['seconds']:.0f}",
-            "" if loss is None else f"{loss:.3f}",
-            stage.output_dir,
-        )
-    Console().print(table)

@@ -81,6 +81,7 @@ class Job:
             source, self.config, self.registry, kind, getattr(self.options, "without", {})
         )
         stock = trl.get_quantization_config(self.model_options)
+        kinds = datasets.kinds_to_measure(source, self.config, self.registry)
         self.trainer = trainer
         try:
             self.inputs = trainer.check(
@@ -89,6 +90,7 @@ class Job:
                 self.train_dataset,
                 self.eval_dataset,
                 registry=self.registry,
+                eval_kinds=kinds,
                 peft_config=self.adapter,
                 quantization_config=None if self.config.quantization else stock,
                 **options,

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -31,22 +32,29 @@ from trl_deepseek import (
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
-from trl_deepseek.trainers import card, manifest, output_folder, provenance, recording, room
+from trl_deepseek.trainers import (
+    card,
+    manifest,
+    measuring,
+    output_folder,
+    provenance,
+    recording,
+    room,
+)
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
+from trl_deepseek.trainers.measuring import MeasuredEvaluation
 from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
 from trl_deepseek.trainers.watching import WatchedTraining
+from trl_deepseek.types import DatasetKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-# Columns of rows that have been through a trainer already.
-TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
-
-class PluginTrainer(WatchedTraining, WholeCheckpoints):
+class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
     """Mixin in front of a TRL trainer; see the module's docstring."""
 
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
@@ -123,12 +131,14 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         registry: Registry | None = None,
+        eval_kinds: Mapping[DatasetKind, Any] | None = None,
         **options: Any,
     ) -> Inputs:
         """Every check of the constructor that needs no model; raises as it does.
 
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
+        that the config asks for, and ``eval_kinds`` the rows to evaluate on in each kind that
+        metrics may need, where there are several.
         """
         args = cls._config(args)
         inputs = Inputs(
@@ -142,6 +152,7 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         )
         with recording.heard(inputs.said.append):
             cls._check(inputs)
+            inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs
 
     @classmethod
@@ -176,12 +187,12 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
 
             def read(part: Any) -> Any:
-                if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                if measuring.TOKENS.intersection(getattr(part, "column_names", None) or ()):
                     return part
                 return read_split(self.inputs, self._rows(part, "eval_dataset"), "eval_dataset")
 
             eval_dataset = data.each(eval_dataset, read)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
     def _rows(self, dataset: Any, split: str) -> Any:
