@@ -13,10 +13,10 @@ from trl_deepseek.jobs.places import naming_those_of
 from trl_deepseek.plugin_loading import load_registry
 
 if TYPE_CHECKING:
-    from trl_deepseek.evaluation import Evaluation
+    from trl_deepseek.evaluation import Difference, Evaluation
     from trl_deepseek.types import Estimate
 
-VERDICTS = {True: "[green]better[/]", False: "[red]worse[/]", None: "[dim]not shown[/]"}
+VERDICTS = {True: "[green]better[/]", False: "[red]worse[/]", None: "[dim]not clear[/]"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(found: Evaluation) -> None:
-    """Two tables: the models, and what the later ones have more than the earlier ones."""
+    """The models side by side, and what each later one has more than each earlier one."""
     from rich.console import Console
     from rich.table import Table
 
@@ -65,18 +65,17 @@ def _show(found: Evaluation) -> None:
     for label in dict.fromkeys(label for each in estimates.values() for label in each):
         view.add_row(label, *(_cell(each.get(label)) for each in estimates.values()))
     console.print(view)
-    differences = found.differences()
-    if not differences:
-        return
-    view = Table(title="what b has more than a, on the same rows", title_justify="left")
-    for column in ("metric", "a", "b"):
-        view.add_column(column, overflow="fold")
-    view.add_column("difference", justify="right")
-    view.add_column("b is")
-    for each in differences:
-        cell = _cell(each.estimate, signed=True)
-        view.add_row(each.metric, each.a, each.b, cell, VERDICTS[each.better])
-    console.print(view)
+    by_pair: dict[tuple[str, str], list[Difference]] = {}
+    for each in found.differences():
+        by_pair.setdefault((each.a, each.b), []).append(each)
+    for (a, b), differences in by_pair.items():
+        view = Table(title=f"{b} against {a}, on the same rows", title_justify="left", min_width=60)
+        view.add_column("metric")
+        view.add_column("difference", justify="right")
+        view.add_column("it is")
+        for each in differences:
+            view.add_row(each.metric, _cell(each.estimate, signed=True), VERDICTS[each.better])
+        console.print(view)
 
 
 def _cell(estimate: Estimate | None, *, signed: bool = False) -> str:

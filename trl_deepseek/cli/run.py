@@ -11,6 +11,7 @@ import contextlib
 import functools
 import importlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -18,17 +19,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, jobs, secrets, stopping
+from trl_deepseek import checkpoints, jobs, report, secrets, stopping
 from trl_deepseek.cli import recipe_page, training
-from trl_deepseek.cli.output import machine_readable, status
+from trl_deepseek.cli.main import telling
+from trl_deepseek.cli.output import machine_readable, show_report, status
 from trl_deepseek.cli.parser import Parser
-from trl_deepseek.errors import RunError, UserError
-from trl_deepseek.jobs import made_from, stage_checks
+from trl_deepseek.errors import ConfigError, RunError, UserError
+from trl_deepseek.jobs import made_from, repeating, stage_checks
 from trl_deepseek.jobs.places import located
-from trl_deepseek.jobs.progress import Progress
-from trl_deepseek.jobs.recipe import Recipe, Stage, read
+from trl_deepseek.jobs.progress import Progress, progress_of
+from trl_deepseek.jobs.recipe import Recipe, Stage, read, read_values
 from trl_deepseek.jobs.stage_process import ended_by, wait_for
 from trl_deepseek.jobs.stages import KINDS
+from trl_deepseek.trainers import manifest, provenance
 from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.yaml_files import Settings, write_mapping
 
@@ -42,7 +45,14 @@ OVER = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file: output_dir and stages.")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="YAML file: output_dir and stages."
+    )
+    parser.add_argument(
+        "--from_manifest",
+        metavar="FILE",
+        help="Instead of a recipe: repeat the run or recipe of this run.json in --output_dir.",
+    )
     for option, what in OVER.items():
         parser.add_argument(f"--{option}", help=f"{what}, over the one beside the stages.")
     parser.add_argument(
@@ -60,9 +70,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.dry_run:
-        return dry_run(args)
+    if args.from_manifest is not None:
+        return repeat(args)
+    if args.recipe is None:
+        raise ConfigError("name a recipe, or a run's manifest with --from_manifest")
+    return dry_run(args) if args.dry_run else _run(args)
+
+
+def repeat(args: argparse.Namespace) -> int:
+    """Run what a manifest describes once more, and say what has changed since."""
+    alone = ("recipe", "dry_run", "restart", "gpu_memory", *OVER)
+    others = [name for name in alone if getattr(args, name) and name != "output_dir"]
+    if others:
+        raise ConfigError(
+            f"from_manifest repeats a run as it was: leave {others[0]} out\n"
+            "  only --output_dir and --json go with it"
+        )
+    former = repeating.read(args.from_manifest, args.output_dir)
+    if former.command == repeating.RECIPE:
+        args.recipe = former.write_recipe(args.output_dir)
+        args.output_dir = None  # it is in there
+        return _run(args, former)
+    parser = parser_of(former.command)
+    words = parser.as_flags(former.into(args.output_dir))
+    options = parser.parse_args([*words, *["--json"] * args.json])
+
+    def compare(job: Any) -> None:
+        now = manifest.of(job.inputs, job.inputs.made_with, int(os.environ.get("WORLD_SIZE", "1")))
+        own = provenance.differences(former.manifest, job.inputs.made_with)
+        _say_changes(former, [*own, *manifest.differences(former.manifest, now)])
+
+    with telling("run"):
+        return training.run(options, compare)
+
+
+def _say_changes(former: repeating.Former, changed: Collection[str]) -> None:
+    since = f"since {former.file} was written"
+    _say("\n  ".join([f"what has changed {since}:", *changed]) if changed else f"as {since}")
+
+
+def _run(args: argparse.Namespace, former: repeating.Former | None = None) -> int:
+    values = read_values(args.recipe, _over(args))
     recipe = read(args.recipe, check_names, _over(args))
+    folder = Path(recipe.output_dir)
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
         progress = Progress(recipe)
@@ -81,36 +131,73 @@ def run(args: argparse.Namespace) -> int:
         for stage in recipe.stages:
             if stage.name not in done:
                 _check(stage, parsed[stage.name], recipe, done)
+        own = manifest.of_recipe(values)
+        if former is not None:
+            _say_changes(former, _changed(former, own, made))
         if args.restart:
             progress.forget(recipe, args.restart)
-        for number, stage in enumerate(recipe.stages, 1):
-            title = f"[{number}/{len(recipe.stages)}] {stage.name}"
-            if stage.name in done:
-                _say(f"{title}: done before")
-                continue
-            if stage.name in stale and stage.name not in restarted:
-                was = progress.set_aside(stage)
-                _say(f"{title}: what it had written is now in {was}")
-            _say(f"{title}: {_summary(stage)}")
-            progress.begin(stage, made[stage.name])
-            _carry_out(stage, recipe, progress)
-            if by := stopping.requested():  # as the stage was about to end
-                again = f"`{recipe.again}` goes on after it"
-                raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
+        folder.mkdir(parents=True, exist_ok=True)
+        before = str(progress.file) if progress.stages else None
+        try:
+            with manifest.noted(folder, own, before):
+                _carry_out_all(recipe, progress, done, set(stale) - restarted, made)
+        finally:
+            report.written_beside(folder)
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
     else:
         recipe_page.show(recipe, progress)
+        show_report(recipe.output_dir)
     return 0
+
+
+def _changed(
+    former: repeating.Former, own: Mapping[str, Any], made: Mapping[str, Any]
+) -> list[str]:
+    """What has changed since a recipe was run: around it, and what its stages are made from."""
+    before = progress_of(former.file.parent)
+    return [
+        *manifest.differences(former.manifest, own),
+        *(
+            f"stage {name!r}: {each}"
+            for name, now in made.items()
+            if name in before
+            for each in made_from.differences(before[name], now)
+        ),
+    ]
+
+
+def _carry_out_all(
+    recipe: Recipe,
+    progress: Progress,
+    done: Collection[str],
+    stale: Collection[str],
+    made: Mapping[str, Any],
+) -> None:
+    """Run the stages that are not done, in their order."""
+    for number, stage in enumerate(recipe.stages, 1):
+        title = f"[{number}/{len(recipe.stages)}] {stage.name}"
+        if stage.name in done:
+            _say(f"{title}: done before")
+            continue
+        if stage.name in stale:
+            was = progress.set_aside(stage)
+            _say(f"{title}: what it had written is now in {was}")
+        _say(f"{title}: {_summary(stage)}")
+        progress.begin(stage, made[stage.name])
+        _carry_out(stage, recipe, progress)
+        if by := stopping.requested():  # as the stage was about to end
+            again = f"`{recipe.again}` goes on after it"
+            raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
 
 
 def dry_run(args: argparse.Namespace) -> int:
     """Estimate the memory of every stage that trains, from the config of its first model."""
     from trl_deepseek.cli.dry_run import show
-    from trl_deepseek.memory import report
+    from trl_deepseek.memory import report as memory
 
     recipe = read(args.recipe, check_names, _over(args))
-    budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
+    budget = memory.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
         for stage in recipe.stages:
@@ -120,7 +207,7 @@ def dry_run(args: argparse.Namespace) -> int:
             with _naming(stage, recipe):
                 job = jobs.kind(stage.command).settle(from_base(stage, options, dry_run=True))
                 with status(f"stage {stage.name}") as tell:
-                    answers[stage.name] = report.answer_for(job, budget, tell)
+                    answers[stage.name] = memory.answer_for(job, budget, tell)
     if args.json:
         print(json.dumps(answers))
     else:

@@ -20,8 +20,13 @@ from trl_deepseek.types import DatasetKind, Metric, Reward
 # What a metric's function is handed by these names; its other parameters are columns and options.
 OFFERED: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "completions": PROVIDED | {"answers"},
-        "groups": frozenset({"prompt", "completions", "completion_ids", "scores", "answers"}),
+        "completions": PROVIDED | {"answers", "score"},
+        "groups": frozenset(
+            {
+                *("prompt", "completions", "completion_ids", "generation_prefix"),
+                *("scores", "answers"),
+            }
+        ),
         "model": frozenset({"model", "tokenizer", "dataset", "registry", "sampling", "progress"}),
     }
 )
@@ -53,7 +58,8 @@ class Chosen:
     @property
     def rows(self) -> DatasetKind | None:
         """The kind of rows that it is measured on; None where it brings its own."""
-        return "prompts" if self.metric is None else self.metric.rows
+        rows = "prompts" if self.metric is None else self.metric.rows
+        return rows({**options_of(self.metric), **self.options}) if callable(rows) else rows
 
     @property
     def columns(self) -> list[str]:
@@ -140,11 +146,17 @@ def check_rows(chosen: Iterable[Chosen], dataset: Any, source: str) -> None:
 
 def options_of(metric: Metric) -> dict[str, Any]:
     """Name and default of each option that ``metric_kwargs`` may set."""
-    found = {} if metric.judge is None else {JUDGE: metric.judge}
+    found: dict[str, Any] = {JUDGE: metric.judge} if _has_judge(metric) else {}
     for parameter in _parameters(metric.function):
         if parameter.default is not parameter.empty and parameter.name not in OFFERED[metric.over]:
             found[parameter.name] = parameter.default
     return found
+
+
+def _has_judge(metric: Metric) -> bool:
+    """Whether the option ``judge`` may name a reward."""
+    taken = {parameter.name for parameter in _parameters(metric.function)}
+    return metric.judge is not None or (metric.over == "completions" and "score" in taken)
 
 
 def _resolve_one(name: Any, registry: Registry, given: Mapping[str, Mapping[str, Any]]) -> Chosen:
@@ -227,8 +239,16 @@ def _check(chosen: Chosen, num_samples: int) -> None:
             )
     if metric.over == "completions":
         rewards.signature_of(metric.function)  # refuses what cannot be called as one
+        reward = chosen.reward
+        if reward is not None and "completion_ids" in rewards.signature_of(reward).required:
+            raise ConfigError(
+                f"metric {chosen.name!r}: the reward {rewards.name_of(reward)!r} counts tokens, "
+                "and can be no judge between answers that are text alone"
+            )
     if metric.check is not None:
-        fault = metric.check({**options_of(metric), **chosen.options}, num_samples)
+        judge = None if chosen.reward is None else rewards.name_of(chosen.reward)
+        given = {**options_of(metric), **chosen.options, JUDGE: judge}
+        fault = metric.check(given, num_samples)
         if fault is not None:
             raise ConfigError(f"metric {chosen.name!r}: {fault}")
 

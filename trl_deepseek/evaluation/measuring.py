@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek import chat, generation
 from trl_deepseek.evaluation import questions as asking
 from trl_deepseek.evaluation import scoring
-from trl_deepseek.evaluation.choosing import Chosen, check_rows, resolve
+from trl_deepseek.evaluation.choosing import Chosen, resolve
+from trl_deepseek.evaluation.preparing import Rows, prepare
 from trl_deepseek.evaluation.results import Evaluation, Measured
 from trl_deepseek.evaluation.scoring import Answered
 from trl_deepseek.generation import Sampling
@@ -46,7 +47,8 @@ def evaluate(
         models: By name: a model and its tokenizer, or a function that loads them, which is called
             when it is that model's turn, so that one at a time is in memory.
         dataset: Rows for all metrics, or a mapping from the kind of rows that metrics need
-            (``prompts``, ``demonstrations``, ``preferences``) to rows of that kind.
+            (``prompts``, ``demonstrations``, ``preferences``) to rows of that kind; or what
+            :func:`prepare` made of them.
         metrics: Names, functions with a reward's signature, or what :func:`resolve` gave.
         sampling: How answers are drawn; by default one greedy answer of 512 tokens.
         registry: Where names are looked up; the installed plugins by default.
@@ -65,7 +67,7 @@ def evaluate(
     chosen = [each for each in metrics if isinstance(each, Chosen)]
     if len(chosen) < len(metrics):
         chosen = resolve(metrics, registry, num_samples=sampling.num_samples)
-    rows = _rows(dataset, chosen)
+    rows = dataset if isinstance(dataset, Rows) else prepare(dataset, chosen)
     answers: dict[str, dict[str, list[list[str]]]] = {}
     measured: dict[str, list[Measured]] = {}
     samples: list[dict[str, Any]] = []
@@ -85,13 +87,13 @@ def evaluate(
                         each,
                         model,
                         tokenizer,
-                        rows.get(each.name),
+                        rows.by_metric.get(each.name),
                         registry=registry,
                         sampling=sampling,
                         progress=label,
                     )
                 else:
-                    answered = once.to(rows[each.name], prefix)
+                    answered = once.to(rows.by_metric[each.name], prefix)
                     guard = by_reward.get(id(each.reward))
                     found = scoring.measure_answers(each, answered, guard)
                 _say_counts(name, found)
@@ -161,22 +163,6 @@ class _Answers:
             for row, own in enumerate(answered.completions)
             for sample, answer in enumerate(own)
         ]
-
-
-def _rows(dataset: Any, chosen: Sequence[Chosen]) -> dict[str, Any]:
-    """For each metric its rows, seen to be what it needs."""
-    from trl_deepseek import data
-
-    found: dict[str, Any] = {}
-    for each in chosen:
-        if each.rows is None:
-            continue
-        given = dataset[each.rows] if isinstance(dataset, Mapping) else dataset
-        source = data.source_of(given, "the dataset")
-        rows = asking.read(given, each.rows, source, answers=each.over != "model")
-        check_rows([each], rows, source)
-        found[each.name] = rows
-    return found
 
 
 def _say_counts(model: str, found: Measured) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trl_deepseek import data
-from trl_deepseek.data import demonstrations
+from trl_deepseek.data import demonstrations, preferences
 from trl_deepseek.types import DatasetKind, Messages
 
 REFERENCE = "reference"  # the column of known answers
@@ -46,7 +46,10 @@ def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) 
         DataError: It is not, or a row is malformed.
     """
     if kind == "preferences":
-        return data.check_preferences(dataset, source)
+        from trl.data_utils import maybe_extract_prompt
+
+        rows = preferences.pairs(dataset, None, [], source)
+        return rows.map(maybe_extract_prompt) if "prompt" not in rows.column_names else rows
     names = dataset.column_names
     if kind == "prompts" and ("prompt" in names or "messages" not in names):
         return data.check_prompts(dataset, source, who="an evaluation")

@@ -82,9 +82,9 @@ def measure_answers(chosen: Chosen, answered: Answered, guard: GuardedReward | N
     """
     count = len(answered.completions[0])
     scores, counts = [], {}
-    if guard is not None:
-        scores, counts = _scores(guard, answered)
     metric = chosen.metric
+    if guard is not None and (metric is None or metric.over == "groups"):
+        scores, counts = _scores(guard, answered)
     if metric is None:
         answered.values[chosen.name] = scores
         units = [_mean([_as_unit(score, chosen.name) for score in own]) for own in scores]
@@ -96,7 +96,8 @@ def measure_answers(chosen: Chosen, answered: Answered, guard: GuardedReward | N
             units = [_as_unit(value, chosen.name) for value in values]
             _expect(chosen.name, units, len(answered.completions))
         else:
-            flat = [_as_unit(value, chosen.name) for value in _completions(function, answered)]
+            given = _completions(function, answered, guard)
+            flat = [_as_unit(value, chosen.name) for value in given]
             _expect(chosen.name, flat, len(answered.completions) * count)
             groups = [flat[i : i + count] for i in range(0, len(flat), count)]
             _keep(chosen.name, groups, answered)
@@ -127,7 +128,8 @@ def measure_model(chosen: Chosen, model: Any, tokenizer: Any, dataset: Any, **of
     assert metric is not None
     given = {"model": model, "tokenizer": tokenizer, "dataset": dataset, **offered}
     with boundary(RunError, f"metric {chosen.name!r} failed"):
-        found = _call(functools.partial(metric.function, **chosen.options), given)
+        said = _call(functools.partial(metric.function, **chosen.options), given)
+        found = _run(lambda: said) if asyncio.iscoroutine(said) else said
     kept = Measured(chosen.name, higher_is_better=metric.higher_is_better)
     if isinstance(found, Mapping):
         wrong = [e for e in found.values() if not isinstance(e, Estimate)]
@@ -163,6 +165,19 @@ def _scores(
     return [flat[i : i + samples] for i in range(0, len(flat), samples)], counts
 
 
+def _score_texts(
+    guard: GuardedReward, answered: Answered, texts: Sequence[str]
+) -> list[float | None]:
+    """The reward's score of other answers to the same questions, (N * S,)."""
+    from trl_deepseek.generation import Completion
+
+    count = len(answered.completions[0])
+    others = [Completion(text, (), True) for text in texts]
+    groups = [others[i : i + count] for i in range(0, len(others), count)]
+    scores, _ = _scores(guard, replace(answered, completions=groups))
+    return [score for own in scores for score in own]
+
+
 def _run(work: Callable[[], Any]) -> Any:
     """The result of a coroutine, also where an event loop runs already, as in a notebook."""
     found: list[Any] = []
@@ -181,11 +196,14 @@ def _run(work: Callable[[], Any]) -> Any:
     return found[0]
 
 
-def _completions(function: Callable[..., Any], answered: Answered) -> Sequence[Any]:
+def _completions(
+    function: Callable[..., Any], answered: Answered, guard: GuardedReward | None
+) -> Sequence[Any]:
     batch = {**answered.batch(), "generation_prefix": answered.generation_prefix}
     batch["answers"] = {
         name: [text for own in texts for text in own] for name, texts in answered.answers.items()
     }
+    batch["score"] = None if guard is None else functools.partial(_score_texts, guard, answered)
     call = as_batch(function)
     found = call(**batch)
     return _run(lambda: found) if asyncio.iscoroutine(found) else found
@@ -202,6 +220,7 @@ def _groups(
             "prompt": answered.questions.prompts[place],
             "completions": [answer.text for answer in own],
             "completion_ids": [list(answer.token_ids) for answer in own],
+            "generation_prefix": answered.generation_prefix,
             "scores": None if scores is None else scores[place],
             "answers": {name: texts[place] for name, texts in answered.answers.items()},
         }

@@ -4,8 +4,8 @@
 its base without merging. ``complete`` answers prompts, the same way whatever stands beside them.
 """
 
-from trl_deepseek.generation.completing import complete
+from trl_deepseek.generation.completing import complete, evaluating
 from trl_deepseek.generation.loading import check, load
 from trl_deepseek.generation.sampling import Completion, Sampling
 
-__all__ = ["Completion", "Sampling", "check", "complete", "load"]
+__all__ = ["Completion", "Sampling", "check", "complete", "evaluating", "load"]

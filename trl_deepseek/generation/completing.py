@@ -72,7 +72,7 @@ def complete(
     )
     answers: dict[tuple[int, int], list[int]] = {}
     config = _config(model, tokenizer, sampling)
-    with _evaluating(model), _bar(progress, len(wanted)) as bar:
+    with evaluating(model), _bar(progress, len(wanted)) as bar:
         for batch in _batches([len(encoded[place]) for place, _ in wanted], sampling):
             part = [wanted[i] for i in batch]
             draws = [(numbers[place], sample) for place, sample in part]
@@ -190,7 +190,7 @@ def _warn_of_long(model: Any, encoded: Sequence[list[int]], sampling: Sampling) 
 
 
 @contextlib.contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: Any) -> Iterator[None]:
     """Without dropout and gradients, and then as it was before."""
     import torch
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek import chat, data, evaluation, generation, rewards
-from trl_deepseek.errors import ConfigError, TemplateError
-from trl_deepseek.evaluation import Chosen, Evaluation
+from trl_deepseek.errors import ConfigError, ModelError, TemplateError
+from trl_deepseek.evaluation import Chosen, Evaluation, Rows
 from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs.evaluate_options import EvaluateOptions
 from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import model_reward
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.types import DatasetKind
 
@@ -31,7 +32,7 @@ class Job:
         options: As given.
         registry: The registry of the run.
         metrics: With their options.
-        rows: By kind; of each the metrics' needs have been seen to.
+        rows: Of each metric.
         sampling: How answers are drawn.
         settings: What a failure of a reward means.
         models: What loads each model, by its name; equal names are numbered.
@@ -40,7 +41,7 @@ class Job:
     options: EvaluateOptions
     registry: Registry
     metrics: list[Chosen]
-    rows: Mapping[DatasetKind, Any]
+    rows: Rows
     sampling: Sampling
     settings: Settings
     models: Mapping[str, Callable[[], tuple[Any, Any]]]
@@ -73,8 +74,9 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     )
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)
-    tokenizers = [_tokenizer(name, options, registry) for name in options.models or ()]
-    rows = _rows(options, registry, chosen)
+    tokenizers = [_tokenizer(name, options, registry, chosen) for name in options.models or ()]
+    loaded = _rows(options, registry, chosen)
+    rows = evaluation.prepare(loaded, chosen)
     _check_conversations(options, rows, tokenizers)
     return Job(options, registry, chosen, rows, sampling, settings, _models(options, registry))
 
@@ -102,7 +104,19 @@ def run(job: Job, *, show_progress: bool = False) -> Evaluation:
     return found
 
 
-def _tokenizer(name: str, options: EvaluateOptions, registry: Registry) -> Any:
+def _tokenizer(
+    name: str, options: EvaluateOptions, registry: Registry, chosen: Sequence[Chosen]
+) -> Any:
+    """The tokenizer of a model that has been found whole, and fit for every metric."""
+    if model_reward.is_reward_model(name):
+        model_reward.check_reward_model(name)
+        unfit = [each.name for each in chosen if each.metric is None or not each.metric.scores]
+        if unfit:
+            raise ModelError(
+                f"model {name!r} is a reward model, which answers nothing: {unfit[0]!r} cannot "
+                "measure it\n  preference_accuracy can"
+            )
+        return model_reward.tokenizer_of(name, registry)
     return generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
@@ -114,7 +128,11 @@ def _models(
     found: dict[str, Callable[[], tuple[Any, Any]]] = {}
     for name in options.models or ():
         count = sum(each == name for each in (options.models or ())[: len(found)])
-        found[name if not count else f"{name} ({count + 1})"] = functools.partial(
+        label = name if not count else f"{name} ({count + 1})"
+        if model_reward.is_reward_model(name):
+            found[label] = functools.partial(_reward_model, name, registry)
+            continue
+        found[label] = functools.partial(
             generation.load,
             name,
             registry,
@@ -126,10 +144,15 @@ def _models(
     return found
 
 
+def _reward_model(name: str, registry: Registry) -> tuple[Any, Any]:
+    loaded = model_reward.load_reward_model(name, registry)
+    return loaded.model, loaded.tokenizer
+
+
 def _rows(
     options: EvaluateOptions, registry: Registry, chosen: Sequence[Chosen]
 ) -> dict[DatasetKind, Any]:
-    """The rows of each kind that is needed, each metric's needs seen to."""
+    """The rows of each kind that is needed."""
     found: dict[DatasetKind, Any] = {}
     name = options.dataset_name
     for each in chosen:
@@ -139,8 +162,6 @@ def _rows(
             raise ConfigError(f"--dataset_name is required: {each.name!r} is measured on rows")
         if each.rows not in found:
             found[each.rows] = _load(name, options, registry, each.rows)
-        rows = evaluation.read(found[each.rows], each.rows, name, answers=each.over != "model")
-        evaluation.check_rows([each], rows, name)
     if name is not None and not found:
         raise ConfigError(
             "dataset_name names rows that nothing would look at: the metrics bring their own\n"
@@ -183,11 +204,9 @@ def _only_split(name: str, options: EvaluateOptions) -> str | None:
     return str(names[0])
 
 
-def _check_conversations(
-    options: EvaluateOptions, rows: Mapping[DatasetKind, Any], tokenizers: Sequence[Any]
-) -> None:
+def _check_conversations(options: EvaluateOptions, rows: Rows, tokenizers: Sequence[Any]) -> None:
     """Refuse conversations where a model has no template to render them with."""
-    if not any(chat.holds_conversations(each) for each in rows.values()):
+    if not any(chat.holds_conversations(each) for each in rows.by_metric.values()):
         return
     for name, tokenizer in zip(options.models or (), tokenizers, strict=True):
         if not tokenizer.chat_template:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -114,9 +115,7 @@ class EvaluateOptions:
             if not getattr(self, option):
                 raise ConfigError(f"--{option} is required: name {what} or several")
         for option in ("metric_kwargs", "chat_template_kwargs"):
-            value = getattr(self, option)
-            if isinstance(value, str):  # transformers leaves alone what is no JSON object
-                raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
+            setattr(self, option, _object(option, getattr(self, option)))
         for name, options in dict(self.metric_kwargs or {}).items():
             if not isinstance(options, dict):
                 raise ConfigError(
@@ -145,3 +144,14 @@ class EvaluateOptions:
             max_completion_length=self.max_new_tokens,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
         )
+
+
+def _object(option: str, value: Any) -> dict[str, Any] | None:
+    """The mapping that JSON on the command line stands for; from Python it may be one already."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        found = value
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
+    return found

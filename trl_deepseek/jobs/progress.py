@@ -17,8 +17,9 @@ from typing import Any
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import made_from
 from trl_deepseek.jobs.recipe import Recipe, Stage
+from trl_deepseek.report import reading
 
-FILE = "pipeline.json"
+FILE = reading.PROGRESS
 REPLACED = "replaced"  # the folder of what stale stages had written
 # What is noted of a stage; the last two once it has ended.
 _NOTED: dict[str, Any] = {
@@ -55,9 +56,7 @@ class Progress:
     def __init__(self, recipe: Recipe) -> None:
         self.folder = Path(recipe.output_dir)
         self.file = self.folder / FILE
-        self.stages: dict[str, dict[str, Any]] = {}
-        if self.file.exists():
-            self.stages = _read(self.file)
+        self.stages = progress_of(self.folder)
 
     def check(self, recipe: Recipe, restart: str | None = None) -> None:
         """Refuse to write where something else stands.
@@ -164,6 +163,15 @@ class Progress:
             os.replace(new, self.file)
         except OSError as error:
             raise ConfigError(f"{self.file} cannot be written: {error.strerror}") from error
+
+
+def progress_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The stages noted in a recipe's folder; none where there is no recipe.
+
+    Raises:
+        ConfigError: The file there cannot be read.
+    """
+    return _read(folder / FILE) if (folder / FILE).exists() else {}
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

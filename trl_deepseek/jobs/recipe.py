@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
+from trl_deepseek.jobs import presets
 from trl_deepseek.jobs.places import located, option_of
 from trl_deepseek.jobs.references import NAME, References, sources_of
 from trl_deepseek.jobs.stages import KINDS, Kind
@@ -70,8 +71,9 @@ class Stage:
     @property
     def saves_adapter(self) -> bool:
         """Whether it saves an adapter and no model of its own."""
+        options = {**presets.of_stage(self.options), **self.options}
         return self.kind.trains and any(
-            self.options.get(option) for option in ("use_peft", "qlora", "quantization")
+            options.get(option) for option in ("use_peft", "qlora", "quantization")
         )
 
 
@@ -119,10 +121,15 @@ def read(
     Raises:
         ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
-    values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
-    recipe = settle(path, Settings(values, over), check_names)
+    recipe = settle(path, read_values(path, over), check_names)
     flags = [f"--{name} {shlex.quote(str(value))}" for name, value in over.items()]
     return replace(recipe, again=" ".join(["trl-deepseek run", path, *flags]))
+
+
+def read_values(path: str, over: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """What a recipe's file holds, and ``over`` instead of what it has; see :func:`read`."""
+    values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
+    return Settings(values, over)
 
 
 def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:

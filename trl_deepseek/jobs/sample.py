@@ -27,7 +27,7 @@ from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import for_training
 from trl_deepseek.rollouts.drawing import Drawing
-from trl_deepseek.rollouts.drawn import REPLACED, Selection
+from trl_deepseek.rollouts.drawn import REPLACED, Kind, Selection
 from trl_deepseek.rollouts.journal import Journal, replacing
 from trl_deepseek.trainers import provenance
 
@@ -70,7 +70,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
     rows = _read(options, registry, functions, tokenizer)
-    kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
+    kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
     sampling = Sampling(
         num_samples=options.num_samples,
@@ -111,6 +111,7 @@ def _read(
         kind="prompts",
         split=options.dataset_split,
         subset=options.dataset_config,
+        size=options.max_samples,
         seed=options.seed,
     )
     rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
@@ -170,7 +171,7 @@ def _settings(
     """What decides what is in the file, as JSON gives it back."""
     versions = provenance.plugins_of(registry)
     origins = {entry.name: entry.origin.plugin for entry in registry.entries("rewards")}
-    files = {}
+    files: dict[str, str | None] = {}
     for named, function in zip(options.reward_funcs or (), functions, strict=True):
         plugin = origins.get(rewards.name_of(function))
         file = Path(named.partition(":")[0])

@@ -5,11 +5,11 @@
     with steps               <think>3a12>3b45>3c13>1d23>1e35>1</think>#### 1
 
 A question is the ball's cup and the swaps, each with a letter of its own. A step is the swap copied
-and the ball's cup after it, beside the cup before: one look-up, and the letter says which swap to
-copy next. At once, all swaps have to be followed in one forward pass, one after another, for which a
-model of a few layers has not the depth: it stays near the 0.2 of a guess, whatever seed or
-processor. Demonstrations mix both styles, most of them at once, so that supervised training leaves
-a model that guesses, and a reward for the right answer alone teaches it to think. The answer
+and the ball's cup after it, right beside the cup before: one look-up, and the letter says which
+swap to copy next. At once, all swaps have to be followed in one forward pass, one after another,
+for which a model of a few layers has not the depth: it stays near the 0.2 of a guess, whatever seed
+or processor. Demonstrations mix both styles, most of them at once, so that supervised training
+leaves a model that guesses, and a reward for the right answer alone teaches it to think. The answer
 stands after GSM8K's mark, which every first-party reward reads, so that all answers at once begin
 alike: their first token has their whole share, and none is opened by ``<think>`` by accident.
 """
@@ -85,4 +85,4 @@ def _question(start: int, swaps: list[Pair]) -> Question:
     )
 
 
-TASK = Task("cups", _questions, steps_share=0.3, sizes={"train": 7_000, "test": 500})
+TASK = Task("cups", _questions, steps_share=0.4, sizes={"train": 7_000, "test": 500})
