@@ -50,6 +50,16 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+# The one of all kinds of stages stands for the others where time is short.
+each = pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(path, marks=[pytest.mark.matrix] * (path.stem != "r1"), id=path.stem)
+        for path in RECIPES
+    ],
+)
+
+
 def small(recipe: Path) -> dict[str, Any]:
     """The recipe with the smallest of everything, and without a demand that chance cannot meet."""
     values = yaml.safe_load(recipe.read_text())
@@ -68,10 +78,7 @@ def small(recipe: Path) -> dict[str, Any]:
     return {**values, "save_strategy": "no"}
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [pytest.param(path, marks=pytest.mark.matrix, id=path.stem) for path in RECIPES],
-)
+@each
 def test_a_shipped_recipe_runs_from_end_to_end(
     recipe: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,13 +102,7 @@ def test_a_shipped_recipe_runs_from_end_to_end(
     assert re.search(r"exact_match *│ *[\d.e-]+ \[[\d.e-]+, [\d.e-]+\] *│", shown.out)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        pytest.param(path, marks=[pytest.mark.matrix] * (path.stem != "r1"), id=path.stem)
-        for path in RECIPES
-    ],
-)
+@each
 def test_a_shipped_recipe_passes_its_checks_as_it_stands(
     recipe: Path,
     here: Path,
