@@ -35,6 +35,7 @@ PAGES = [REPOSITORY / "README.md"] + [
 # Each page's blocks that do not run, so that none is added unseen.
 NOT_RUN = {
     "README.md": 1,
+    "judged_metrics.md": 2,
     "qlora.md": 4,
     "recipes.md": 1,
     "reward_models.md": 1,

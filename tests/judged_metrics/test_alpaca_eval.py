@@ -130,6 +130,19 @@ def test_a_judge_is_asked_in_both_orders(measure: Any, server: Any) -> None:
     assert len(server.requests) == 2 * 5  # equal answers are a tie unasked
 
 
+def test_too_few_rows_for_the_fit_are_said(
+    measure: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = annotations(0)[:4]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    outputs = [{"instruction": r["instruction"], "output": r["output_1"]} for r in rows]
+    options = {"annotations": str(tmp_path / "annotations.json")}
+    answers = {"m": [r["output_2"] for r in rows]}
+    found = measure(outputs, "alpaca_eval", answers, options).estimates()
+    assert set(found) == {"alpaca_eval"}
+    assert "needs 5 judged rows: there are 4" in caplog.text
+
+
 def test_what_cannot_be_measured_is_refused(
     measure: Any, gamed: str, tmp_path: Path, server: Any
 ) -> None:
@@ -161,5 +174,4 @@ def test_what_cannot_be_measured_is_refused(
         annotations=str(file),
         baseline_data=gamed,
     )
-    refused("needs 5 judged rows", outputs[:2], {"m": answers["m"][:2]}, annotations=str(file))
     refused("cannot read row 0 of .*: it has no column 'instruction'", [{"text": "x"}], {"m": [""]})
