@@ -35,11 +35,13 @@ PAGES = [REPOSITORY / "README.md"] + [
 # Each page's blocks that do not run, so that none is added unseen.
 NOT_RUN = {
     "README.md": 1,
+    "chat_command.md": 1,
     "judged_metrics.md": 2,
     "qlora.md": 4,
     "recipes.md": 1,
     "reward_models.md": 1,
     "rewards.md": 1,
+    "sampling.md": 1,
 }
 _NOT_RUN = re.compile(r"<!-- not run: \w.*-->\s*")
 _FILE = re.compile(r"# (\w+\.py)\b")

@@ -30,6 +30,12 @@ def parts_of(units: Sequence[Unit], aggregate: Aggregate | None) -> list[str]:
     return list(_named(aggregate(_sums(counted)))) if counted else []
 
 
+def number(units: Sequence[Unit], part: str, aggregate: Aggregate | None) -> float:
+    """One number over prompts, of which some have a value; see :func:`estimate`."""
+    counted = [u for u in units if u is not None and (aggregate is not None or part in u)]
+    return _value(counted, part, aggregate)
+
+
 def estimate(
     units: Sequence[Unit], part: str, aggregate: Aggregate | None, seed: int
 ) -> Estimate | None:

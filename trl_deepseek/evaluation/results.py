@@ -47,6 +47,13 @@ class Measured:
         """What a number of it is called."""
         return f"{self.name}/{part}" if part else self.name
 
+    def numbers(self) -> dict[str, float]:
+        """Its numbers by label, without their intervals; none where every unit abstained."""
+        parts = intervals.parts_of(self.units, self.aggregate)
+        found = {p: intervals.number(self.units, p, self.aggregate) for p in parts}
+        found |= {part: estimate.value for part, estimate in self.fixed.items()}
+        return {self.label(part): value for part, value in found.items()}
+
     def estimates(self, seed: int) -> dict[str, Estimate]:
         """Its numbers by label; none where every unit abstained."""
         parts = intervals.parts_of(self.units, self.aggregate)
@@ -81,7 +88,7 @@ class Evaluation:
     Attributes:
         measured: What each model's metrics found, by the model's name, in the order given.
         samples: One row per answer: model, row, sample, prompt, completion, tokens, finished, and
-            its value of each metric that gives one to an answer.
+            ``metrics/NAME`` of each metric that gives an answer a value.
         seed: Of the intervals.
     """
 
