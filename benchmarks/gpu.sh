@@ -3,15 +3,15 @@
 # log-probs and steps against stock TRL, estimated and measured memory. On a machine without a GPU
 # it is a dry run on tiny shapes.
 #
-#     benchmarks/gpu.sh OUT [WHEELS] [SECONDS]
+#     benchmarks/gpu.sh OUT [WHEELS] [SECONDS] [PART...]
 #
 # OUT gets results.md, results.json and a log per part. WHEELS (default .whl, see gpu_wheels.sh) is
 # what the machine lacks; it is installed into a temporary folder, nothing else is touched. This
 # checkout runs as it is: its entry points are written beside the wheels. SECONDS (default 460) is
-# for all parts together.
+# for all parts together; PARTs are beginnings of their titles, such as "Steps at 1B" (all by default).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:?usage: benchmarks/gpu.sh OUT [WHEELS] [SECONDS]}
+out=${1:?usage: benchmarks/gpu.sh OUT [WHEELS] [SECONDS] [PART...]}
 wheels=${2:-.whl}
 site=$(mktemp -d)
 trap 'rm -rf "$site"' EXIT
@@ -39,4 +39,4 @@ info.mkdir()
 END
 export PYTHONPATH="$site:$PWD:$PWD/plugins" TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 TRL_EXPERIMENTAL_SILENCE=1
-"$python" -m benchmarks.gpu.run "$out" --seconds "${3:-460}"
+"$python" -m benchmarks.gpu.run "$out" --seconds "${3:-460}" ${4:+--only "${@:4}"}

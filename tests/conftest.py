@@ -28,11 +28,11 @@ def _no_plugins_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need what an older transformers does not have."""
-    reason = releases.needs(releases.ROUTER_LOGITS)
+    """Skip what an older transformers does not have."""
     for item in items:
-        if item.get_closest_marker("router_logits") and not releases.has(releases.ROUTER_LOGITS):
-            item.add_marker(pytest.mark.skip(reason=reason))
+        for mark in item.iter_markers("transformers"):
+            if not releases.has(mark.args[0]):
+                item.add_marker(pytest.mark.skip(reason=releases.needs(mark.args[0])))
 
 
 @pytest.fixture

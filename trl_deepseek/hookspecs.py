@@ -111,8 +111,9 @@ def register_datasets(register: Register) -> None:
 
 @hookspec
 def register_presets(register: Register) -> None:
-    """Offer named config defaults, to be found in ``registry.presets``; no command reads them yet.
+    """Offer named settings of a training command, to be named in ``preset``.
 
     Args:
-        register: Call as ``register(name, Preset(...))``.
+        register: Call as ``register(name, Preset(...))``; each number has a source, see
+            :class:`trl_deepseek.types.Preset`.
     """

@@ -165,7 +165,7 @@ class Registry:
 
     @property
     def presets(self) -> Catalog[Preset]:
-        """Config defaults, by name; no command reads them yet."""
+        """Settings of training commands, named in ``preset``."""
         return self._catalog("presets")
 
     def entries(self, kind: str | None = None) -> list[Entry]:

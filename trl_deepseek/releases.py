@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import metadata
 
+ROUTER_ROUTES = "5.13"  # the router of DeepSeek-V3 is whole, so that LoRA can be on it too
 TYPED_ARGUMENTS = "5.15"  # parse_response types the arguments of tool calls by the tools
 ROUTER_LOGITS = "5.19"  # DeepSeek-V2 and V3 return what their routers said, to balance experts
 

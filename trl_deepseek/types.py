@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from trl_deepseek.metric_types import Estimate as Estimate
 from trl_deepseek.metric_types import Metric as Metric
@@ -288,15 +288,74 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Preset:
-    """Named defaults for a config, each with the source of its number.
+    """The numbers of one paper for one training command, each with its source.
+
+    ``SFTConfig(**preset.values, output_dir=...)`` and ``ModelConfig(**preset.model)`` are how
+    Python uses it; ``--preset NAME`` gives both to the command.
 
     Attributes:
-        values: Option name to value.
-        sources: Option name to where the value comes from (paper and section).
+        description: One line: whose numbers they are, and what for.
+        command: The training command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        values: Field of that command's config to value.
+        sources: Every option of ``values`` and ``model`` to where its value comes from: the
+            paper with section or equation, or ``ours:`` and the reason.
+        model: Field of ``ModelConfig`` to value: LoRA and its numbers.
+        notes: What the paper does besides, and what of it TRL cannot express; a sentence each.
     """
 
+    description: str
+    command: str
     values: Mapping[str, Any]
     sources: Mapping[str, str]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that it sets: ``values`` and ``model``."""
+        return {**self.values, **self.model}
+
+    def __post_init__(self) -> None:
+        if isinstance(self.notes, str) or not all(isinstance(note, str) for note in self.notes):
+            raise ValueError(f"notes is {self.notes!r}; it must hold sentences")
+        without = [name for name in self.options if not self.sources.get(name)]
+        if without:
+            raise ValueError(f"no source is given for {', '.join(without)}")
+        idle = [name for name in self.sources if name not in self.options]
+        if idle:
+            raise ValueError(f"a source is given for {', '.join(idle)}, which it does not set")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Where a number usually lies, as advice: a value outside is warned of and not refused.
+
+    Attributes:
+        low: The least that is usual.
+        high: The most.
+        source: Who says so.
+        below: What less of it does, where that is known.
+        above: What more of it does.
+    """
+
+    low: float
+    high: float
+    source: str
+    below: str = ""
+    above: str = ""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def usually(**options: Usual) -> Callable[[Function], Function]:
+    """Say of a loss's or a noise's options where they usually lie, by decorating the function."""
+
+    def mark(function: Function) -> Function:
+        function.__dict__["usual"] = options
+        return function
+
+    return mark
 
 
 class Noise(Protocol):

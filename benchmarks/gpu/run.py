@@ -235,6 +235,7 @@ def main() -> int:
             continue
         left = end - time.monotonic()
         log = args.out / f"part{number}.log"
+        wrong: str | None
         if left < LEAST:
             wrong, took = "not begun: the time for all parts was used up", 0.0
             log.write_text("")

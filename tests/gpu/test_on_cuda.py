@@ -18,7 +18,7 @@ pytestmark = pytest.mark.gpu
 REGISTRY = load_registry()
 KINDS = ("SFT", "DPO", "KTO", "Reward", "GRPO")
 TINY = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
-ROWS = {"SFT": "demonstrations", "GRPO": "prompts"}
+ROWS: dict[str, Any] = {"SFT": "demonstrations", "GRPO": "prompts"}
 
 
 def low_ids(completions: list[Any], completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -163,10 +163,7 @@ def test_a_resumed_run_draws_on_as_the_undisturbed_one(
 def test_dpo_by_name_is_trls(device: str, tmp_path: Path) -> None:
     losses = []
     for loss in ("dpo", "sigmoid"):  # ours by name, and TRL's own
-        model, _ = REGISTRY.models["tiny-deepseek-llm"](seed=0)
-        run = trainer(
-            "DPO", model, tmp_path, device, loss_type=[loss], max_steps=3, chat_template=None
-        )
+        run = trainer("DPO", "tiny-deepseek-llm", tmp_path, device, loss_type=[loss], max_steps=3)
         run.train()
         losses.append([entry["loss"] for entry in run.state.log_history if "loss" in entry])
     assert losses[0][0] == pytest.approx(math.log(2), rel=1e-2)
@@ -176,8 +173,8 @@ def test_dpo_by_name_is_trls(device: str, tmp_path: Path) -> None:
 def test_noise_is_drawn_where_the_model_is(device: str, tmp_path: Path) -> None:
     losses = []
     for noise in (None, "neftune"):
-        model, _ = REGISTRY.models["tiny-deepseek-llm"](seed=0)
-        run = trainer("SFT", model, tmp_path, device, noise=noise, noise_alpha=noise and 20.0)
+        options = {"noise": noise, "noise_alpha": noise and 20.0}
+        run = trainer("SFT", "tiny-deepseek-llm", tmp_path, device, **options)
         run.train()
         losses.append(run.state.log_history[0]["loss"])
     assert math.isfinite(losses[1])

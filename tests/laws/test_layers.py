@@ -13,7 +13,7 @@ LAYERS = (
     {"__main__", "testing"},
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
-    {"trainers", "memory", "rollouts", "report", "evaluation", "yaml_files"},
+    {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
     {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},

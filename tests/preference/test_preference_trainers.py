@@ -94,7 +94,7 @@ def test_before_the_first_step_the_loss_has_its_closed_form(
     assert margin == pytest.approx(0.0, abs=1e-5)
 
 
-@pytest.mark.router_logits
+@pytest.mark.transformers("5.19")
 @pytest.mark.parametrize("loss", [*PAIRED, *UNPAIRED])
 def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing(
     build: Build, tiny: Callable[..., Any], loss: str, sums: Dataset
@@ -165,7 +165,7 @@ def test_experts_that_do_not_say_how_they_route_are_not_left_unbalanced(
     assert second.endswith("; or leave router_aux_loss_coef out")
 
 
-@pytest.mark.router_logits
+@pytest.mark.transformers("5.19")
 def test_trls_own_weighting_of_a_loss_balances_v3_too(
     build: Build, tiny: Callable[..., Any]
 ) -> None:

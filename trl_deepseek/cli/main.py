@@ -40,10 +40,12 @@ COMMANDS = {
     "report": "Write one page about a run or a recipe: curves, completions, what was warned of.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
+    "recommend": "Look at data, name the training for it and print the command.",
+    "presets": "Settings of papers for the training commands, each number with its source.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
 # What these print is all that they do.
-SHORT = ("rewards", "show-sample", "plugins", "validate")
+SHORT = ("rewards", "show-sample", "plugins", "presets", "recommend", "validate")
 OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable, show_report
+from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.places import naming_those_of
 
 
-def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+def add_arguments(parser: Parser, command: str) -> None:
     """The options of one training command, or of an alias, which is a command with its loss."""
     from trl_deepseek.jobs.options import DataArguments, ModelArguments, add_dataclasses
 
@@ -24,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add_dataclasses(parser, [DataArguments, *options, ModelArguments])
     parser.add_argument(
         "--qlora", action="store_true", help="Short for --quantization qlora: 4 bits and LoRA."
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="Settings of a paper in the place of defaults (`trl-deepseek presets`); flags and "
+        "YAML win over them.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
@@ -38,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         (loss_type,) = (each for each in parser._actions if each.dest == "loss_type")
         loss_type.type = functools.partial(_own_loss, command)
         parser.set_defaults(loss_type=[command], command="preference")
+        parser.counted.add("loss_type")
 
 
 def _own_loss(command: str, name: str) -> str:

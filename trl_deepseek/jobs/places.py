@@ -23,6 +23,7 @@ OF_KIND = {
     "metrics": "metrics",
     "models": "model_name_or_path",
     "noises": "noise",
+    "presets": "preset",
     "quantizations": "quantization",
     "rewards": "reward_funcs",
 }
@@ -75,9 +76,15 @@ def naming(given: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[None
         raise
 
 
-def naming_those_of(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
-    """The same for the options that a parser of ours has read."""
-    return naming({name: getattr(args, name, None) for name in sorted(args.given)}, args.places)
+@contextlib.contextmanager
+def naming_those_of(args: argparse.Namespace) -> Iterator[None]:
+    """The same for the options that a parser of ours has read, and those that a preset sets."""
+    try:
+        yield
+    except UserError as error:
+        given = {name: getattr(args, name, None) for name in sorted(args.given)}
+        with naming(given, args.places):
+            raise error
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
+from trl_deepseek.jobs import presets
 from trl_deepseek.jobs.places import located, option_of
 from trl_deepseek.jobs.references import NAME, References, sources_of
 from trl_deepseek.jobs.stages import KINDS, Kind
@@ -70,8 +71,9 @@ class Stage:
     @property
     def saves_adapter(self) -> bool:
         """Whether it saves an adapter and no model of its own."""
+        options = {**presets.of_stage(self.options), **self.options}
         return self.kind.trains and any(
-            self.options.get(option) for option in ("use_peft", "qlora", "quantization")
+            options.get(option) for option in ("use_peft", "qlora", "quantization")
         )
 
 

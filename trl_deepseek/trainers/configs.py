@@ -15,6 +15,7 @@ from trl_deepseek import environment, secrets
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers import usual as tables
 from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class PluginConfig:
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
     sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = None  # of a pretrained model
+    usual: ClassVar[tables.Table] = {}  # where numbers usually lie, of a pretrained model
     words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
     given: ClassVar[frozenset[str]] = frozenset()  # of an instance: the fields that it was given
 
@@ -150,7 +151,7 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
             registered (named or recognised), else false.
     """
 
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-6, 5e-5)
+    usual: ClassVar[tables.Table] = tables.SFT
 
     assistant_only_loss: bool | None = field(
         default=None,
@@ -185,6 +186,7 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
         ConfigError: One of these has a value that it cannot have.
     """
 
+    usual: ClassVar[tables.Table] = tables.GRPO
     compares_with_reference: ClassVar[bool] = True
     words: ClassVar[Mapping[str, Sequence[str]]] = ranges.POLICY_WORDS
 
@@ -271,6 +273,7 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.RewardConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+    usual: ClassVar[tables.Table] = tables.REWARD
     sequence_classification: ClassVar[bool] = True
     sequences_per_example: ClassVar[int] = 2
 
@@ -297,7 +300,7 @@ class DPOConfig(PluginConfig, PreferenceFields, MeasuringFields, trl.DPOConfig):
         label_smoothing: The loss's option of this name; when None, the loss's own default.
     """
 
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-7, 5e-6)
+    usual: ClassVar[tables.Table] = tables.DPO
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequences_per_example: ClassVar[int] = 2
     compares_with_reference: ClassVar[bool] = True
@@ -324,6 +327,7 @@ class KTOConfig(PluginConfig, PreferenceFields, MeasuringFields, ClassWeights, t
         loss_type: Registered loss on labelled single examples.
     """
 
+    usual: ClassVar[tables.Table] = tables.KTO
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.KTOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     compares_with_reference: ClassVar[bool] = True
 

@@ -8,20 +8,23 @@ cannot differ. The checks themselves live with their subjects; here is their ord
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization, releases
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers import usual
 from trl_deepseek.trainers.measuring import Measures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from trl_deepseek.losses.bound import BoundLoss
 
 logger = logging.getLogger(__name__)
 
@@ -97,11 +100,25 @@ class Inputs:
             or (hasattr(self.model, "peft_config") and hasattr(self.model, "get_base_model"))
         )
 
-    def advise_learning_rate(self) -> None:
-        """Warn of a learning rate out of range, of a model that comes from somewhere."""
+    def advise(self, losses: Iterable[BoundLoss] = (), *, general: bool = True) -> None:
+        """Warn of numbers that are out of their usual range, of a model that comes from somewhere.
+
+        Args:
+            losses: Of the run; their own options are judged too.
+            general: Whether the ranges of the config hold for them.
+        """
         held: Any = getattr(self.model, "config", None)
-        if held is None or getattr(held, "_name_or_path", None):
-            ranges.advise_learning_rate(self.args, adapter=self.has_adapter)
+        if held is not None and not getattr(held, "_name_or_path", None):
+            return
+        table = getattr(self.args, "usual", {}) if general else {}
+        usual.advise(usual.numbers_of(self.args), table, adapter=self.has_adapter)
+        usual.advise(dict(usual.of_lora(self.options.get("peft_config"))), usual.LORA)
+        noised = noise.choose(self.args, self.registry)
+        if noised is not None:
+            ranges = {f"noise_{name}": each for name, each in usual.own(noised.function).items()}
+            usual.advise({"noise_alpha": noised.options.get("alpha")}, ranges)
+        for bound in losses:
+            usual.advise(bound.options, usual.own(bound.loss.function))
 
 
 def registry_for(args: Any) -> Registry:
@@ -147,6 +164,8 @@ def find(inputs: Inputs) -> None:
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
     _check_float16(inputs)
     _check_balancing(inputs)
+    if getattr(inputs.options.get("peft_config"), "target_modules", None) == "all-linear":
+        lora.check_all_linear(_config(inputs))
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 

@@ -98,6 +98,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         inputs.parts = loss = plan(inputs.args, inputs.registry).losses[0]
         inputs.each_split(lambda rows, split: _pairs(rows, split, inputs.args, loss.name))
         find(inputs)
+        inputs.advise([loss])
         read_conversations(inputs)
 
     def compute_loss(
