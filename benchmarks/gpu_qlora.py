@@ -1,11 +1,13 @@
 """QLoRA on a GPU: peak memory and tokens per second of a 7B model, ours and stock TRL's.
 
-    python benchmarks/gpu_qlora.py [--layers 30] [--length 2048] [--batch 1] [--steps 10]
+    python benchmarks/gpu_qlora.py [--layers 30] [--length 2048] [--batch 1] [--steps 10] [--lines]
 
 The model has the shape of deepseek-llm-7b and random weights, so nothing is downloaded. Both runs
 are processes of their own on the same GPU, one after the other: trl_deepseek with
 ``quantization="qlora"``, and TRL with the flags ``--load_in_4bit --use_peft`` and the same LoRA
 targets (TRL knows none), rank and batch. Needs CUDA; without it this says so and ends with 0.
+``--lines`` prints each figure as soon as it is known, for ``benchmarks/gpu.sh``, and without CUDA
+goes through it all with a tiny model.
 """
 
 from __future__ import annotations
@@ -81,19 +83,23 @@ def measure(who: str, folder: str, args: argparse.Namespace) -> None:
     class Clock(TrainerCallback):
         def on_step_end(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:
             if state.global_step == WARM_UP:
-                torch.cuda.synchronize()
+                synchronize()
                 started[0] = time.perf_counter()
 
+    on_gpu = torch.cuda.is_available()
+    synchronize = torch.cuda.synchronize if on_gpu else lambda: None
     trainer.add_callback(Clock())
-    torch.cuda.reset_peak_memory_stats()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
     trainer.train()
-    torch.cuda.synchronize()
+    synchronize()
     tokens = (args.steps - WARM_UP) * args.batch * args.length
-    found = {
-        "peak": torch.cuda.max_memory_allocated(),
-        "reserved": torch.cuda.max_memory_reserved(),
-        "tokens_per_second": tokens / (time.perf_counter() - started[0]),
-    }
+    found = {"tokens_per_second": tokens / (time.perf_counter() - started[0])}
+    if on_gpu:
+        found |= {
+            "peak": torch.cuda.max_memory_allocated(),
+            "reserved": torch.cuda.max_memory_reserved(),
+        }
     print(json.dumps(found))
 
 
@@ -122,11 +128,13 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--lines", action="store_true")
     parser.add_argument("--one", nargs=2, metavar=("WHO", "FOLDER"))
     args = parser.parse_args()
     import torch
 
-    if not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    if not on_gpu and not args.lines:
         print("skipped: no CUDA device")
         return
     if args.one:
@@ -139,26 +147,48 @@ def main() -> None:
 
     config = published.config("deepseek-llm-7b")
     config.num_hidden_layers = args.layers
+    if not on_gpu:
+        config.num_hidden_layers, args.length = 2, 64
+        config.hidden_size, config.intermediate_size = 64, 128
+        config.num_attention_heads = config.num_key_value_heads = 4
+        config.head_dim = 16
     rest = [f"--{name}={getattr(args, name)}" for name in ("layers", "length", "batch", "steps")]
+    rest += ["--lines"] if args.lines else []
+    tell = lines if args.lines else table
     with tempfile.TemporaryDirectory() as folder:
-        with torch.device("cuda"):
+        with torch.device("cuda" if on_gpu else "cpu"):
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
         del model
         torch.cuda.empty_cache()
-        print(f"{torch.cuda.get_device_name()}, batch {args.batch} of {args.length} tokens")
-        print(f"estimated peak: {estimate(config, args) / 1e9:.2f} GB")
-        print("| run | peak allocated | peak reserved | tokens/s |\n|---|---|---|---|")
+        tell("plan", {})
+        tell("estimated", {"peak": estimate(config, args)})
         for who in ("trl_deepseek", "trl"):
             command = [sys.executable, __file__, "--one", who, folder, *rest]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise SystemExit(done.stderr)
-            found = json.loads(done.stdout.strip().splitlines()[-1])
-            print(
-                f"| {who} | {found['peak'] / 1e9:.2f} GB | {found['reserved'] / 1e9:.2f} GB "
-                f"| {found['tokens_per_second']:.0f} |"
-            )
+                print(done.stderr, file=sys.stderr)
+                tell(who, {"failed": done.stderr.strip().splitlines()[-1][:200]})
+            else:
+                tell(who, json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def lines(name: str, found: dict[str, Any]) -> None:
+    """What ``benchmarks/gpu/run.py`` reads."""
+    from benchmarks.gpu import MARK
+
+    cells = {"plan": ["estimated", "trl_deepseek", "trl"]} if name == "plan" else {"cell": name}
+    print(MARK + json.dumps({**cells, **found}), flush=True)
+
+
+def table(name: str, found: dict[str, Any]) -> None:
+    """A row of the table in Markdown; its head for the plan."""
+    if name == "plan":
+        print("| run | peak allocated | peak reserved | tokens/s |\n|---|---|---|---|")
+        return
+    sizes = [f"{found[key] / 1e9:.2f} GB" if key in found else "" for key in ("peak", "reserved")]
+    speed = f"{found['tokens_per_second']:.0f}" if "tokens_per_second" in found else ""
+    print(f"| {' | '.join([name, found.get('failed', sizes[0]), sizes[1], speed])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from trl_deepseek import releases
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -23,6 +25,14 @@ signal.signal(signal.SIGTERM, signal.SIG_DFL)
 def _no_plugins_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRL_DEEPSEEK_PLUGINS", raising=False)
     monkeypatch.delenv("TRL_DEEPSEEK_BLOCK", raising=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what an older transformers does not have."""
+    for item in items:
+        for mark in item.iter_markers("transformers"):
+            if not releases.has(mark.args[0]):
+                item.add_marker(pytest.mark.skip(reason=releases.needs(mark.args[0])))
 
 
 @pytest.fixture

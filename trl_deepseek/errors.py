@@ -40,10 +40,13 @@ class UserError(TrlDeepseekError):
             was read from a file of settings.
         rows: What is wrong with which rows of a dataset, counted from 0; empty where it is not
             about rows.
+        lines: What is wrong with which lines of a data file, by ``file:line``, where it cannot be
+            read.
     """
 
     place: str | None = None
     rows: Mapping[int, str] = MappingProxyType({})
+    lines: Mapping[str, str] = MappingProxyType({})
 
     def __str__(self) -> str:
         return super().__str__() if self.place is None else f"{self.place}: {super().__str__()}"

@@ -142,7 +142,7 @@ class Registry:
 
     @property
     def metrics(self) -> Catalog[Metric]:
-        """Metrics, by name; no command evaluates yet."""
+        """Metrics, named in ``evaluate --metrics``, where any reward may be named too."""
         return self._catalog("metrics")
 
     @property

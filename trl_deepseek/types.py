@@ -9,9 +9,12 @@ This module must stay importable without torch, so that plugins and the command 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from trl_deepseek.metric_types import Estimate as Estimate
+from trl_deepseek.metric_types import Metric as Metric
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -169,6 +172,13 @@ class Loss:
     reference: bool = True
     prompt_nll: bool = False
     kl: bool = False
+
+    def __post_init__(self) -> None:
+        if self.data not in ("pairs", "unpaired", "rewards"):
+            raise ValueError(f"data is {self.data!r}; it must be 'pairs', 'unpaired' or 'rewards'")
+        for option in ("reference", "prompt_nll", "kl"):
+            if not isinstance(getattr(self, option), bool):
+                raise ValueError(f"{option} is {getattr(self, option)!r}; it must be True or False")
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call the registered function."""
@@ -385,10 +395,3 @@ class DatasetBuilder(Protocol):
         seed: int = 0,
     ) -> Dataset:
         """Build the rows of ``split``; every size and seed is allowed."""
-
-
-class Metric(Protocol):
-    """Compares predictions with references; see ``trl_deepseek.evaluation``."""
-
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
-        """One number over all predictions."""

@@ -47,6 +47,7 @@ def test_every_family_that_writes_tool_definitions_reads_calls() -> None:
     assert READING == ["deepseek-v3.2", "deepseek-v4", "deepseek-v4-0731", "deepseek-v4.1"]
 
 
+@pytest.mark.transformers("5.15")
 @pytest.mark.parametrize("answer", sorted(ANSWERS))
 @pytest.mark.parametrize("family", READING)
 def test_what_was_written_is_read(family: str, answer: str) -> None:
@@ -97,6 +98,7 @@ def grpo(family: str, tmp_path: Path, *messages: dict[str, Any]) -> GRPOTrainer:
     )
 
 
+@pytest.mark.transformers("5.15")
 def test_grpo_trains_with_tools(tmp_path: Path) -> None:
     trainer = grpo("deepseek-v4", tmp_path)
     trainer.train()

@@ -143,7 +143,8 @@ def test_the_command_line_says_what_it_passes_over_and_names_whole_ones_only(
     assert str(refused.value) == (
         f"--resume_from_checkpoint true: no whole checkpoint in the output folder '{tmp_path}'\n"
         "  passed over, since a save was cut short or files have changed:\n"
-        f"  {torn}: optimizer.pt is missing"
+        f"  {torn}: optimizer.pt is missing\n"
+        "  leave the option out to begin anew; what is there is moved with --overwrite_output_dir"
     )
     assert running.saved_checkpoint(str(tmp_path)) == "no checkpoint had been saved yet"
 

@@ -169,6 +169,7 @@ def test_no_checkpoint_to_resume_from(refused: Run) -> None:
     message = refused("sft", **TINY, resume_from_checkpoint="true")
     assert message == (
         "--resume_from_checkpoint true: no checkpoint in the output folder 'trainer_output'\n"
+        "  leave the option out to begin anew; what is there is moved with --overwrite_output_dir\n"
     )
     message = refused("sft", **TINY, resume_from_checkpoint="nowhere")
     assert message == "--resume_from_checkpoint: 'nowhere' is no checkpoint folder\n"

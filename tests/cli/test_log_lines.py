@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from transformers import TrainerControl, TrainerState, TrainingArguments
+from transformers import DefaultFlowCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_deepseek.cli.log_lines import LogLines, line
 
@@ -55,6 +55,11 @@ def test_what_is_not_finite_is_shown_as_it_is() -> None:
 def test_a_short_run_logs_ten_times_unless_the_user_chose(
     steps: int, chosen: bool, expected: int
 ) -> None:
-    state = TrainerState(max_steps=steps, logging_steps=10)
-    LogLines(chosen).on_train_begin(TrainingArguments(), state, TrainerControl())
-    assert state.logging_steps == expected
+    state, lines = TrainerState(max_steps=steps, logging_steps=10), LogLines(chosen)
+    transformers, logged = DefaultFlowCallback(), list[int]()
+    for state.global_step in range(1, steps + 1):
+        control = transformers.on_step_end(TrainingArguments(), state, TrainerControl())
+        lines.on_step_end(TrainingArguments(), state, control)
+        logged += [state.global_step] * control.should_log
+    assert logged == [step for step in range(1, steps + 1) if step % expected == 0]
+    assert state.logging_steps == 10  # it is saved, and compared with the config on resume

@@ -199,6 +199,43 @@ def test_every_stage_of_a_recipe_is_looked_at(validate: Validate) -> None:
     assert not Path("out").exists()
 
 
+def test_every_mistake_in_how_a_recipe_is_built_is_said(validate: Validate) -> None:
+    Path("recipe.yaml").write_text(
+        "output_dir: out\nmodel_name_or_path: tiny-deepseek-llm\nstages:\n"
+        "  - command: sftt\n    name: first\n"
+        "  - command: sft\n    name: a\n    dataset_name: chats.jsonl\n    max_stepz: 3\n"
+        "  - command: preference\n    name: a\n    loss_type: dpo\n    dataset_name: pairs.jsonl\n"
+        "    eval_dataset: '{nowhere}/rows.jsonl'\n"
+        "  - command: sft\n    name: last\n    dataset_name: chats.jsonl\n"
+        "    model_name_or_path: '{first}'\n"
+    )
+    code, report = validate("recipe.yaml", "--no_model")
+    assert code == 2
+    assert said(report) == [
+        ("recipe.yaml:9", "unknown option 'max_stepz' (did you mean 'max_steps'?)"),
+        ("recipe.yaml:4", "stage 1 has an unknown command 'sftt' (did you mean 'sft'?)"),
+        ("recipe.yaml:10", "stage 'a': the name is there twice"),
+        (
+            "recipe.yaml:14",
+            "stage 'a-10': eval_dataset: {nowhere} is no earlier stage; there are a",
+        ),
+    ]
+    assert [job["stage"] for job in report["jobs"]] == [None, "a", "a-10", "last"]
+
+
+def test_every_line_that_cannot_be_read_is_said(validate: Validate) -> None:
+    write("rows.jsonl", [chat("1+1", "2"), "{", chat("1+1", "2"), "[3]"])
+    code, report = validate("sft", *TINY, "--dataset_name", "rows.jsonl")
+    assert code == 2
+    assert said(report) == [
+        (
+            "rows.jsonl:2",
+            "not valid JSON: Expecting property name enclosed in double quotes (column 2)",
+        ),
+        ("rows.jsonl:4", "a row must be a JSON object, this is [3]"),
+    ]
+
+
 def test_the_page_for_people_says_the_same(
     validate: Validate, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,18 +13,20 @@ LAYERS = (
     {"__main__", "testing"},
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
-    {"trainers", "recommending", "memory", "rollouts", "evaluation", "yaml_files"},
-    {"rewards", "quantization", "losses", "noise", "lm_head"},
+    {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
-    {"workers", "sandbox"},
+    {"workers", "sandbox", "pass_at"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once
     {"plugin_loading", "sources"},
     {"registry"},
     {"hookspecs"},
+    {"tasks"},
     {"types"},
+    {"metric_types"},
     {"errors"},
-    {"secrets"},
+    {"secrets", "releases"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")

@@ -84,7 +84,9 @@ def test_every_architecture_agrees_with_its_own_logits(name: str, checkpointing:
     assert_same_values_and_gradients(model, batch())
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [*MODELS[:2], pytest.param(MODELS[2], marks=pytest.mark.transformers("5.13"))]
+)
 def test_lora_with_a_frozen_head_agrees_and_the_disabled_adapter_is_the_base_model(
     name: str,
 ) -> None:
@@ -265,6 +267,7 @@ def test_the_model_is_left_as_it_was_also_when_its_forward_fails() -> None:
     assert torch.equal(expected(model, rows)[0], before)
 
 
+@pytest.mark.transformers("5.19")
 class TestMixtureOfExperts:
     def test_v2_balance_loss_is_the_one_of_transformers(self) -> None:
         from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func

@@ -50,7 +50,7 @@ def config(tmp_path: Path) -> Callable[..., Any]:
             "save_strategy": "no",
             "bf16": False,
             "use_cpu": True,
-            "activation_checkpointing": False,
+            "gradient_checkpointing": False,
             "disable_tqdm": True,
         }
         return kind(**{**defaults, **options})

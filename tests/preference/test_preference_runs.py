@@ -45,6 +45,7 @@ def first_batch(trainer: Any) -> Any:
     return trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
 
 
+@pytest.mark.transformers("5.19")
 @pytest.mark.parametrize("name", ["ipo", "orpo", "kto", "bco_pair"])
 def test_v3_balances_its_experts_with_every_kind_of_loss(
     name: str, tiny: Build, config: Build, sums: Dataset
@@ -58,7 +59,7 @@ def test_v3_balances_its_experts_with_every_kind_of_loss(
             sums,
             model="tiny-deepseek-v3",
             router_aux_loss_coef=coefficient,
-            activation_checkpointing=True,
+            gradient_checkpointing=True,
         )
         loss = trainer.compute_loss(trainer.model, first_batch(trainer))
         loss.backward()

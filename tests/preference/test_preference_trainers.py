@@ -68,12 +68,12 @@ def first_log(trainer: Any) -> dict[str, Any]:
     "changes",
     [
         {},
-        {"activation_checkpointing": True},
+        {"gradient_checkpointing": True},
         {"trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])}},
         {"precompute_ref_log_probs": True},
         {"quantization": "qlora"},
         {
-            "activation_checkpointing": True,
+            "gradient_checkpointing": True,
             "gradient_accumulation_steps": 2,
             "trainer_options": {"peft_config": LoraConfig(target_modules=["q_proj", "v_proj"])},
         },
@@ -94,6 +94,7 @@ def test_before_the_first_step_the_loss_has_its_closed_form(
     assert margin == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.transformers("5.19")
 @pytest.mark.parametrize("loss", [*PAIRED, *UNPAIRED])
 def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing(
     build: Build, tiny: Callable[..., Any], loss: str, sums: Dataset
@@ -103,7 +104,7 @@ def test_every_loss_trains_v3_with_lora_accumulation_checkpointing_and_balancing
     trainer = build(
         loss,
         model=tiny("tiny-deepseek-v3"),
-        activation_checkpointing=True,
+        gradient_checkpointing=True,
         gradient_accumulation_steps=2,
         per_device_train_batch_size=2,
         per_device_eval_batch_size=2,
@@ -131,7 +132,7 @@ def test_every_loss_trains_adapters_on_a_model_in_4_bits(
         loss,
         model=tiny("tiny-deepseek-v3"),
         quantization="qlora",
-        activation_checkpointing=True,
+        gradient_checkpointing=True,
         max_steps=1,
         learning_rate=1e-2,
     )
@@ -143,6 +144,28 @@ def test_every_loss_trains_adapters_on_a_model_in_4_bits(
     assert any(not torch.equal(after[name], value) for name, value in before.items())
 
 
+def test_experts_that_do_not_say_how_they_route_are_not_left_unbalanced(
+    build: Build, tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl_deepseek.errors import ConfigError
+
+    held = tiny("tiny-deepseek-v3")
+    config = held[0].config if isinstance(held, tuple) else held.config
+    # as the config is before transformers 5.19
+    monkeypatch.delattr(type(config), "output_router_logits", raising=False)
+    vars(config).pop("output_router_logits", None)
+    with pytest.raises(ConfigError) as caught:
+        build("dpo", model=held, router_aux_loss_coef=0.01)
+    first, second = str(caught.value).splitlines()
+    assert first == (
+        "router_aux_loss_coef is 0.01, and a model of type 'deepseek_v3' does not return what its "
+        "routers said here"
+    )
+    assert second.startswith("  transformers 5.19 or newer; this is ")
+    assert second.endswith("; or leave router_aux_loss_coef out")
+
+
+@pytest.mark.transformers("5.19")
 def test_trls_own_weighting_of_a_loss_balances_v3_too(
     build: Build, tiny: Callable[..., Any]
 ) -> None:

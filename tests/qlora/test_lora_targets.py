@@ -185,3 +185,21 @@ def test_a_reward_model_trains_its_head_whole(registry: Registry) -> None:
     adapter = lora.adapter(registry.quantizations["qlora"], config, True)
     assert adapter.modules_to_save == ["score"]
     assert adapter.task_type == "SEQ_CLS"
+
+
+def test_all_layers_of_v3_are_not_adapted_where_the_router_would_break(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl_deepseek import releases
+
+    config = config_of(registry, "tiny-deepseek-v3")
+    monkeypatch.setattr(releases, "has", lambda release: release != "5.13")
+    with pytest.raises(ConfigError) as caught:
+        lora.check("all-linear", None, config)
+    first, second = str(caught.value).splitlines()
+    assert first == (
+        "target_modules: 'all-linear' takes the router of this deepseek_v3 model too, which breaks "
+        "it here"
+    )
+    assert second.startswith("  transformers 5.13 or newer; this is ")
+    assert second.endswith("; or name the layers, such as q_a_proj, q_b_proj, kv_a_proj_with_mqa")

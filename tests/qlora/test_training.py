@@ -108,6 +108,35 @@ def test_adapters_have_the_dtype_that_trl_gives_them(kind: str, tmp_path: Path) 
     assert built.model.get_input_embeddings()._forward_hooks
 
 
+def test_float16_has_adapters_in_float32_whose_gradients_its_loss_scaler_unscales(
+    tmp_path: Path,
+) -> None:
+    """On a GPU; there is no float16 without one, only what is done about it."""
+    from trl_deepseek import quantization
+
+    built = trainer("SFT", "tiny-deepseek-llm", tmp_path, quantization="qlora")
+    packed = {n for n, p in built.model.named_parameters() if p.dtype == torch.uint8}
+    quantization.hold_trained_in_float32(built.model)
+    parameters = dict(built.model.named_parameters())
+    assert {p.dtype for p in parameters.values() if p.requires_grad} == {torch.float32}
+    assert packed == {n for n, p in parameters.items() if p.dtype == torch.uint8}
+
+
+def test_whole_weights_in_float16_are_not_trained_under_its_loss_scaler(tmp_path: Path) -> None:
+    from trl_deepseek.errors import ConfigError
+
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    args = trl_deepseek.SFTConfig(str(tmp_path), report_to="none")
+    args.fp16 = True  # which a config takes on a GPU only
+    data = rows("demonstrations", 8)
+    with pytest.raises(ConfigError) as caught:
+        trl_deepseek.SFTTrainer(model.half(), args, train_dataset=data, processing_class=tokenizer)
+    assert str(caught.value) == (
+        "fp16: all weights are trained and held in float16, where their gradients cannot be "
+        "unscaled\n  hold them in float32 (dtype), or train an adapter"
+    )
+
+
 def test_what_is_done_is_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trainer("SFT", "tiny-deepseek-v2", tmp_path)
     printed = capsys.readouterr().err

@@ -257,6 +257,7 @@ def balance_of(affinities: list[torch.Tensor], mask: torch.Tensor) -> float:
     return float(normalised.shape[1] * (chosen.mean(0) * normalised.mean(0)).sum())
 
 
+@pytest.mark.transformers("5.19")
 def test_the_experts_of_v3_are_balanced_by_the_papers_loss(build: Callable[..., Any]) -> None:
     """Stock TRL reads a field that DeepSeek-V3's config does not have, and crashes."""
     rows = [{"messages": messages(chat)} for chat in CHATS]

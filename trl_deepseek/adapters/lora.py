@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import releases
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.models import skeleton
 from trl_deepseek.types import Quantization
@@ -126,6 +127,7 @@ def check(
     targets = [modules] if isinstance(modules, str) else list(modules or ())
     for target in targets:
         if target == "all-linear":
+            check_all_linear(config)
             continue
         is_pattern = isinstance(modules, str)
         if target in HEADS:
@@ -151,6 +153,20 @@ def check(
                 f"lora_target_parameters: {target!r} matches no expert parameter of this "
                 f"{config.model_type} model\n  it has: {has or '(no routed experts)'}"
             )
+
+
+def check_all_linear(config: PretrainedConfig) -> None:
+    """Refuse LoRA on all layers where peft's on the router breaks the model.
+
+    Raises:
+        ConfigError: Names the release that it needs.
+    """
+    if config.model_type == "deepseek_v3" and not releases.has(releases.ROUTER_ROUTES):
+        raise ConfigError(
+            "target_modules: 'all-linear' takes the router of this deepseek_v3 model too, which "
+            f"breaks it here\n  {releases.needs(releases.ROUTER_ROUTES)}; or name the layers, such "
+            f"as {', '.join(target_modules(config)[:3])}"
+        )
 
 
 def lora_config(options: Any, config: PretrainedConfig) -> LoraConfig | None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat import reasoning
-from trl_deepseek.chat.tool_arguments import parsed
+from trl_deepseek.chat.one_shape import shaped
 from trl_deepseek.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
@@ -98,8 +98,8 @@ def _apply_escaped(
 ) -> Any:
     original = functools.partial(type(tokenizer).apply_chat_template, tokenizer)
     template = getattr(tokenizer, "_trl_deepseek_template", None)  # what install() put there
-    if template is not None and template.parses_arguments:
-        conversation = parsed(conversation)
+    if template is not None:
+        conversation = shaped(conversation, parse_arguments=template.parses_arguments)
     pattern = pattern_of(tokenizer)
     if pattern is None or args:
         return original(conversation, *args, **kwargs)

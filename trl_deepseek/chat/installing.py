@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import releases
 from trl_deepseek.chat import reasoning
+from trl_deepseek.chat.one_shape import shape_messages
 from trl_deepseek.chat.recognising import resolve
-from trl_deepseek.chat.tool_arguments import parse_arguments
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 _MARK = "_trl_deepseek_template"
 _BASE_EOS = "_trl_deepseek_base_eos"
-_TYPES_ARGUMENTS = "5.15"  # the transformers whose parse_response takes tools
 _PLACEHOLDER = "\ue000"  # a private-use character: no template writes it by itself
 
 
@@ -62,8 +62,7 @@ def install(
     if not hasattr(inner, _BASE_EOS):
         setattr(inner, _BASE_EOS, inner.eos_token_id)
     inner.eos_token = end
-    if template.parses_arguments:
-        parse_arguments(inner)
+    shape_messages(inner, parse_arguments=template.parses_arguments)
     for each in {id(tokenizer): tokenizer, id(inner): inner}.values():
         each.chat_template = template.training
         setattr(each, _MARK, template)
@@ -87,18 +86,15 @@ def parse_tool_calls(tokenizer: PreTrainedTokenizerBase) -> None:
     template, inner = installed(tokenizer), getattr(tokenizer, "tokenizer", tokenizer)
     if template is None or getattr(inner, "response_template", None) is not None:
         return
-    import transformers
-    from packaging.version import Version
-
     if template.response is None:
         raise TemplateError(
             "there are tools, and this chat template does not say how to read calls of them\n"
             "  name one that does, such as --chat_template deepseek-v4"
         )
-    if Version(transformers.__version__) < Version(_TYPES_ARGUMENTS):
+    if not releases.has(releases.TYPED_ARGUMENTS):
         raise TemplateError(
-            f"reading tool calls needs transformers {_TYPES_ARGUMENTS} or newer, which types their "
-            f"arguments by the tools; this is {transformers.__version__}"
+            "there are tools, and the arguments of calls cannot be read by their types\n"
+            f"  {releases.needs(releases.TYPED_ARGUMENTS)}"
         )
     inner.response_template = dict(template.response)
 

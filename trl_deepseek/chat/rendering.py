@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat import reasoning
-from trl_deepseek.chat.tool_arguments import parsed
+from trl_deepseek.chat.one_shape import shaped
 from trl_deepseek.errors import TemplateError
 from trl_deepseek.types import ChatTemplate, Message, Messages
 
@@ -115,9 +115,9 @@ def mask_of(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]
 
 
 def normalise(messages: Sequence[Message], *, parse_arguments: bool) -> Messages:
-    """The messages without empty keys and, if wanted, with tool arguments as mappings."""
+    """The messages without empty keys and in one shape."""
     clean = [{key: value for key, value in m.items() if value is not None} for m in messages]
-    return parsed(clean) if parse_arguments else clean
+    return shaped(clean, parse_arguments=parse_arguments)
 
 
 def _is_unanswered(messages: Sequence[Message]) -> bool:

@@ -6,10 +6,12 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
-from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+from trl_deepseek.cli.output import hide_progress_bars, machine_readable, show_report
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.places import naming_those_of
@@ -55,8 +57,13 @@ def _own_loss(command: str, name: str) -> str:
     return name
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, train, save, and say where; progress goes to stderr with ``--json``."""
+def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None) -> int:
+    """Check, train, save, and say where; progress goes to stderr with ``--json``.
+
+    Args:
+        args: As parsed.
+        look: Is shown the checked job before a model is loaded.
+    """
     from trl_deepseek.cli import log_lines
     from trl_deepseek.jobs import output_folder, running
 
@@ -71,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         with naming_those_of(args):
             job = jobs.kind(args.command).check(args)
             output_folder.take(job, overwrite=args.overwrite_output_dir)
+            look(job)
         trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
@@ -81,4 +89,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"output_dir": output, "metrics": result.metrics}))
     else:
         print(f"model and tokenizer saved in {output}")
+        show_report(output)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from trl_deepseek.data.rows import some
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
@@ -187,28 +188,40 @@ def load_files(builder: str, subset: str | None, split: str, streaming: bool, **
 
 
 def check_lines(name: str, path: Path) -> None:
-    """Find a malformed line first: the reader below would not name it."""
-    rows = 0
+    """Find malformed lines first: the reader below would not name them.
+
+    Raises:
+        DataError: Some are; it names the first, and knows of all.
+    """
+    rows, faults = 0, dict[int, str]()
     with path.open(encoding="utf-8") as lines:
         try:
             for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                row = json.loads(line.rstrip("\r\n"))  # so that the column is in this line
-                if not isinstance(row, dict):
-                    raise DataError(
-                        f"{name}:{number}: a row must be a JSON object, this is {line.strip()[:60]}"
-                    )
-                rows += 1
-        except json.JSONDecodeError as error:
-            raise DataError(
-                f"{name}:{number}: not valid JSON: {error.msg} (column {error.colno})\n"
-                f"  {line.strip()[:100]}"
-            ) from error
+                if line.strip():
+                    rows += 1
+                    fault = _fault_of_line(line)
+                    if fault is not None:
+                        faults[number] = fault
         except UnicodeDecodeError as error:
             raise DataError(f"data file {name!r} is not UTF-8: {error}") from error
+    if faults:
+        first, *others = faults
+        more = f"\n  {some(others, 'line')} cannot be read either" if others else ""
+        refused = DataError(f"{name}:{first}: {faults[first]}{more}")
+        refused.lines = {f"{name}:{number}": fault for number, fault in faults.items()}
+        raise refused
     if not rows:
         raise DataError(f"data file {name!r} has no rows")
+
+
+def _fault_of_line(line: str) -> str | None:
+    try:
+        row = json.loads(line.rstrip("\r\n"))  # so that the column is in this line
+    except json.JSONDecodeError as error:
+        return f"not valid JSON: {error.msg} (column {error.colno})\n  {line.strip()[:100]}"
+    if not isinstance(row, dict):
+        return f"a row must be a JSON object, this is {line.strip()[:60]}"
+    return None
 
 
 def lines_of(name: str, numbers: Collection[int]) -> dict[int, int]:

@@ -143,10 +143,10 @@ def numbered(
     return rewritten
 
 
-def some(numbers: Sequence[int]) -> str:
+def some(numbers: Sequence[int], what: str = "row") -> str:
     """``row 3``, or ``rows 1, 2, 3, 4, 5, ...``, at most five of them."""
     shown = ", ".join(map(str, numbers[:SHOWN])) + (", ..." if len(numbers) > SHOWN else "")
-    return f"row{'s' if len(numbers) > 1 else ''} {shown}"
+    return f"{what}{'s' if len(numbers) > 1 else ''} {shown}"
 
 
 def leave_out(dataset: Any, lost: Sequence[int], source: str, *, why: str, way_out: str) -> Any:

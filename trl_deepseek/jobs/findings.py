@@ -8,6 +8,8 @@ from typing import Any
 
 from trl_deepseek.errors import RunError, UserError
 
+SHOWN = 100  # rows or lines with faults that are listed
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -39,11 +41,15 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, error: UserError | RunError, place: str | None = None) -> None:
-        """Note an error, once."""
+        """Note an error, once; of lines that cannot be read each by itself."""
         place = getattr(error, "place", None) or place
-        finding = Finding(str(error.args[0]), place)
-        if finding not in self.problems:
-            self.problems.append(finding)
+        lines = getattr(error, "lines", {})
+        found = [Finding(fault, line) for line, fault in list(lines.items())[:SHOWN]]
+        if len(lines) > SHOWN:
+            found.append(Finding(f"{len(lines) - SHOWN} more lines are no rows either", place))
+        for finding in found or [Finding(str(error.args[0]), place)]:
+            if finding not in self.problems:
+                self.problems.append(finding)
 
 
 class Warnings(logging.Handler):

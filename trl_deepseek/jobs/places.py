@@ -20,6 +20,7 @@ FIRST = re.compile(r"(?:argument )?(?:unknown option )?'?(?:--)?(\w+)")
 OF_KIND = {
     "chat_templates": "chat_template",
     "losses": "loss_type",
+    "metrics": "metrics",
     "models": "model_name_or_path",
     "noises": "noise",
     "presets": "preset",
@@ -84,3 +85,25 @@ def naming_those_of(args: argparse.Namespace) -> Iterator[None]:
         given = {name: getattr(args, name, None) for name in sorted(args.given)}
         with naming(given, args.places):
             raise error
+
+
+@contextlib.contextmanager
+def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
+    """Errors inside are preceded by ``where``, with the line of the option that they are about.
+
+    Args:
+        where: ``file:line: stage 'name'``.
+        options: Those of the stage.
+        lines: Of the options that the file gives.
+
+    Raises:
+        UserError: What was raised, with the place.
+    """
+    try:
+        yield
+    except UserError as error:
+        line = lines.get(option_of(error, options) or "")
+        if line is not None:
+            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
+        error.place = where
+        raise

@@ -13,7 +13,8 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.losses.plan import is_unpaired
-from trl_deepseek.trainers.configs import ClassWeights, DPOConfig, KTOConfig
+from trl_deepseek.trainers.config_fields import ClassWeights
+from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
 
 OPTIONS = (ClassWeights, DPOConfig)
 

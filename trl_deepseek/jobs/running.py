@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, stopping
+from trl_deepseek import checkpoints, report, stopping
 from trl_deepseek.errors import ConfigError, describe
 from trl_deepseek.trainers import room
 from trl_deepseek.trainers.stopping import StopWhenAsked
 
 logger = logging.getLogger(__name__)
 
+BEGIN_ANEW = (
+    "leave the option out to begin anew; what is there is moved with --overwrite_output_dir"
+)
+
 
 def train(trainer: Any) -> Any:
     """Train, save the model, and push it where that is asked for; returns TRL's output.
+
+    However it ends, the run's report is written.
 
     Raises:
         Interrupted: A signal ended it; the message says what is saved.
@@ -25,6 +32,7 @@ def train(trainer: Any) -> Any:
         with stopping.waiting(), room.explained(output):
             result = trainer.train(resume_from_checkpoint=trainer.args.resume_from_checkpoint)
             trainer.save_model(output)
+            trainer.create_model_card()
         if trainer.args.push_to_hub:
             trainer.push_to_hub()
     except KeyboardInterrupt as interrupt:
@@ -36,6 +44,9 @@ def train(trainer: Any) -> Any:
         # The signal may have ended a process that the step needed.
         message = f"the step could not be finished: {describe(error)}; {saved_checkpoint(output)}"
         raise stopping.Interrupted(by, message) from error
+    finally:
+        if trainer.is_world_process_zero() and Path(output).is_dir():
+            report.written_beside(output)
     return result
 
 
@@ -66,7 +77,7 @@ def checkpoint_to_resume(config: Any) -> str | None:
         why = "" if message is None else f"\n  {message}"
         raise ConfigError(
             f"{option} true: no {'' if message is None else 'whole '}checkpoint in the output "
-            f"folder {config.output_dir!r}{why}"
+            f"folder {config.output_dir!r}{why}\n  {BEGIN_ANEW}"
         )
     if message is not None:
         logger.warning("%s", message)

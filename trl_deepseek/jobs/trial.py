@@ -71,7 +71,7 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
         ``gpu_bytes`` at most where there is a GPU.
     """
     import torch
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
     class Stop(TrainerCallback):
         """Ends the run behind the first backward pass, with accumulation or without."""
@@ -85,6 +85,8 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
     with tempfile.TemporaryDirectory() as scratch:
         options = argparse.Namespace(**{**vars(options), **quiet, "output_dir": scratch})
         trainer = jobs.kind(options.command).check(options, **more).build()
+        for shows in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(shows)
         trainer.add_callback(Stop())
         found: dict[str, float] = {}
         training_step = trainer.training_step

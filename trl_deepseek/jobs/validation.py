@@ -21,14 +21,13 @@ from trl_deepseek.data import repeats
 from trl_deepseek.data.loading import lines_of
 from trl_deepseek.errors import RunError, TemplateError, UserError, describe
 from trl_deepseek.jobs import space, trial
-from trl_deepseek.jobs.findings import Finding, Report, Warnings
+from trl_deepseek.jobs.findings import SHOWN, Finding, Report, Warnings
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.samples import row_numbers, small_trainer
 
 # What is said of too few rows, when some have been set aside.
 TOO_FEW = re.compile(r"has no rows|one generated batch|none of the \d+ rows|^all \d+ rows")
-SHOWN = 100  # rows with one and the same fault that are listed
 # Options that mean nothing, or something else, without the one that was set aside.
 TOGETHER = {
     "loss_type": (

@@ -100,8 +100,9 @@ def assemble(
             model = get_peft_model(model, adapter)
     if is_quantized and adapter is not None:
         for parameter in model.parameters():
-            if parameter.requires_grad:  # as TRL does with adapters on a quantized model
-                parameter.data = parameter.data.to(torch.bfloat16)
+            if parameter.requires_grad:  # as TRL does with adapters on a quantized model, or we do
+                scaled = step.autocast is torch.float16
+                parameter.data = parameter.data.to(torch.float32 if scaled else torch.bfloat16)
     return model
 
 

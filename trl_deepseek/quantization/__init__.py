@@ -7,7 +7,12 @@
 
 from trl_deepseek.quantization.applying import apply, check, describe
 from trl_deepseek.quantization.choosing import bitsandbytes_config, choose, compute_dtype
-from trl_deepseek.quantization.loading import keep_norms_in_float32, load, prepare
+from trl_deepseek.quantization.loading import (
+    hold_trained_in_float32,
+    keep_norms_in_float32,
+    load,
+    prepare,
+)
 
 __all__ = [
     "apply",
@@ -16,6 +21,7 @@ __all__ = [
     "choose",
     "compute_dtype",
     "describe",
+    "hold_trained_in_float32",
     "keep_norms_in_float32",
     "load",
     "prepare",

@@ -91,7 +91,8 @@ class Quantizer(Bnb4BitHfQuantizer):
         conversions = super().get_weight_conversions()
         if self.pre_quantized:
             for name in EXPERTS:
-                sources = [name, *(f"{name}.{suffix}" for suffix in STATE_SUFFIXES)]
+                # the bare name last: before 5.22 the first that a key begins with takes it
+                sources = [*(f"{name}.{suffix}" for suffix in STATE_SUFFIXES), name]
                 conversions.append(WeightConverter(sources, name, [_Deserialize(self)]))
         return conversions
 

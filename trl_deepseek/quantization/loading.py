@@ -122,6 +122,16 @@ def keep_norms_in_float32(model: torch.nn.Module) -> None:
             module.register_forward_hook(_as_input)
 
 
+def hold_trained_in_float32(model: torch.nn.Module) -> None:
+    """Raise what is trained to float32, the only gradients that float16's loss scaler unscales.
+
+    TRL holds the adapters of a quantized model in bfloat16, whatever the precision of the run.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
 def _in_two_dimensions(forward: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
     """Feed (B, T, H) as (B * T, H): bitsandbytes' 8-bit kernel for CPU takes matrices only."""
 

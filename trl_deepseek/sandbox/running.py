@@ -56,7 +56,11 @@ for name, value in limits.items():
     which = getattr(resource, name)
     _, hard = resource.getrlimit(which)
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (value, value))
+    try:
+        resource.setrlimit(which, (value, value))
+    except ValueError:
+        if sys.platform == "linux":
+            raise
 if user is not None:
     os.setgroups([])
     for number in (user, 65534):

@@ -218,7 +218,8 @@ def _share(process: psutil.Process, sockets: set[str]) -> int:
                 if (name := os.readlink(descriptor)).startswith("socket:"):
                     sockets.add(name)
     with contextlib.suppress(psutil.Error):
-        return process.memory_full_info().pss
+        held = process.memory_full_info()
+        return getattr(held, "pss", held.rss)  # only Linux divides what several share
     return 0
 
 

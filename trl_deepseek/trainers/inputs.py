@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization
+from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization, releases
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import usual
+from trl_deepseek.trainers.measuring import Measures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from trl_deepseek.losses.bound import BoundLoss
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command that a run comes from.
+
+    Attributes:
+        command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        options: All of its options, as parsed.
+        given: The names of those that were given, by flag or file.
+    """
+
+    command: str
+    options: Mapping[str, Any]
+    given: frozenset[str]
 
 
 @dataclass
@@ -42,7 +59,10 @@ class Inputs:
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
+        measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
+        asked: What a command was asked for; None from Python.
+        said: What was warned of so far, before there was a folder to keep it in.
     """
 
     registry: Registry
@@ -56,7 +76,10 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+    measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
+    asked: Asked | None = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -126,7 +149,7 @@ def find(inputs: Inputs) -> None:
     Raises:
         ModelError: There is no such model or tokenizer.
         UnknownName: A template, noise or quantization is not registered.
-        ConfigError: Options do not fit together.
+        ConfigError: Options do not fit together, or not with the model.
         TemplateError: The template does not fit the tokenizer.
     """
     model, args, registry = inputs.model, inputs.args, inputs.registry
@@ -139,6 +162,10 @@ def find(inputs: Inputs) -> None:
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
     _check_special_tokens(inputs.tokenizer, args)
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
+    _check_float16(inputs)
+    _check_balancing(inputs)
+    if getattr(inputs.options.get("peft_config"), "target_modules", None) == "all-linear":
+        lora.check_all_linear(_config(inputs))
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
@@ -153,12 +180,48 @@ def _check_special_tokens(tokenizer: Any, args: Any) -> None:
             )
 
 
+def _check_float16(inputs: Inputs) -> None:
+    """Refuse to train whole weights held in float16, whose gradients cannot be unscaled."""
+    if not inputs.args.fp16 or inputs.has_adapter:
+        return
+    dtype = (getattr(inputs.args, "model_init_kwargs", None) or {}).get("dtype")
+    if not isinstance(inputs.model, str):
+        dtype = inputs.model.dtype
+    if str(dtype).removeprefix("torch.") == "float16":
+        raise ConfigError(
+            "fp16: all weights are trained and held in float16, where their gradients cannot be "
+            "unscaled\n  hold them in float32 (dtype), or train an adapter"
+        )
+
+
+def _check_balancing(inputs: Inputs) -> None:
+    """Refuse to balance experts of a model that does not say how it routes, as TRL does later."""
+    coefficient = getattr(inputs.args, "router_aux_loss_coef", None)
+    if not coefficient:
+        return
+    config = _config(inputs)
+    if hasattr(config, "output_router_logits"):
+        return
+    said = f"router_aux_loss_coef is {coefficient}, and a model of type {config.model_type!r} "
+    if getattr(config, "n_routed_experts", None):
+        raise ConfigError(
+            f"{said}does not return what its routers said here\n"
+            f"  {releases.needs(releases.ROUTER_LOGITS)}; or leave router_aux_loss_coef out"
+        )
+    raise ConfigError(f"{said}has no experts to balance\n  leave router_aux_loss_coef out")
+
+
 def _size(inputs: Inputs) -> int:
     """How many tokens the model has embeddings for."""
+    return int(_config(inputs).vocab_size)
+
+
+def _config(inputs: Inputs) -> Any:
+    """The config of the language model, which is not loaded for it."""
     model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
     named = isinstance(model, str)
     config = models.load_config(model, inputs.registry, revision) if named else model.config
-    return int(config.get_text_config().vocab_size)
+    return config.get_text_config()
 
 
 def started(model: Any, args: Any, options: Mapping[str, Any]) -> Any:

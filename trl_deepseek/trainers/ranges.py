@@ -99,6 +99,14 @@ NUMBERS = {
     "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
     "reward_memory_limit": "(0, inf)",
     "reward_max_failures": "[1, inf)",
+    # Sampling from a model, beside training and in it.
+    "max_samples": "[1, inf)",
+    "num_samples": "[1, inf)",
+    "max_new_tokens": "[1, inf)",
+    "batch_size": "[1, inf)",
+    "best_of": "[1, inf)",
+    "min_reward": "(-inf, inf)",
+    "eval_max_new_tokens": "[1, inf)",
     # LoRA.
     "lora_r": "[1, inf)",
     "lora_alpha": "(0, inf)",

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import pickle
+import sys
 import threading
 import time
 import weakref
@@ -30,6 +32,8 @@ from trl_deepseek.workers.process import START, Died, Unsendable, WorkerProcess
 from trl_deepseek.workers.remembering import Remember
 from trl_deepseek.workers.shipping import Shipment
 from trl_deepseek.workers.supervised import MARK
+
+logger = logging.getLogger(__name__)
 
 # Seconds of calls that one message to a worker should hold: messages then cost next to nothing,
 # and the workers still end a batch together.
@@ -99,6 +103,8 @@ class Pool:
                 "trains is not protected\n"
                 "  put what runs into `if __name__ == '__main__':`, or the reward into another file"
             )
+        if sys.platform != "linux":
+            logger.warning("the memory of reward workers is not limited here: only Linux does it")
         self._memory = memory
         self._shipments: dict[str, Shipment] = {}
         self._jobs: deque[_Job] = deque()

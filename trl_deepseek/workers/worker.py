@@ -73,7 +73,8 @@ def main(channel: int, parent: int, memory: int) -> None:
     os.set_inheritable(channel, False)
     if parent:
         end_with_parent(parent, by=END_KEPT)
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    with contextlib.suppress(ValueError, OSError):  # other systems than Linux do not have it
+        resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     keep()
     leave_signals_to_parent()
