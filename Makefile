@@ -9,7 +9,7 @@ export TRL_EXPERIMENTAL_SILENCE ?= 1
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
 
-.PHONY: quickstart test test-all test-oldest bubblewrap lint format clean
+.PHONY: quickstart test test-all test-oldest bubblewrap chromium lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
@@ -19,19 +19,24 @@ test: $(VENV)/installed-dev bubblewrap
 	$(PYTEST) -m "not matrix"
 
 # Also every cell of the matrices, of which `test` runs a few, and more examples of any input.
-test-all: $(VENV)/installed-dev bubblewrap
+test-all: $(VENV)/installed-dev bubblewrap chromium
 	HYPOTHESIS_EXAMPLES=200 $(PYTEST)
 
 # The same as `test` with the oldest libraries that are supported, in an environment of its own.
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-# Generated code runs in bubblewrap. Where it cannot be installed, the tests that need it are
-# skipped and say why.
+# Generated code runs in bubblewrap; reports are opened in Chromium. Where the first cannot be
+# installed, the tests that need it are skipped and say why; without the second, they fail.
 bubblewrap:
-	@command -v bwrap >/dev/null || test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
-		|| { apt-get install -qq -y bubblewrap || { apt-get update -qq && apt-get install -qq -y bubblewrap; }; } \
-		>/dev/null 2>&1 || echo "bubblewrap could not be installed"
+	@command -v bwrap >/dev/null || $(call apt,bubblewrap)
+
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || $(call apt,chromium)
+
+apt = test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
+	|| { apt-get install -qq -y $(1) || { apt-get update -qq && apt-get install -qq -y $(1); }; } \
+	>/dev/null 2>&1 || echo "$(1) could not be installed"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

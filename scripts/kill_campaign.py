@@ -6,7 +6,9 @@ One process imports everything and forks a child for each run, which calls the c
 ``main``. About half of the children are killed while a save is under way, the others at any moment.
 Each is then resumed with ``--resume_from_checkpoint true`` (a recipe: run again), and its weights,
 optimizer, random states and log, but for times, are compared bit by bit with those of a run that
-nobody killed. Stages of a recipe are processes of their own, which are killed with it.
+nobody killed; of a recipe also what it has sampled and measured, and that no stage was run again
+that was done. Stages of a recipe are processes of their own, which are told to end when it is
+killed; those of the second recipe are killed with it.
 """
 
 from __future__ import annotations
@@ -33,7 +35,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from trl_deepseek import checkpoints, load_registry
+from trl_deepseek import checkpoints, jobs, load_registry
+from trl_deepseek.cli import run as recipes
 from trl_deepseek.cli.main import main as command_line
 from trl_deepseek.trainers import dpo, grpo, kto, reward, sft  # imported once, for all children
 from trl_deepseek.yaml_files import write_mapping
@@ -97,6 +100,7 @@ GRPO: dict[str, Any] = {
     "save_steps": 1,
     "save_total_limit": 1,
 }
+ASKED = {"dataset_name": "arithmetic", "max_samples": 8, "max_new_tokens": 8}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
     "sft, noise": ("sft", {"noise": "neftune", "gradient_accumulation_steps": 2}),
@@ -128,10 +132,22 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "run",
         {"stages": [{"command": "reward"}, {"command": "preference", "loss_type": ["simpo"]}]},
     ),
+    "recipe, killed with its stages": (
+        "run",
+        {
+            "stages": [
+                {"command": "sft", "name": "first", "dataset_name": "arithmetic", "save_steps": 1},
+                {"command": "sample", **ASKED, "num_samples": 2},
+                {"command": "sft", "dataset_name": "sample", "control_tokens": "escape"},
+                {"command": "evaluate", **ASKED, "metrics": ["rewards.py:length"]},
+            ]
+        },
+    ),
 }
 KINDS: dict[str, Any] = {"sft": "demonstrations", "grpo": "prompts"}
 ROWS = 64
 TIMES = ("runtime", "per_second", "step_time")
+REDONE = "a stage that was done was run again"
 LIMIT = 300.0  # seconds after which a run hangs
 
 
@@ -143,7 +159,10 @@ def write_config(folder: Path, command: str, options: dict[str, Any]) -> list[st
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if command == "run":
         shared = {name: value for name, value in SHARED.items() if name != "model_name_or_path"}
-        stages = [{**stage, **shared} for stage in options["stages"]]
+        stages = [
+            {**shared, **stage} if stage["command"] in jobs.TRAINING else stage
+            for stage in options["stages"]
+        ]
         recipe = {"output_dir": "out", "model_name_or_path": SHARED["model_name_or_path"]}
         write_mapping(folder / "config.yaml", {**recipe, "stages": stages})
         return ["run", "config.yaml"]
@@ -154,7 +173,7 @@ def write_config(folder: Path, command: str, options: dict[str, Any]) -> list[st
 class Child:
     """One run in a process of its own, forked from this one."""
 
-    def __init__(self, folder: Path, words: list[str]) -> None:
+    def __init__(self, folder: Path, words: list[str], *, forks: bool = False) -> None:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -165,6 +184,8 @@ class Child:
                 log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
+                if forks:
+                    recipes.wait_for = forked
                 code = command_line(words)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
@@ -198,6 +219,34 @@ class Child:
         return time.monotonic() - self.started
 
 
+def forked(command: list[str], _: Any) -> tuple[int, str]:
+    """A stage in a process of the group of its recipe's."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 70
+        try:
+            os.dup2(writing, 1)
+            sys.stdout = os.fdopen(1, "w", closefd=False)
+            code = command_line(command[command.index("trl_deepseek") + 1 :])
+            sys.stdout.flush()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as output:
+        text = output.read()
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def done_in(folder: Path) -> dict[str, Any]:
+    """What is noted of the stages of a recipe that are done; nothing of any other run."""
+    file = folder / "pipeline.json"
+    noted = json.loads(file.read_text())["stages"] if file.exists() else {}
+    return {name: stage for name, stage in noted.items() if "seconds" in stage}
+
+
 def left_by(folder: Path) -> dict[str, Any]:
     """What a run leaves, but for times: each tensor, and the logs."""
     found: dict[str, Any] = {}
@@ -209,11 +258,19 @@ def left_by(folder: Path) -> dict[str, Any]:
             found[name] = torch.load(file, weights_only=False)
         elif file.name == "trainer_state.json":
             log = json.loads(file.read_text())["log_history"]
-            found[name] = [
-                {key: value for key, value in line.items() if not any(t in key for t in TIMES)}
-                for line in log
-            ]
+            found[name] = [_without_times(line) for line in log]
+        elif file.suffix == ".jsonl":
+            found[name] = file.read_text()
+    for name, stage in done_in(folder).items():
+        found[f"result of {name}"] = _without_times(stage["result"])
     return found
+
+
+def _without_times(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    kept = {name: each for name, each in value.items() if not any(t in name for t in TIMES)}
+    return {name: _without_times(each) for name, each in kept.items()}
 
 
 def same(a: Any, b: Any) -> bool:
@@ -268,13 +325,17 @@ def saving(out: Path) -> bool:
     return (out / "_saving").exists() or any(out.glob("*/_saving"))
 
 
-def resume(folder: Path, words: list[str]) -> tuple[int | None, str]:
+def resume(folder: Path, words: list[str], *, forks: bool) -> tuple[int | None, str]:
     """Go on with a killed run as its user would; the exit code, and what was found."""
     found = checkpoints.newest(folder / "out")
+    before = done_in(folder / "out")
     if words[0] != "run" and found.folder is not None:
         words = [*words, "--resume_from_checkpoint", "true"]
-    child = Child(folder, words)
+    child = Child(folder, words, forks=forks)
     child.wait()
+    after = done_in(folder / "out")
+    if any(after.get(name) != stage for name, stage in before.items()):
+        return child.code, REDONE
     return child.code, f"{len(found.torn)} torn" if found.torn else ""
 
 
@@ -299,11 +360,13 @@ def campaign(
             break
         name = names[number % len(names)]
         command, options = CONFIGS[name]
+        forks = name.endswith("with its stages")
         root = Path(tempfile.mkdtemp(prefix="kill-", dir=keep))
         if name not in references:
             undisturbed = root / "undisturbed"
             undisturbed.mkdir()
-            child = Child(undisturbed, write_config(undisturbed, command, options))
+            words = write_config(undisturbed, command, options)
+            child = Child(undisturbed, words, forks=forks)
             seconds = child.wait()
             if child.code != 0:
                 sys.exit(f"{name}: {(undisturbed / 'log.txt').read_text()[-3000:]}")
@@ -313,11 +376,13 @@ def campaign(
         folder.mkdir()
         words = write_config(folder, command, options)
         in_a_save = (number // len(names)) % 2 == 0
-        where = moment(Child(folder, words), folder / "out", chance, seconds, in_a_save)
-        code, note = resume(folder, words)
+        child = Child(folder, words, forks=forks)
+        where = moment(child, folder / "out", chance, seconds, in_a_save)
+        code, note = resume(folder, words, forks=forks)
         found = left_by(folder / "out")
         differing = [key for key in expected if not same(found.get(key), expected[key])]
         verdict = f"exit {code}" if code else "differs" if differing else "bitwise"
+        verdict = "redone" if note == REDONE else verdict
         records.append(
             {"config": name, "killed": where, "verdict": verdict, "differing": differing}
         )

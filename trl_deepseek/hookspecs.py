@@ -74,11 +74,16 @@ def register_quantizations(register: Register) -> None:
 
 @hookspec
 def register_metrics(register: Register) -> None:
-    """Offer metrics, to be found by name in ``registry.metrics``; no command evaluates yet.
+    """Offer metrics, to be named in ``evaluate --metrics``; every reward is one already.
 
     Args:
-        register: Call as ``register(name, metric)``, where ``metric(predictions, references)``
-            takes two lists of strings and returns one number.
+        register: Call as ``register(name, metric, over="completions", columns=(), rows="prompts",
+            aggregate=None, judge=None, requires=(), check=None, check_row=None,
+            higher_is_better=True, scores=False)``. ``metric`` has a reward's
+            signature and gives each answer a number, or None to abstain; over ``groups`` it gives
+            one to all answers to a prompt together; over ``model``,
+            ``metric(model, tokenizer, dataset, **options)`` gives one to each row. See
+            :class:`trl_deepseek.types.Metric`.
     """
 
 
@@ -106,8 +111,9 @@ def register_datasets(register: Register) -> None:
 
 @hookspec
 def register_presets(register: Register) -> None:
-    """Offer named config defaults, to be found in ``registry.presets``; no command reads them yet.
+    """Offer named settings of a training command, to be named in ``preset``.
 
     Args:
-        register: Call as ``register(name, Preset(...))``.
+        register: Call as ``register(name, Preset(...))``; each number has a source, see
+            :class:`trl_deepseek.types.Preset`.
     """

@@ -17,7 +17,7 @@ import importlib.metadata
 import inspect
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -26,7 +26,7 @@ from typing import Any
 import pluggy
 
 from trl_deepseek import hookspecs
-from trl_deepseek.errors import PluginError, boundary, did_you_mean
+from trl_deepseek.errors import ConfigError, PluginError, boundary, did_you_mean
 from trl_deepseek.registry import (
     HOOKS,
     KINDS,
@@ -38,13 +38,15 @@ from trl_deepseek.registry import (
     Registry,
 )
 from trl_deepseek.sources import import_file, import_module, no_exit
-from trl_deepseek.types import ChatTemplate, Loss, Preset, Quantization, Reward
+from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Quantization, Reward
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
 BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 
 # Kinds whose items carry what they were registered with; the others are kept as they are.
-WRAPPED: Mapping[str, type] = MappingProxyType({"losses": Loss, "rewards": Reward})
+WRAPPED: Mapping[str, type] = MappingProxyType(
+    {"losses": Loss, "metrics": Metric, "rewards": Reward}
+)
 DATACLASSES: Mapping[str, type] = MappingProxyType(
     {"chat_templates": ChatTemplate, "quantizations": Quantization, "presets": Preset}
 )
@@ -75,7 +77,9 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
     Raises:
         PluginError: A plugin named here does not load, a hook or hook parameter of it is unknown,
             or two plugins register one name.
+        ConfigError: ``block`` names a plugin that is not there; the environment may.
     """
+    block = tuple(block)
     named = [*_listed(PLUGINS_VARIABLE), *plugins]
     blocked_names = {*_listed(BLOCK_VARIABLE), *block}
     entries: dict[tuple[str, str], Entry] = {}
@@ -112,6 +116,7 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
             blocked.append(origin)
         else:
             _add(entries, _offers(plugin, origin))
+    _refuse_strangers(block, blocked, [*names, *(p.name for p, _ in _installed())])
     return Registry(entries.values(), broken, blocked)
 
 
@@ -155,6 +160,21 @@ def _named_plugin(target: Any) -> tuple[Any, Origin]:
         plugin = target
         name = getattr(target, "__name__", type(target).__name__)
     return plugin, Origin(name, None, None, getattr(plugin, "__file__", None))
+
+
+def _refuse_strangers(
+    wanted: Iterable[str], blocked: Iterable[Origin], known: Sequence[str]
+) -> None:
+    """Refuse to block what is not there: a mistyped name would block nothing.
+
+    Raises:
+        ConfigError: Names the first.
+    """
+    for name in sorted(set(wanted) - {origin.plugin for origin in blocked}):
+        raise ConfigError(
+            f"block: there is no plugin {name!r}{did_you_mean(name, known)}\n"
+            f"  plugins: {', '.join(dict.fromkeys(known))}"
+        )
 
 
 def _offers(plugin: Any, origin: Origin) -> list[Entry]:

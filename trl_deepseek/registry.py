@@ -142,7 +142,7 @@ class Registry:
 
     @property
     def metrics(self) -> Catalog[Metric]:
-        """Metrics, by name; no command evaluates yet."""
+        """Metrics, named in ``evaluate --metrics``, where any reward may be named too."""
         return self._catalog("metrics")
 
     @property
@@ -165,7 +165,7 @@ class Registry:
 
     @property
     def presets(self) -> Catalog[Preset]:
-        """Config defaults, by name; no command reads them yet."""
+        """Settings of training commands, named in ``preset``."""
         return self._catalog("presets")
 
     def entries(self, kind: str | None = None) -> list[Entry]:

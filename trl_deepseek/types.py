@@ -9,9 +9,12 @@ This module must stay importable without torch, so that plugins and the command 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+from trl_deepseek.metric_types import Estimate as Estimate
+from trl_deepseek.metric_types import Metric as Metric
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -170,6 +173,13 @@ class Loss:
     prompt_nll: bool = False
     kl: bool = False
 
+    def __post_init__(self) -> None:
+        if self.data not in ("pairs", "unpaired", "rewards"):
+            raise ValueError(f"data is {self.data!r}; it must be 'pairs', 'unpaired' or 'rewards'")
+        for option in ("reference", "prompt_nll", "kl"):
+            if not isinstance(getattr(self, option), bool):
+                raise ValueError(f"{option} is {getattr(self, option)!r}; it must be True or False")
+
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Call the registered function."""
         return self.function(*args, **options)
@@ -278,15 +288,74 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Preset:
-    """Named defaults for a config, each with the source of its number.
+    """The numbers of one paper for one training command, each with its source.
+
+    ``SFTConfig(**preset.values, output_dir=...)`` and ``ModelConfig(**preset.model)`` are how
+    Python uses it; ``--preset NAME`` gives both to the command.
 
     Attributes:
-        values: Option name to value.
-        sources: Option name to where the value comes from (paper and section).
+        description: One line: whose numbers they are, and what for.
+        command: The training command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        values: Field of that command's config to value.
+        sources: Every option of ``values`` and ``model`` to where its value comes from: the
+            paper with section or equation, or ``ours:`` and the reason.
+        model: Field of ``ModelConfig`` to value: LoRA and its numbers.
+        notes: What the paper does besides, and what of it TRL cannot express; a sentence each.
     """
 
+    description: str
+    command: str
     values: Mapping[str, Any]
     sources: Mapping[str, str]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All that it sets: ``values`` and ``model``."""
+        return {**self.values, **self.model}
+
+    def __post_init__(self) -> None:
+        if isinstance(self.notes, str) or not all(isinstance(note, str) for note in self.notes):
+            raise ValueError(f"notes is {self.notes!r}; it must hold sentences")
+        without = [name for name in self.options if not self.sources.get(name)]
+        if without:
+            raise ValueError(f"no source is given for {', '.join(without)}")
+        idle = [name for name in self.sources if name not in self.options]
+        if idle:
+            raise ValueError(f"a source is given for {', '.join(idle)}, which it does not set")
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Where a number usually lies, as advice: a value outside is warned of and not refused.
+
+    Attributes:
+        low: The least that is usual.
+        high: The most.
+        source: Who says so.
+        below: What less of it does, where that is known.
+        above: What more of it does.
+    """
+
+    low: float
+    high: float
+    source: str
+    below: str = ""
+    above: str = ""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def usually(**options: Usual) -> Callable[[Function], Function]:
+    """Say of a loss's or a noise's options where they usually lie, by decorating the function."""
+
+    def mark(function: Function) -> Function:
+        function.__dict__["usual"] = options
+        return function
+
+    return mark
 
 
 class Noise(Protocol):
@@ -326,10 +395,3 @@ class DatasetBuilder(Protocol):
         seed: int = 0,
     ) -> Dataset:
         """Build the rows of ``split``; every size and seed is allowed."""
-
-
-class Metric(Protocol):
-    """Compares predictions with references; see ``trl_deepseek.evaluation``."""
-
-    def __call__(self, predictions: Sequence[str], references: Sequence[str]) -> float:
-        """One number over all predictions."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trl_deepseek import hookimpl
-from trl_deepseek.types import Register
+from trl_deepseek.types import Register, Usual, usually
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,7 @@ def register_noises(register: Register) -> None:
     register("gaussian", gaussian)
 
 
+@usually(alpha=Usual(5, 15, "arXiv:2310.05914, appendix A.1: 5, 10 and 15"))
 def neftune(embeddings: Tensor, lengths: Tensor, alpha: float = 5.0) -> Tensor:
     """Embeddings plus uniform(-1, 1) * alpha / sqrt(L * H) in each component, (B, T, H).
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trl_deepseek import hookimpl, load_registry
-from trl_deepseek.errors import PluginError, UnknownName
+from trl_deepseek.errors import ConfigError, PluginError, UnknownName
 from trl_deepseek.hookspecs import PROJECT
 
 REWARD_FILE = """
@@ -279,3 +279,36 @@ def test_a_missing_file_and_a_missing_module_are_refused(tmp_path: Path) -> None
         load_registry([str(tmp_path / "none.py")])
     with pytest.raises(PluginError, match="'no_such_module_here' does not load: ModuleNotFound"):
         load_registry(["no_such_module_here"])
+
+
+def test_a_plugin_to_block_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_registry(block=["deepseek-qlora", "deepseek-rewards-matc"])
+    first, hint, known = str(refused.value).splitlines()
+    assert first == "block: there is no plugin 'deepseek-rewards-matc'"
+    assert hint == "  did you mean 'deepseek-rewards-match'?"
+    assert "deepseek-rewards-match" in known
+
+
+def test_the_environment_may_block_what_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRL_DEEPSEEK_BLOCK", "nobody")
+    assert "exact_match" in load_registry().rewards
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"data": "triples"}, "data is 'triples'; it must be 'pairs', 'unpaired' or 'rewards'"),
+        ({"reference": "no"}, "reference is 'no'; it must be True or False"),
+    ],
+)
+def test_a_loss_registered_for_what_there_is_not_is_refused(
+    options: dict[str, Any], says: str
+) -> None:
+    class Plugin:
+        @hookimpl
+        def register_losses(self, register: Callable[..., None]) -> None:
+            register("mine", length, **options)
+
+    with pytest.raises(PluginError, match=f"plugin 'Plugin': loss 'mine': {says}"):
+        load_registry([Plugin()])

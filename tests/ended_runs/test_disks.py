@@ -201,4 +201,4 @@ def test_the_estimate_of_a_checkpoint_is_what_it_takes(
     written = sum(path.stat().st_size for path in heavy)
     assert before_loading == before_training
     assert written * 0.95 < before_training < written * 1.1
-    assert json.loads(Path("out/trl_deepseek.json").read_text())["trainer"] == "SFT"
+    assert json.loads(Path("out/run.json").read_text())["trainer"] == "SFT"

@@ -57,8 +57,8 @@ def test_a_folder_with_a_run_is_refused_until_it_is_to_be_overwritten(
     assert main(words("dpo", "--overwrite_output_dir", max_steps=1)) == 0
     assert "its checkpoints and records are now in out/replaced-1\n" in capsys.readouterr().err
     assert Path("out/replaced-1/checkpoint-1/trainer_state.json").read_bytes() == before
-    assert json.loads(Path("out/replaced-1/trl_deepseek.json").read_text())["trainer"] == "SFT"
-    assert json.loads(Path("out/trl_deepseek.json").read_text())["trainer"] == "DPO"
+    assert json.loads(Path("out/replaced-1/run.json").read_text())["trainer"] == "SFT"
+    assert json.loads(Path("out/run.json").read_text())["trainer"] == "DPO"
     assert Path("out/checkpoint-1").is_dir()
 
 
@@ -94,10 +94,10 @@ def test_a_model_that_no_run_has_noted_is_refused_and_what_failed_before_its_fir
     folder: Path, words: Words, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "out").mkdir()
-    (folder / "out" / "trl_deepseek.json").write_text('{"trainer": "GRPO"}')
+    (folder / "out" / "run.json").write_text('{"trainer": "GRPO"}')
     assert main(words("sft", max_steps=1, save_strategy="no")) == 0
     assert main(words("sft", max_steps=1, save_strategy="no")) == 0  # the same, made again
-    (folder / "out" / "trl_deepseek.json").unlink()
+    (folder / "out" / "run.json").unlink()
     assert main(words("sft", max_steps=1)) == 2
     assert "'out' holds a model of a run that left no record of how it was made" in (
         capsys.readouterr().err

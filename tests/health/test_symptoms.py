@@ -13,17 +13,13 @@ import pytest
 from datasets import Dataset
 
 from trl_deepseek import (
-    DPOConfig,
     GRPOConfig,
     GRPOTrainer,
     KTOConfig,
     KTOTrainer,
-    SFTConfig,
-    SFTTrainer,
     load_registry,
 )
 from trl_deepseek.health.advice import Advice
-from trl_deepseek.trainers import ranges
 
 REGISTRY = load_registry()
 Log = Sequence[dict[str, float]]
@@ -163,46 +159,6 @@ def test_a_real_run_warns_and_one_that_goes_on_knows_what_was_logged(
 
 def nothing(completions: list[Any], **_: Any) -> list[float]:
     return [0.0] * len(completions)
-
-
-@pytest.mark.parametrize(
-    ("config", "rate", "adapter", "words"),
-    [
-        (SFTConfig, 2e-5, False, None),
-        (SFTConfig, 1e-3, False, "1e-06 to 5e-05"),
-        (SFTConfig, 2e-4, True, None),
-        (SFTConfig, 1e-9, False, "hardly anything"),
-        (DPOConfig, 1e-6, False, None),
-        (DPOConfig, 5e-5, False, "1e-07 to 5e-06"),
-    ],
-)
-def test_a_learning_rate_out_of_the_usual_range_is_said(
-    config: type,
-    rate: float,
-    adapter: bool,
-    words: str | None,
-    tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    ranges.advise_learning_rate(config(str(tmp_path), learning_rate=rate), adapter=adapter)
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == (0 if words is None else 1)
-    assert words is None or words in told[0]
-
-
-def test_the_learning_rate_is_judged_of_a_model_from_somewhere_only(
-    saved_model: Any,
-    tmp_path: Path,
-    settings: dict[str, Any],
-    texts: Dataset,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    folder = str(saved_model(tmp_path / "model"))
-    for model, count in (("tiny-deepseek-llm", 0), (folder, 1)):
-        caplog.clear()
-        SFTTrainer.check(model, SFTConfig(**settings, learning_rate=1e-2), texts)
-        told = [r.getMessage() for r in caplog.records if "learning_rate" in r.getMessage()]
-        assert len(told) == count
 
 
 def test_kto_on_one_class_is_said(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,54 @@ def test_a_name_in_braces_is_the_folder_of_that_stage(recipe: Any) -> None:
     ).stages
     assert last.options["model_name_or_path"] == first.output_dir == "out/cold-start"
     assert last.options["reward_funcs"] == ["exact_match", "model:out/reward"]
-    assert last.folders == {"out/cold-start", "out/reward"}
+    assert set(last.uses) == {"cold-start", "reward"}
 
 
 def test_a_merge_takes_the_adapter_before_it_and_is_what_follows_starts_from(recipe: Any) -> None:
     for adapter in ({"qlora": True}, {"use_peft": True}, {"quantization": "int8"}):
         found = recipe({**SFT, **adapter}, MERGE, {**SFT, "name": "more"})
         assert models(found) == ["base", "out/sft", "out/merge"]
+
+
+def test_the_bare_name_of_a_stage_is_what_it_made_where_that_is_asked_for(recipe: Any) -> None:
+    drawn = {"command": "sample", "name": "drawn", "reward_funcs": ["model:reward"]}
+    drawn |= {"dataset_name": "arithmetic"}
+    more = {"command": "sft", "name": "more", "model_name_or_path": "base"}
+    *_, sample, first, mixed, compared = recipe(
+        SFT,
+        REWARD,
+        drawn,
+        {**more, "dataset_name": "drawn", "run_name": "drawn"},
+        {**more, "name": "mixed", "datasets": [{"path": "drawn"}, {"path": "./drawn"}]},
+        {"command": "evaluate", "models": ["base", "sft", "more"], "dataset_name": "arithmetic"},
+    ).stages
+    assert sample.options["model_name_or_path"] == "out/sft"
+    assert sample.options["output_file"] == "out/drawn/rows.jsonl"
+    assert sample.options["reward_funcs"] == ["model:out/reward"]
+    assert set(sample.uses) == {"sft", "reward"}
+    assert first.options["dataset_name"] == "out/drawn/rows.jsonl"
+    assert first.options["run_name"] == "drawn"
+    assert [part["path"] for part in mixed.options["datasets"]] == [
+        "out/drawn/rows.jsonl",
+        "./drawn",
+    ]
+    assert [set(first.uses), set(mixed.uses)] == [{"drawn"}] * 2
+    assert compared.options["models"] == ["base", "out/sft", "out/more"]
+    assert set(compared.uses) == {"sft", "more"}
+
+
+def test_the_recipe_of_the_page_is_one(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "recipes.md").read_text()
+    block = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert block is not None
+    (tmp_path / "recipe.yaml").write_text(block[1])
+    *_, compared = read(str(tmp_path / "recipe.yaml"), check_names).stages
+    assert compared.options["models"] == [
+        "deepseek-ai/deepseek-llm-7b-base",
+        "runs/sums/cold-start",
+        "runs/sums/tuned",
+    ]
+    assert set(compared.uses) == {"cold-start", "tuned"}
 
 
 def test_a_name_that_is_null_is_none(recipe: Any) -> None:
@@ -100,6 +142,16 @@ def test_options_beside_the_stages_are_those_of_every_training_stage(recipe: Any
         ),
         ([SFT, GRPO], {}, r"\{reward\} is no earlier stage; there are sft"),
         ([{**SFT, "qlora": True}, GRPO | {"reward_funcs": ["x"]}], {}, "put '- command: merge'"),
+        (
+            [SFT, {**SFT, "name": "more", "dataset_name": "sft"}],
+            {},
+            r":\d+: stage 'more': dataset_name: stage 'sft' \(sft\) writes no rows",
+        ),
+        (
+            [SFT, GRPO | {"reward_funcs": ["model:sft"]}],
+            {},
+            r"stage 'grpo': reward_funcs: stage 'sft' \(sft\) trains no reward model",
+        ),
         ([SFT, MERGE], {}, "stage 'merge': the stage before it is no stage that saves an adapter"),
         ([MERGE], {}, "stage 'merge': the stage before it is no stage that saves"),
         ([SFT, {**MERGE, "adapter": "x"}], {}, "stage 'merge': adapter 'x' is no stage that saves"),
@@ -121,33 +173,11 @@ def test_what_is_no_recipe_is_refused_with_the_stage_and_the_way_out(
         recipe(*stages, **more)
 
 
-def test_progress_survives_and_refuses_other_options_for_what_is_there(
-    recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    found = recipe(SFT, REWARD)
-    first = Progress(found)
-    first.check(found, None)
-    for stage in found.stages:
-        first.begin(stage)
-        Path(stage.output_dir).mkdir()
-    first.end(found.stages[0], 1.25, {"metrics": {}})
-    again = Progress(found)
-    again.check(found, None)
-    assert [again.is_done(stage) for stage in found.stages] == [True, False]
-    other = recipe({**SFT, "seed": 1}, REWARD)
-    with pytest.raises(ConfigError, match="begun with other options: seed None, now 1"):
-        again.check(other, None)
-    again.check(other, "sft")
-    again.forget(other, "sft")
-    assert [path.name for path in Path("out").iterdir()] == ["pipeline.json"]
-
-
 def test_an_output_folder_that_cannot_be_is_refused(recipe: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     found = recipe(SFT, output_dir=str(tmp_path / "file" / "out"))
     with pytest.raises(ConfigError, match="cannot be written: Not a directory"):
-        Progress(found).begin(found.stages[0])
+        Progress(found).begin(found.stages[0], {})
 
 
 def test_a_folder_that_no_recipe_wrote_is_left_alone(

@@ -175,6 +175,12 @@ def test_a_launcher_starts_what_trains_and_not_what_merges(
     assert Path("out/merge/model.safetensors").is_file()
 
 
+def noted(**more: Any) -> str:
+    """A record of one stage."""
+    whole: dict[str, Any] = {name: {} for name in ("options", "files", "plugins", "used")}
+    return json.dumps({"stages": {"sft": {"command": "sft", "begun": "1", **whole, **more}}})
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -183,14 +189,9 @@ def test_a_launcher_starts_what_trains_and_not_what_merges(
         ('{"stages": [1]}', "out/pipeline.json lists no stages\n"),
         ('{"stages": {"sft": 3}}', "out/pipeline.json: stage 'sft': command is None\n"),
         ('{"stages": {"sft": {"command": "sft"}}}', "stage 'sft': options is None\n"),
-        (
-            '{"stages": {"sft": {"command": "sft", "options": {}, "seconds": "long"}}}',
-            "stage 'sft': seconds is 'long'\n",
-        ),
-        (
-            '{"stages": {"sft": {"command": "sft", "options": {}, "seconds": 1, "result": 2}}}',
-            "stage 'sft': result is 2\n",
-        ),
+        (noted(seconds="long"), "stage 'sft': seconds is 'long'\n"),
+        (noted(seconds=1, result=2), "stage 'sft': result is 2\n"),
+        (noted(files=[]), "stage 'sft': files is []\n"),
     ],
 )
 def test_a_record_of_stages_that_was_edited_is_refused(

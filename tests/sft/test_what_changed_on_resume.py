@@ -85,7 +85,7 @@ def test_a_checkpoint_of_another_make_is_no_hindrance(
     train: Callable[..., None], caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     train()
-    file = tmp_path / "out" / "checkpoint-1" / "trl_deepseek.json"
+    file = tmp_path / "out" / "checkpoint-1" / "run.json"
     assert "hub_token" not in json.loads(file.read_text())["settings"]
     file.write_text("{")
     file.with_name("manifest.json").unlink()  # which earlier versions did not write

@@ -36,6 +36,7 @@ PROMPTS = (
 TOLERANCE = 1e-2  # of the logits, relative; rounding to bfloat16 alone gives some 2e-3
 WORD = 4  # bytes per weight while merging
 SPARE = 1.05  # room beside the weights, on disk and in memory
+_NAME_BASE = "name it in its adapter_config.json, as base_model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -78,13 +79,16 @@ class Agreement:
     prompts: int
 
 
-def inspect(adapter: str, registry: Registry, base: str | None = None) -> Source:
+def inspect(
+    adapter: str, registry: Registry, base: str | None = None, *, merges: bool = True
+) -> Source:
     """Find the adapter and its base, reading config files only.
 
     Args:
         adapter: The adapter's folder.
         registry: Where embedded models are looked up.
         base: The base, where it is elsewhere than the adapter says.
+        merges: Whether they are to be merged, which a base in 4 or 8 bits cannot be.
 
     Raises:
         ModelError: The folder holds no LoRA adapter, or its base is missing or not in 16 bits.
@@ -104,20 +108,20 @@ def inspect(adapter: str, registry: Registry, base: str | None = None) -> Source
     kind = settings.get("peft_type")
     if kind != "LORA":
         named = f"is a {kind} adapter" if kind else "names no peft_type in adapter_config.json"
-        raise ModelError(f"{adapter!r} {named}; merge takes LoRA")
+        raise ModelError(f"{adapter!r} {named}; {'merge takes' if merges else 'it must be'} LoRA")
     if not any((folder / f"adapter_model.{kind}").is_file() for kind in ("safetensors", "bin")):
         raise ModelError(f"{adapter!r} has no weights: there is no adapter_model.safetensors")
     name = base or settings.get("base_model_name_or_path")
     if not name:
         raise ModelError(
-            f"{adapter!r} does not say on which base model it belongs\n"
-            "  name it: --base_model_name_or_path NAME"
+            f"{adapter!r} does not say on which base model it belongs\n  "
+            + ("name it: --base_model_name_or_path NAME" if merges else _NAME_BASE)
         )
     models.check(name, registry)
     revision = settings.get("revision")
     hub = name not in registry.models
     config = models.load_config(name, registry, revision if hub else None)
-    if getattr(config, "quantization_config", None) is not None:
+    if merges and getattr(config, "quantization_config", None) is not None:
         raise ModelError(
             f"base model {name!r} is stored quantized; an adapter is merged into 16 bits only\n"
             "  name the model it was made from: --base_model_name_or_path NAME"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -49,10 +50,12 @@ class LogLines(TrainerCallback):
 
     Args:
         chosen: Whether the user chose ``logging_steps``.
+        metrics: Names of those that are measured at evaluations.
     """
 
-    def __init__(self, chosen: bool) -> None:
+    def __init__(self, chosen: bool, metrics: Sequence[str] = ()) -> None:
         self.chosen = chosen
+        self.metrics = metrics
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log a short run more often than TRL would: every tenth step never comes in five."""
@@ -68,10 +71,11 @@ class LogLines(TrainerCallback):
         from tqdm import tqdm
 
         if logs and END not in logs and state.is_world_process_zero:
-            tqdm.write(line(logs, state.global_step, state.max_steps), file=sys.stdout)
+            shown = line(logs, state.global_step, state.max_steps, self.metrics)
+            tqdm.write(shown, file=sys.stdout)
 
 
-def line(logs: dict[str, Any], step: int, last: int) -> str:
+def line(logs: dict[str, Any], step: int, last: int, metrics: Sequence[str] = ()) -> str:
     """What is shown of one log."""
     numbers = {key: value for key, value in logs.items() if isinstance(value, (int, float))}
     found = [
@@ -79,6 +83,12 @@ def line(logs: dict[str, Any], step: int, last: int) -> str:
         for pattern in (*SHOWN, *FAILURES)
         for key, value in numbers.items()
         if fnmatchcase(key.removeprefix(HELD_OUT), pattern) and (value or pattern not in FAILURES)
+    ]
+    found += [
+        f"{_name(key)} {_number(value)}"
+        for name in metrics
+        for key, value in numbers.items()
+        if key == f"{HELD_OUT}{name}" or key.startswith(f"{HELD_OUT}{name}/")
     ]
     return "  ".join([f"step {step:>{len(str(last))}}/{last}", *found])
 
@@ -95,7 +105,8 @@ def replace_printing(trainer: Any, chosen: bool) -> None:
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(Bar())
-    trainer.add_callback(LogLines(chosen))
+    measured = [each.name for each in trainer.inputs.measures.metrics]
+    trainer.add_callback(LogLines(chosen, measured))
 
 
 def _name(key: str) -> str:

@@ -32,14 +32,20 @@ COMMANDS = {
     "reward": "Train a reward model on preference pairs.",
     "grpo": "Group relative policy optimisation with reward functions by name.",
     "run": "Run the stages of a recipe: SFT, merge, reward model, preferences, GRPO, in any order.",
+    "evaluate": "Measure models side by side, by any metric or reward, with intervals.",
     "validate": "Say everything that is wrong with a config or a recipe, with file and line.",
+    "sample": "Draw completions, score them with rewards, and write rows for training.",
+    "chat": "Talk with a model in the terminal.",
     "merge": "Merge an adapter into its 16-bit base and check that nothing changed.",
+    "report": "Write one page about a run or a recipe: curves, completions, what was warned of.",
     "rewards": "Try rewards on a file of completions, or on those that a run saved.",
     "show-sample": "Show the first rows of a training job as the model sees them.",
+    "recommend": "Look at data, name the training for it and print the command.",
+    "presets": "Settings of papers for the training commands, each number with its source.",
     "plugins": "List every name that plugins register, and the plugins that do not load; show one.",
 }
 # What these print is all that they do.
-SHORT = ("rewards", "show-sample", "plugins", "validate")
+SHORT = ("rewards", "show-sample", "plugins", "presets", "recommend", "validate")
 OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
@@ -122,12 +128,12 @@ def _run(command: str, argv: list[str]) -> int:
         module = importlib.import_module(f"trl_deepseek.cli.{name.replace('-', '_')}")
         module.add_arguments(parser)
     args = parser.parse_args(argv)
-    with _telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
+    with telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
 
 
 @contextlib.contextmanager
-def _telling(command: str) -> Iterator[None]:
+def telling(command: str) -> Iterator[None]:
     """Show on stderr what the package says about a run: what it recognised, what it doubts."""
     if os.environ.get("RANK", "0") != "0":  # the first process says it for all
         yield

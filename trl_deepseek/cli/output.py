@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from trl_deepseek.rollouts import record
 
 
 def hide_progress_bars() -> None:
@@ -30,3 +33,10 @@ def machine_readable(wanted: bool) -> Iterator[None]:
     """Keep stdout for the one JSON object: everything printed inside goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
         yield
+
+
+def show_report(folder: str) -> None:
+    """The last line of a command that leaves a report: where it is."""
+    file = Path(folder, record.REPORT)
+    if file.is_file():
+        print(f"report: {file}")

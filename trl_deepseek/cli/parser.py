@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
         )
         # Before Python 3.14 argparse takes -1e-5 for an option.
         self._negative_number_matcher = NEGATIVE
-        self._emptied: set[str] = set()  # options that a YAML file gives as null or []
+        self.counted: set[str] = set()  # options that count as given though no word does
         self._places: dict[str, str] = {}  # file:line of options that a YAML file gives
 
     def error(self, message: str) -> NoReturn:
@@ -98,7 +98,7 @@ class Parser(argparse.ArgumentParser):
             known = [flag.lstrip("-").replace("-", "_") for flag in self._flags()]
             raise ConfigError(self._unknown([name.lstrip("-") for name in names], known, "--"))
         words = {word.split("=")[0] for word in args}
-        parsed.given = self._emptied | {
+        parsed.given = self.counted | {
             action.dest for action in self._actions if words.intersection(action.option_strings)
         }
         parsed.places = self._places
@@ -186,7 +186,7 @@ class Parser(argparse.ArgumentParser):
             action = actions[key]
             if value is None or (value == [] and action.nargs in ("+", "*")):
                 action.default = value
-                self._emptied.add(key)
+                self.counted.add(key)  # null or []
             else:
                 is_word = action.nargs != 0 and action.type in (str, None, text_or_list)
                 if is_word and not action.choices and key not in TRUTHS:

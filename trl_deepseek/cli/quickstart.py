@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from trl_deepseek.cli.output import hide_progress_bars, machine_readable
-    from trl_deepseek.quickstart.report import table
+    from trl_deepseek.quickstart.report import answers, gain, table
 
     with progress_bar() as progress, machine_readable(args.json):
         hide_progress_bars()  # the job has its own
@@ -41,7 +41,10 @@ def run(args: argparse.Namespace) -> int:
         return 0
     console = Console()
     console.print(table(result))
-    console.print(f"{result.seconds:.0f} s in all; models and curves.png in {result.output_dir}")
+    console.print(gain(result))
+    console.print(answers(result))
+    folder = result.output_dir
+    console.print(f"{result.seconds:.0f} s in all; models, curves.png and report.html in {folder}")
     return 0
 
 

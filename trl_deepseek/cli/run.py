@@ -9,33 +9,56 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import importlib
 import json
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, jobs, secrets, stopping
-from trl_deepseek.cli import merge, training
-from trl_deepseek.cli.output import machine_readable, status
+from trl_deepseek import checkpoints, jobs, report, secrets, stopping
+from trl_deepseek.cli import recipe_page, training
+from trl_deepseek.cli.main import telling
+from trl_deepseek.cli.output import machine_readable, show_report, status
 from trl_deepseek.cli.parser import Parser
-from trl_deepseek.errors import RunError, UserError
-from trl_deepseek.jobs.progress import Progress
-from trl_deepseek.jobs.recipe import Recipe, Stage, located, read
-from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.errors import ConfigError, RunError, UserError
+from trl_deepseek.jobs import made_from, repeating, stage_checks
+from trl_deepseek.jobs.places import located
+from trl_deepseek.jobs.progress import Progress, progress_of
+from trl_deepseek.jobs.recipe import Recipe, Stage, read, read_values
+from trl_deepseek.jobs.stage_process import ended_by, wait_for
+from trl_deepseek.jobs.stages import KINDS
+from trl_deepseek.trainers import manifest, provenance
+from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.yaml_files import Settings, write_mapping
+
+# What a recipe is most often run again with.
+OVER = {
+    "model_name_or_path": "The model to begin with",
+    "dataset_name": "The dataset",
+    "output_dir": "The folder of all stages",
+    "seed": "The seed",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="YAML file: output_dir and stages.")
+    parser.add_argument(
+        "recipe", metavar="RECIPE", nargs="?", help="YAML file: output_dir and stages."
+    )
+    parser.add_argument(
+        "--from_manifest",
+        metavar="FILE",
+        help="Instead of a recipe: repeat the run or recipe of this run.json in --output_dir.",
+    )
+    for option, what in OVER.items():
+        parser.add_argument(f"--{option}", help=f"{what}, over the one beside the stages.")
     parser.add_argument(
         "--restart",
         metavar="STAGE",
-        help="Remove what this stage and those after it have written, and run them anew.",
+        help="Remove what this stage and those that use it have written, and run them anew.",
     )
     parser.add_argument(
         "--dry_run",
@@ -47,52 +70,144 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.dry_run:
-        return dry_run(args)
-    recipe = read(args.recipe, check_names)
+    if args.from_manifest is not None:
+        return repeat(args)
+    if args.recipe is None:
+        raise ConfigError("name a recipe, or a run's manifest with --from_manifest")
+    return dry_run(args) if args.dry_run else _run(args)
+
+
+def repeat(args: argparse.Namespace) -> int:
+    """Run what a manifest describes once more, and say what has changed since."""
+    alone = ("recipe", "dry_run", "restart", "gpu_memory", *OVER)
+    others = [name for name in alone if getattr(args, name) and name != "output_dir"]
+    if others:
+        raise ConfigError(
+            f"from_manifest repeats a run as it was: leave {others[0]} out\n"
+            "  only --output_dir and --json go with it"
+        )
+    former = repeating.read(args.from_manifest, args.output_dir)
+    if former.command == repeating.RECIPE:
+        args.recipe = former.write_recipe(args.output_dir)
+        args.output_dir = None  # it is in there
+        return _run(args, former)
+    parser = parser_of(former.command)
+    words = parser.as_flags(former.into(args.output_dir))
+    options = parser.parse_args([*words, *["--json"] * args.json])
+
+    def compare(job: Any) -> None:
+        now = manifest.of(job.inputs, job.inputs.made_with, int(os.environ.get("WORLD_SIZE", "1")))
+        own = provenance.differences(former.manifest, job.inputs.made_with)
+        _say_changes(former, [*own, *manifest.differences(former.manifest, now)])
+
+    with telling("run"):
+        return training.run(options, compare)
+
+
+def _say_changes(former: repeating.Former, changed: Collection[str]) -> None:
+    since = f"since {former.file} was written"
+    _say("\n  ".join([f"what has changed {since}:", *changed]) if changed else f"as {since}")
+
+
+def _run(args: argparse.Namespace, former: repeating.Former | None = None) -> int:
+    values = read_values(args.recipe, _over(args))
+    recipe = read(args.recipe, check_names, _over(args))
+    folder = Path(recipe.output_dir)
     with machine_readable(args.json):
         parsed = {stage.name: _parse(stage, recipe) for stage in recipe.stages}
         progress = Progress(recipe)
         progress.check(recipe, args.restart)
+        restarted = recipe.depending_on(args.restart) if args.restart else set()
+        made = _made_from(recipe, parsed, progress)
+        stale = progress.stale(recipe, made)
+        for name, reasons in stale.items():
+            if name not in restarted:
+                _say(f"stage {name!r} is run anew: {'; '.join(reasons)}")
+        done = {
+            stage.name
+            for stage in recipe.stages
+            if progress.is_done(stage) and stage.name not in restarted | set(stale)
+        }
         for stage in recipe.stages:
-            if not progress.is_done(stage) or args.restart:
-                _check(stage, parsed[stage.name], recipe)
+            if stage.name not in done:
+                _check(stage, parsed[stage.name], recipe, done)
+        own = manifest.of_recipe(values)
+        if former is not None:
+            _say_changes(former, _changed(former, own, made))
         if args.restart:
             progress.forget(recipe, args.restart)
-        for number, stage in enumerate(recipe.stages, 1):
-            title = f"[{number}/{len(recipe.stages)}] {stage.name}"
-            if progress.is_done(stage):
-                print(f"{title}: done before", file=sys.stderr)
-                continue
-            print(f"{title}: {_summary(stage)}", file=sys.stderr, flush=True)
-            _carry_out(stage, recipe, progress)
-            if by := stopping.requested():  # as the stage was about to end
-                again = f"`trl-deepseek run {recipe.file}` goes on after it"
-                raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
+        folder.mkdir(parents=True, exist_ok=True)
+        before = str(progress.file) if progress.stages else None
+        try:
+            with manifest.noted(folder, own, before):
+                _carry_out_all(recipe, progress, done, set(stale) - restarted, made)
+        finally:
+            report.written_beside(folder)
     if args.json:
         print(json.dumps({"output_dir": recipe.output_dir, "stages": progress.stages}))
     else:
-        _show(recipe, progress)
+        recipe_page.show(recipe, progress)
+        show_report(recipe.output_dir)
     return 0
+
+
+def _changed(
+    former: repeating.Former, own: Mapping[str, Any], made: Mapping[str, Any]
+) -> list[str]:
+    """What has changed since a recipe was run: around it, and what its stages are made from."""
+    before = progress_of(former.file.parent)
+    return [
+        *manifest.differences(former.manifest, own),
+        *(
+            f"stage {name!r}: {each}"
+            for name, now in made.items()
+            if name in before
+            for each in made_from.differences(before[name], now)
+        ),
+    ]
+
+
+def _carry_out_all(
+    recipe: Recipe,
+    progress: Progress,
+    done: Collection[str],
+    stale: Collection[str],
+    made: Mapping[str, Any],
+) -> None:
+    """Run the stages that are not done, in their order."""
+    for number, stage in enumerate(recipe.stages, 1):
+        title = f"[{number}/{len(recipe.stages)}] {stage.name}"
+        if stage.name in done:
+            _say(f"{title}: done before")
+            continue
+        if stage.name in stale:
+            was = progress.set_aside(stage)
+            _say(f"{title}: what it had written is now in {was}")
+        _say(f"{title}: {_summary(stage)}")
+        progress.begin(stage, made[stage.name])
+        _carry_out(stage, recipe, progress)
+        if by := stopping.requested():  # as the stage was about to end
+            again = f"`{recipe.again}` goes on after it"
+            raise stopping.Interrupted(by, f"stage {stage.name!r} is done; {again}")
 
 
 def dry_run(args: argparse.Namespace) -> int:
     """Estimate the memory of every stage that trains, from the config of its first model."""
     from trl_deepseek.cli.dry_run import show
-    from trl_deepseek.memory import report
+    from trl_deepseek.memory import report as memory
 
-    recipe = read(args.recipe, check_names)
-    budget = report.parse_size(args.gpu_memory) if args.gpu_memory else None
+    recipe = read(args.recipe, check_names, _over(args))
+    budget = memory.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
     with machine_readable(args.json):
         for stage in recipe.stages:
             options = _parse(stage, recipe)
-            if stage.command not in jobs.TRAINING:
+            if not stage.kind.trains:
                 continue
             with _naming(stage, recipe):
                 job = jobs.kind(stage.command).settle(from_base(stage, options, dry_run=True))
                 with status(f"stage {stage.name}") as tell:
-                    answers[stage.name] = report.answer_for(job, budget, tell)
+                    answers[stage.name] = memory.answer_for(job, budget, tell)
     if args.json:
         print(json.dumps(answers))
     else:
@@ -102,13 +217,21 @@ def dry_run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _over(args: argparse.Namespace) -> Settings:
+    return Settings({name: value for name in OVER if (value := getattr(args, name)) is not None})
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def parser_of(command: str) -> Parser:
     """The parser of a stage's command."""
     parser = Parser(prog=f"trl-deepseek {command}")
-    if command in jobs.TRAINING:
+    if KINDS[command].trains:
         training.add_arguments(parser, command)
     else:
-        merge.add_arguments(parser)
+        importlib.import_module(f"trl_deepseek.cli.{command}").add_arguments(parser)
     return parser
 
 
@@ -147,19 +270,31 @@ def from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argpars
     return argparse.Namespace(**{**vars(options), "model_name_or_path": stage.base, **more})
 
 
-def _check(stage: Stage, options: argparse.Namespace, recipe: Recipe) -> None:
+def _check(
+    stage: Stage, options: argparse.Namespace, recipe: Recipe, done: Collection[str]
+) -> None:
     """All that the stage's command checks before it loads a model; says what is left for later.
 
     Raises:
         UserError: Names the stage.
     """
-    if stage.command not in jobs.TRAINING:
-        return
-    to_come = {"to_come": stage.folders} if stage.command == "grpo" else {}
     with _naming(stage, recipe):
-        job = jobs.kind(stage.command).check(from_base(stage, options), **to_come)
-    for sentence in job.later:
-        print(f"stage {stage.name!r}: {sentence}", file=sys.stderr)
+        later = stage_checks.check(stage, options, done)
+    for sentence in later:
+        _say(f"stage {stage.name!r}: {sentence}")
+
+
+def _made_from(
+    recipe: Recipe, parsed: Mapping[str, argparse.Namespace], progress: Progress
+) -> dict[str, Any]:
+    """What each stage would be made from today; see :mod:`trl_deepseek.jobs.made_from`."""
+    found = {}
+    for stage in recipe.stages:
+        options = parsed[stage.name]
+        with _naming(stage, recipe):
+            registry = registry_for(options)
+        found[stage.name] = made_from.of(stage, options, registry, progress.stages.get(stage.name))
+    return found
 
 
 def _naming(stage: Stage, recipe: Recipe) -> contextlib.AbstractContextManager[None]:
@@ -169,8 +304,9 @@ def _naming(stage: Stage, recipe: Recipe) -> contextlib.AbstractContextManager[N
 
 
 def _summary(stage: Stage) -> str:
-    source = stage.options.get("adapter") or stage.options["model_name_or_path"]
-    return f"{stage.command} of {source} into {stage.output_dir}"
+    source = stage.options[stage.kind.model]
+    shown = ", ".join(map(str, source)) if isinstance(source, list) else source
+    return f"{stage.command} of {shown} into {stage.output_dir}"
 
 
 def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
@@ -182,14 +318,13 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
         Interrupted: A signal ended it; says how to go on.
     """
     started = time.monotonic()
-    progress.begin(stage)
     words = _command_line(stage, recipe)
     launcher: tuple[str, ...] = (sys.executable,)
-    if recipe.launcher and stage.command != "merge":  # a merge is the work of one process
+    if recipe.launcher and stage.kind.trains:
         launcher = recipe.launcher
-    code, output = _wait_for([*launcher, "-m", "trl_deepseek", *words], stage)
-    again = f"`trl-deepseek run {recipe.file}` goes on with it"
-    by = stopping.requested() or _ended_by(code)
+    code, output = wait_for([*launcher, "-m", "trl_deepseek", *words], stage.options)
+    again = f"`{recipe.again}` goes on with it"
+    by = stopping.requested() or ended_by(code)
     if code != 0 and by is not None:
         raise stopping.Interrupted(by, f"stage {stage.name!r} is unfinished; {again}")
     if code != 0:
@@ -200,78 +335,20 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
 
 
 def _command_line(stage: Stage, recipe: Recipe) -> list[str]:
-    """What follows ``trl-deepseek``; the options of a training stage are kept as a config file."""
-    output = Path(stage.output_dir)
-    if stage.command == "merge":
-        if output.exists():  # written whole or not at all, but not noted before a kill
-            shutil.rmtree(output)
-        return ["merge", *words_of(stage, parser_of(stage.command), stage.options), "--json"]
-    file = Path(recipe.output_dir, f"{stage.name}.yaml")
-    found = checkpoints.newest(output, only_model=True)
-    begun = found.folder is not None
-    if not begun and found.torn:
-        print(f"stage {stage.name!r} begins anew; {found.passed_over()}", file=sys.stderr)
-    options = dict(stage.options)
-    if begun and options.get("init_from_checkpoint"):
-        options = checkpoints.resumed(options)
+    """What follows ``trl-deepseek``; the options are in a config file where the command has one."""
+    output, parser = Path(stage.output_dir), parser_of(stage.command)
+    if not any(action.dest == "config" for action in parser._actions):
+        if output.exists():
+            shutil.rmtree(output)  # written whole or not at all, but not noted before a kill
+        return [stage.command, *words_of(stage, parser, stage.options), "--json"]
+    file, options, words = Path(recipe.output_dir, f"{stage.name}.yaml"), dict(stage.options), []
+    if stage.kind.trains:
+        found = checkpoints.newest(output, only_model=True)
+        if found.folder is not None:
+            words = ["--resume_from_checkpoint", "true"]
+            if options.get("init_from_checkpoint"):
+                options = checkpoints.resumed(options)
+        elif found.torn:
+            _say(f"stage {stage.name!r} begins anew; {found.passed_over()}")
     write_mapping(file, secrets.hidden(options))
-    words = [stage.command, "--config", str(file), "--json"]
-    return [*words, "--resume_from_checkpoint", "true"] if begun else words
-
-
-def _ended_by(code: int) -> signal.Signals | None:
-    """The signal that a process's exit code speaks of."""
-    number = code - 128 if code > 128 else -code
-    return signal.Signals(number) if number in stopping.SIGNALS else None
-
-
-def _wait_for(command: list[str], stage: Stage) -> tuple[int, str]:
-    """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
-
-    It is in a session of its own, so that of what the terminal or a batch system sends it gets each
-    signal once, from here.
-    """
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # As -P, for a launcher's processes too: what lies in the working directory is not to run.
-        env=os.environ | {"PYTHONSAFEPATH": "1"} | secrets.handed_on(stage.options),
-        preexec_fn=functools.partial(end_with_parent, os.getpid(), by=signal.SIGTERM),
-    )
-
-    def send(number: int) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-
-    try:
-        with stopping.passing_on(send):
-            output, _ = process.communicate()
-        return process.returncode, output
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-
-
-def _show(recipe: Recipe, progress: Progress) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=recipe.file)
-    for heading in ("stage", "command", "seconds", "train loss", "saved in"):
-        table.add_column(
-            heading, justify="right" if heading in ("seconds", "train loss") else "left"
-        )
-    for stage in recipe.stages:
-        noted = progress.stages[stage.name]
-        loss = ((noted.get("result") or {}).get("metrics") or {}).get("train_loss")
-        table.add_row(
-            stage.name,
-            stage.command,
-            f"{noted['seconds']:.0f}",
-            "" if loss is None else f"{loss:.3f}",
-            stage.output_dir,
-        )
-    Console().print(table)
+    return [stage.command, "--config", str(file), "--json", *words]

@@ -6,15 +6,18 @@ import argparse
 import functools
 import json
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from trl_deepseek import jobs
 from trl_deepseek.cli import dry_run
-from trl_deepseek.cli.output import hide_progress_bars, machine_readable
+from trl_deepseek.cli.output import hide_progress_bars, machine_readable, show_report
+from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.places import naming_those_of
 
 
-def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
+def add_arguments(parser: Parser, command: str) -> None:
     """The options of one training command, or of an alias, which is a command with its loss."""
     from trl_deepseek.jobs.options import DataArguments, ModelArguments, add_dataclasses
 
@@ -22,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
     add_dataclasses(parser, [DataArguments, *options, ModelArguments])
     parser.add_argument(
         "--qlora", action="store_true", help="Short for --quantization qlora: 4 bits and LoRA."
+    )
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="Settings of a paper in the place of defaults (`trl-deepseek presets`); flags and "
+        "YAML win over them.",
     )
     parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
@@ -36,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser, command: str) -> None:
         (loss_type,) = (each for each in parser._actions if each.dest == "loss_type")
         loss_type.type = functools.partial(_own_loss, command)
         parser.set_defaults(loss_type=[command], command="preference")
+        parser.counted.add("loss_type")
 
 
 def _own_loss(command: str, name: str) -> str:
@@ -47,8 +57,13 @@ def _own_loss(command: str, name: str) -> str:
     return name
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, train, save, and say where; progress goes to stderr with ``--json``."""
+def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None) -> int:
+    """Check, train, save, and say where; progress goes to stderr with ``--json``.
+
+    Args:
+        args: As parsed.
+        look: Is shown the checked job before a model is loaded.
+    """
     from trl_deepseek.cli import log_lines
     from trl_deepseek.jobs import output_folder, running
 
@@ -63,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         with naming_those_of(args):
             job = jobs.kind(args.command).check(args)
             output_folder.take(job, overwrite=args.overwrite_output_dir)
+            look(job)
         trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
@@ -73,4 +89,5 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"output_dir": output, "metrics": result.metrics}))
     else:
         print(f"model and tokenizer saved in {output}")
+        show_report(output)
     return 0

@@ -21,8 +21,11 @@ from trl_deepseek.cli.parser import Parser, read_config
 from trl_deepseek.cli.validation_page import show
 from trl_deepseek.errors import ConfigError, UserError, did_you_mean
 from trl_deepseek.jobs import recipe as recipe_files
+from trl_deepseek.jobs import stage_checks
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.progress import Progress
+from trl_deepseek.jobs.references import IN_BRACES
+from trl_deepseek.jobs.stages import KINDS
 from trl_deepseek.yaml_files import Settings
 
 if TYPE_CHECKING:
@@ -56,6 +59,7 @@ class _Target:
     defaults: dict[str, Any] = field(default_factory=dict)
     to_come: frozenset[str] = frozenset()
     wrong: list[UserError] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -195,13 +199,13 @@ def _stages(path: str, values: Settings) -> list[_Target]:
         try:
             recipe = recipe_files.settle(path, values, recipes.check_names)
         except UserError as error:
-            named = recipe_files.REFERENCE.search(str(error.args[0]))
+            named = IN_BRACES.search(str(error.args[0]))
             if not (gone and (values.get("stages") == [] or (named and named[1] in gone))):
                 whole.wrong.append(error)
             if not _set_aside(error, values, gone):
                 return [whole]
     try:
-        Progress(recipe).check(recipe, None)
+        Progress(recipe).check(recipe)
     except UserError as error:
         whole.wrong.append(error)
     targets = [_stage(path, stage) for stage in recipe.stages]
@@ -212,7 +216,7 @@ def _without_unknown(path: str, values: Settings, wrong: list[UserError]) -> Non
     """Take options out of a recipe that its commands do not have, each with a message."""
     stages = values.get("stages") if isinstance(values.get("stages"), list) else []
     known = [each for each in stages or [] if isinstance(each, Settings)]
-    known = [each for each in known if each.get("command") in recipe_files.COMMANDS]
+    known = [each for each in known if each.get("command") in KINDS]
     trained = [each["command"] for each in known if each["command"] in jobs.TRAINING]
     for given in (*known, values):
         commands = set(trained) if given is values else {given["command"]}
@@ -248,7 +252,7 @@ def _set_aside(error: UserError, values: Settings, gone: set[str]) -> bool:
             return False
         if option == "command":
             break
-        found = recipe_files.REFERENCE.search(str(error.args[0]))
+        found = IN_BRACES.search(str(error.args[0]))
         value = given[option]
         kept = [each for each in value if found and found[0] not in str(each)]
         if isinstance(value, list) and kept and len(kept) < len(value):
@@ -271,21 +275,25 @@ def _set_aside(error: UserError, values: Settings, gone: set[str]) -> bool:
 
 
 def _stage(path: str, stage: recipe_files.Stage) -> _Target:
-    target = _Target(stage.command, stage.name, to_come=stage.folders)
+    target = _Target(stage.command, stage.name)
+    target.to_come = frozenset(each.output_dir for each in stage.uses.values())
     parser = recipes.parser_of(stage.command)
     target.defaults = _defaults(parser)
-    trains = stage.command in jobs.TRAINING
+    # Without its rows, a job is checked as far as `trl-deepseek run` checks it.
+    whole = stage.kind.trains and not stage_checks.reads_rows_of_a_stage(stage)
     options = stage.options
-    if trains:
+    if whole:
         own = functools.partial(recipes.parser_of, stage.command)
         options = _sound(options, own, path, target.wrong)
     try:
         parsed = parser.parse_args(recipes.words_of(stage, parser, options))
+        if not whole:
+            target.unchecked = stage_checks.check(stage, parsed, ())
     except UserError as error:
         error.place = error.place or f"{path}:{stage.line}"
         target.wrong.append(error)
         return target
-    if trains:
+    if whole:
         target.options = recipes.from_base(stage, parsed)
         target.options.places = {key: f"{path}:{line}" for key, line in options.lines.items()}
     return target
@@ -305,9 +313,10 @@ def _look(target: _Target, with_model: bool) -> Report:
             to_come=target.to_come,
             aside=filter(None, wrong),
         )
+    report.unchecked += target.unchecked
     found, report.problems = report.problems, []
-    for error in target.wrong:
-        report.add(error)
+    for problem in target.wrong:
+        report.add(problem)
     report.problems += found
     return report
 

@@ -19,13 +19,16 @@ RESERVED = (
 )
 
 
-def check_prompts(dataset: Any, source: str, numbers: Iterable[str] = ()) -> Any:
+def check_prompts(
+    dataset: Any, source: str, numbers: Iterable[str] = (), *, who: str = "GRPO"
+) -> Any:
     """The dataset, each row of which has a prompt that something can be generated from.
 
     Args:
         dataset: A ``Dataset`` or ``IterableDataset``; a stream is checked as it is read.
         source: Its name, for messages.
         numbers: Columns that rewards read: where they hold numbers, these are finite.
+        who: What needs the prompts, for messages.
 
     Raises:
         DataError: There is no row or no column ``prompt``, a column has a name that rewards are
@@ -35,7 +38,7 @@ def check_prompts(dataset: Any, source: str, numbers: Iterable[str] = ()) -> Any
     columns = rows.column_names(dataset)
     if "prompt" not in columns:
         raise DataError(
-            f"{source} has no column 'prompt', which GRPO needs\n"
+            f"{source} has no column 'prompt', which {who} needs\n"
             f"  columns found: {', '.join(columns)}"
         )
     taken = [name for name in RESERVED if name in columns]

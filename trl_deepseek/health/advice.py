@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from transformers import TrainerCallback
@@ -20,13 +21,18 @@ class Advice(TrainerCallback):
         weights: The weight of each reward now, by name.
         normalized: As :class:`Series` has it.
         beta: Likewise.
+        metrics: Likewise.
     """
 
     def __init__(
-        self, weights: Callable[[], Mapping[str, float]], normalized: bool, beta: float | None
+        self,
+        weights: Callable[[], Mapping[str, float]],
+        normalized: bool,
+        beta: float | None,
+        metrics: Mapping[str, bool] = MappingProxyType({}),
     ) -> None:
         self.weights = weights
-        self.run = Series(normalized=normalized, beta=beta)
+        self.run = Series(normalized=normalized, beta=beta, metrics=metrics)
         self.unsaid: list[Symptom] = list(SYMPTOMS)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

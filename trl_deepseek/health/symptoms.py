@@ -32,12 +32,14 @@ class Series:
         weights: Of each reward, by name.
         normalized: Whether rewards are brought to one scale before they are added.
         beta: Of the loss; None where it has none.
+        metrics: Measured at evaluations, as they are logged: whether a larger number is better.
     """
 
     values: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     weights: Mapping[str, float] = field(default_factory=dict)
     normalized: bool = False
     beta: float | None = None
+    metrics: Mapping[str, bool] = field(default_factory=dict)
 
     def add(self, record: Mapping[str, Any]) -> None:
         """One line of the log."""
@@ -169,22 +171,25 @@ def kl_explosion(run: Series) -> str | None:
 def metric_falls(run: Series) -> str | None:
     """The reward rises and what it should stand for falls: it is being gamed, or overfitted.
 
-    Metrics are rewards of weight 0 and the reward on the evaluation dataset.
+    Metrics are rewards of weight 0, the reward on the evaluation dataset, and ``eval_metrics``.
     """
     if not run.has_risen():
         return None
-    watched = {f"rewards/{name}/mean": WINDOW for name, weight in run.weights.items() if not weight}
-    for name, window in {**watched, "eval_reward": 1}.items():
-        values = run.values.get(name, ())
+    means = {f"rewards/{name}/mean": WINDOW for name, weight in run.weights.items() if not weight}
+    held_out = {"eval_reward": 1, **dict.fromkeys(run.metrics, 1)}
+    for name, window in {**means, **held_out}.items():
+        better = 1 if run.metrics.get(name, True) else -1
+        values = [better * value for value in run.values.get(name, ())]
         if len(values) < max(3, 2 * window):
             continue
         first = sum(values[:window]) / window
         latest = values[-2 * window :] if window == 1 else values[-window:]
         if max(latest) < first - FALLEN * abs(first):
             return (
-                f"the reward has risen and {name} has fallen from {first:.3g} to {latest[-1]:.3g}: "
-                "what is rewarded is not what is wanted, or only known prompts improve; read "
-                "completions with high rewards, and stop at the checkpoint where it was best"
+                f"the reward has risen and {name} has {'fallen' if better > 0 else 'risen'} from "
+                f"{better * first:.3g} to {better * latest[-1]:.3g}: what is rewarded is not what "
+                "is wanted, or only known prompts improve; read completions with high rewards, "
+                "and stop at the checkpoint where it was best"
             )
     return None
 

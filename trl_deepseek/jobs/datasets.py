@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from trl_deepseek import data
+from trl_deepseek import data, evaluation
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.options import DataArguments
 from trl_deepseek.registry import Registry
@@ -73,3 +73,22 @@ def load(
     named, split = options.eval_dataset, options.dataset_test_split
     held_out = one(named or str(options.dataset_name), split, held_out=named is not None)
     return train, data.without(held_out, without.get("eval", ()))
+
+
+def kinds_to_measure(
+    options: DataArguments, config: Any, registry: Registry
+) -> dict[DatasetKind, Any] | None:
+    """The held-out rows of an embedded dataset in each kind, where metrics are measured on them.
+
+    None where there are none, or where the rows are a user's, which are of one kind.
+    """
+    name = options.eval_dataset or options.dataset_name
+    measures = bool(getattr(config, "eval_metrics", None)) and config.eval_strategy != "no"
+    if not measures or name is None or name not in registry.datasets:
+        return None
+    split = options.dataset_test_split
+    return {
+        kind: data.load_held_out(name, registry, kind=kind, split=split, seed=config.seed)
+        for kind in {each.rows for each in evaluation.resolve(config.eval_metrics, registry)}
+        if kind is not None
+    }

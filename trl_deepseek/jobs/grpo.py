@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Collection
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import job
+from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
 from trl_deepseek.rewards.resolving import MODEL_PREFIX
@@ -17,7 +17,9 @@ OPTIONS = (RewardArguments, GRPOConfig)
 
 def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
-    return job.settle(options, GRPOConfig, job.registry_for(options))
+    registry = job.registry_for(options)
+    presets.apply(options, registry, "grpo")
+    return job.settle(options, GRPOConfig, registry)
 
 
 def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:

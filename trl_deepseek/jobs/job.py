@@ -19,8 +19,13 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import adapters, datasets, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers.inputs import Inputs, check_names, registry_for
+from trl_deepseek.trainers.inputs import Asked, Inputs, check_names, registry_for
 from trl_deepseek.types import DatasetKind, Quantization
+
+# What parsing leaves beside the options, and options that are about the one call.
+UNSAID = frozenset(
+    {"given", "places", "without", "tells", "command", "config", "json", "dry_run", "gpu_memory"}
+)
 
 
 @dataclass
@@ -76,6 +81,7 @@ class Job:
             source, self.config, self.registry, kind, getattr(self.options, "without", {})
         )
         stock = trl.get_quantization_config(self.model_options)
+        kinds = datasets.kinds_to_measure(source, self.config, self.registry)
         self.trainer = trainer
         try:
             self.inputs = trainer.check(
@@ -84,12 +90,16 @@ class Job:
                 self.train_dataset,
                 self.eval_dataset,
                 registry=self.registry,
+                eval_kinds=kinds,
                 peft_config=self.adapter,
                 quantization_config=None if self.config.quantization else stock,
                 **options,
             )
         except ValueError as error:  # how TRL and peft refuse options that do not go together
             raise ConfigError(str(error)) from error
+        given = frozenset(self.options.given)
+        asked = {name: value for name, value in vars(self.options).items() if name not in UNSAID}
+        self.inputs.asked = Asked(self.options.command, asked, given.intersection(asked))
         return self
 
     def build(self) -> Any:

@@ -20,8 +20,10 @@ FIRST = re.compile(r"(?:argument )?(?:unknown option )?'?(?:--)?(\w+)")
 OF_KIND = {
     "chat_templates": "chat_template",
     "losses": "loss_type",
+    "metrics": "metrics",
     "models": "model_name_or_path",
     "noises": "noise",
+    "presets": "preset",
     "quantizations": "quantization",
     "rewards": "reward_funcs",
 }
@@ -74,6 +76,34 @@ def naming(given: Mapping[str, Any], places: Mapping[str, str]) -> Iterator[None
         raise
 
 
-def naming_those_of(args: argparse.Namespace) -> contextlib.AbstractContextManager[None]:
-    """The same for the options that a parser of ours has read."""
-    return naming({name: getattr(args, name, None) for name in sorted(args.given)}, args.places)
+@contextlib.contextmanager
+def naming_those_of(args: argparse.Namespace) -> Iterator[None]:
+    """The same for the options that a parser of ours has read, and those that a preset sets."""
+    try:
+        yield
+    except UserError as error:
+        given = {name: getattr(args, name, None) for name in sorted(args.given)}
+        with naming(given, args.places):
+            raise error
+
+
+@contextlib.contextmanager
+def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
+    """Errors inside are preceded by ``where``, with the line of the option that they are about.
+
+    Args:
+        where: ``file:line: stage 'name'``.
+        options: Those of the stage.
+        lines: Of the options that the file gives.
+
+    Raises:
+        UserError: What was raised, with the place.
+    """
+    try:
+        yield
+    except UserError as error:
+        line = lines.get(option_of(error, options) or "")
+        if line is not None:
+            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
+        error.place = where
+        raise

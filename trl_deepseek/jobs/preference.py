@@ -10,10 +10,11 @@ import argparse
 from dataclasses import fields
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import job
+from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.losses.plan import is_unpaired
-from trl_deepseek.trainers.configs import ClassWeights, DPOConfig, KTOConfig
+from trl_deepseek.trainers.config_fields import ClassWeights
+from trl_deepseek.trainers.configs import DPOConfig, KTOConfig
 
 OPTIONS = (ClassWeights, DPOConfig)
 
@@ -21,6 +22,7 @@ OPTIONS = (ClassWeights, DPOConfig)
 def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
     registry = job.registry_for(options)
+    presets.apply(options, registry, "preference")
     names = [options.loss_type] if isinstance(options.loss_type, str) else list(options.loss_type)
     unpaired = is_unpaired(names, registry)
     _refuse_foreign_options(options, names, unpaired)

@@ -1,31 +1,33 @@
 """A recipe: the stages of a post-training, each a command with its options, from one YAML file.
 
-What a stage trains is what the stage before it saved, unless it says otherwise; ``{NAME}`` in an
-option stands for the folder of the earlier stage of that name. Reading a recipe settles all of
-this, so that a stage is nothing but a command and options that it takes.
+A stage works on the model of the stage before it, unless it says otherwise, and names earlier
+stages in its options (see ``references``). Reading a recipe settles all of this, so that a stage is
+nothing but a command and options that it takes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import re
 import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, UserError, did_you_mean
-from trl_deepseek.jobs import TRAINING
-from trl_deepseek.jobs.places import option_of
+from trl_deepseek.errors import ConfigError, did_you_mean
+from trl_deepseek.jobs import presets
+from trl_deepseek.jobs.places import located, option_of
+from trl_deepseek.jobs.references import NAME, References, sources_of
+from trl_deepseek.jobs.stages import KINDS, Kind
 from trl_deepseek.yaml_files import Settings, read_mapping
 
-COMMANDS = (*TRAINING, "merge")
 OWN_KEYS = ("output_dir", "model_name_or_path", "launcher", "stages")
 # A stage's own are settled by the recipe, or are flags of one run and no settings.
 SETTLED = (
     "output_dir",
+    "output_file",
     "resume_from_checkpoint",
     "json",
     "dry_run",
@@ -33,8 +35,6 @@ SETTLED = (
     "config",
     "overwrite_output_dir",
 )
-NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
-REFERENCE = re.compile(r"\{(" + NAME.pattern + r")\}")
 
 
 @dataclass(frozen=True)
@@ -43,31 +43,37 @@ class Stage:
 
     Attributes:
         name: What the others call it, and the name of its folder.
-        command: ``sft``, ``preference``, ``reward``, ``grpo`` or ``merge``.
-        options: All that the command is given, ``output_dir`` and the model included.
+        command: One of ``stages.KINDS``.
+        options: All that the command is given, where it writes and the model included.
+        written: The same with earlier stages by their names and without where it writes, which is
+            what a change of the recipe is seen by.
         base: The model that the chain of stages up to this one began with, which has the shape of
-            what this stage trains.
+            what this stage works on.
         line: Of the recipe's file, on which the stage begins.
-        folders: Of earlier stages that the options name.
+        output_dir: Its folder.
+        uses: The earlier stages that the options name, by their names.
     """
 
     name: str
     command: str
     options: Settings
+    written: Settings
     base: str
     line: int
-    folders: frozenset[str] = field(default_factory=frozenset)
+    output_dir: str
+    uses: Mapping[str, Stage] = field(default_factory=dict)
 
     @property
-    def output_dir(self) -> str:
-        """The folder of the stage."""
-        return str(self.options["output_dir"])
+    def kind(self) -> Kind:
+        """What there is to know of its command."""
+        return KINDS[self.command]
 
     @property
     def saves_adapter(self) -> bool:
         """Whether it saves an adapter and no model of its own."""
-        return self.command in TRAINING and any(
-            self.options.get(option) for option in ("use_peft", "qlora", "quantization")
+        options = {**presets.of_stage(self.options), **self.options}
+        return self.kind.trains and any(
+            options.get(option) for option in ("use_peft", "qlora", "quantization")
         )
 
 
@@ -81,27 +87,49 @@ class Recipe:
         launcher: The words that start the processes of a training stage instead of this Python,
             such as those of ``torchrun --nproc_per_node=2``; empty for none.
         stages: In their order.
+        again: The command that runs it.
     """
 
     file: str
     output_dir: str
     launcher: tuple[str, ...]
     stages: tuple[Stage, ...]
+    again: str = ""
+
+    def depending_on(self, first: str) -> set[str]:
+        """The stage ``first`` and those that use it, directly or through others."""
+        found = {first}
+        for stage in self.stages:
+            if found.intersection(stage.uses):
+                found.add(stage.name)
+        return found
 
 
-def read(path: str, check_names: Callable[[str, Settings], None]) -> Recipe:
+def read(
+    path: str,
+    check_names: Callable[[str, Settings], None],
+    over: Mapping[str, Any] = MappingProxyType({}),
+) -> Recipe:
     """The recipe in a YAML file.
 
     Args:
         path: Of the file.
         check_names: Refuses options that a command does not have; called for every stage before
             anything else is made of its options.
+        over: What is to stand beside the stages instead of what the file has there.
 
     Raises:
         ConfigError: The file is no recipe; names the line, the stage and what is wrong with it.
     """
+    recipe = settle(path, read_values(path, over), check_names)
+    flags = [f"--{name} {shlex.quote(str(value))}" for name, value in over.items()]
+    return replace(recipe, again=" ".join(["trl-deepseek run", path, *flags]))
+
+
+def read_values(path: str, over: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """What a recipe's file holds, and ``over`` instead of what it has; see :func:`read`."""
     values = read_mapping(path, "recipe", "output_dir, model_name_or_path and stages")
-    return settle(path, values, check_names)
+    return Settings(values, over)
 
 
 def settle(path: str, values: Settings, check_names: Callable[[str, Settings], None]) -> Recipe:
@@ -121,12 +149,18 @@ def settle(path: str, values: Settings, check_names: Callable[[str, Settings], N
         _checked(given, number, f"{path}:{_line(given, values)}", shared, check_names)
         for number, given in enumerate(values["stages"], 1)
     ]
+    commands = {str(given["command"]) for given in known}
+    taken = {command: _taken(shared, command, check_names) for command in commands}
+    with _at(path, values.lines):
+        for option in shared:
+            if not any(option in each for each in taken.values()):
+                check_names(min(commands), Settings({option: shared[option]}))
     output, stages = str(values["output_dir"]), list[Stage]()
     for given in known:
-        line = _line(given, values)
+        line, start = _line(given, values), values.get("model_name_or_path")
         with located(f"{path}:{line}: stage {given['name']!r}", given, given.lines):
-            start = values.get("model_name_or_path")
-            stages.append(_stage(given, stages, start, shared, output, line))
+            own = taken[str(given["command"])]
+            stages.append(_stage(given, stages, start, own, output, line))
     return Recipe(path, output, launcher, tuple(stages))
 
 
@@ -175,21 +209,21 @@ def _checked(
     check_names: Callable[[str, Settings], None],
 ) -> Settings:
     """A stage as it is written, with a command, a name of its own and options that exist."""
-    if not isinstance(given, Settings) or given.get("command") not in COMMANDS:
+    if not isinstance(given, Settings) or given.get("command") not in KINDS:
         has = isinstance(given, Settings) and "command" in given
         unknown = f"has an unknown command {given['command']!r}" if has else "has no command"
-        hint = did_you_mean(given["command"], COMMANDS, inline=True) if has else ""
+        hint = did_you_mean(given["command"], KINDS, inline=True) if has else ""
         error = ConfigError(
             f"stage {number} {unknown}{hint}\n"
             f"  a stage is '- command: sft', with the command's options beside it; commands: "
-            f"{', '.join(COMMANDS)}"
+            f"{', '.join(KINDS)}"
         )
         error.place = place
         raise error
     command = str(given["command"])
     name = str(command if given.get("name") is None else given["name"])
     options = _without(given, ("command", "name"))
-    if command in TRAINING:
+    if KINDS[command].trains:
         options = Settings(shared, options)
     with located(f"{place}: stage {name!r}", options, options.lines):
         if not NAME.fullmatch(name):
@@ -197,28 +231,6 @@ def _checked(
         _refuse_settled(options)
         check_names(command, options)
     return Settings(given, {"name": name})
-
-
-@contextlib.contextmanager
-def located(where: str, options: Mapping[str, Any], lines: Mapping[str, int]) -> Iterator[None]:
-    """Errors inside are preceded by ``where``, with the line of the option that they are about.
-
-    Args:
-        where: ``file:line: stage 'name'``.
-        options: Those of the stage.
-        lines: Of the options that the file gives.
-
-    Raises:
-        UserError: What was raised, with the place.
-    """
-    try:
-        yield
-    except UserError as error:
-        line = lines.get(option_of(error, options) or "")
-        if line is not None:
-            where = re.sub(r":\d+: stage", f":{line}: stage", where, count=1)
-        error.place = where
-        raise
 
 
 def _stage(
@@ -230,82 +242,44 @@ def _stage(
     line: int,
 ) -> Stage:
     command, name = str(given["command"]), str(given["name"])
-    options = _without(given, ("command", "name"))
+    kind, written = KINDS[command], Settings(shared, _without(given, ("command", "name")))
     if any(stage.name == name for stage in earlier):
         raise ConfigError("the name is there twice\n  give one of them a 'name: ...' of its own")
-    folders: set[str] = set()
-    known = {stage.name: stage.output_dir for stage in earlier}
-    for option, value in options.items():
-        options[option] = _resolve(value, known, folders, option)
-    source: Stage | None
-    if command == "merge":
-        source = _adapter_to_merge(options.get("adapter"), earlier)
-        options["adapter"] = source.output_dir
-    else:
-        options = Settings(shared, options)
-        source = _model_to_train(options.get("model_name_or_path"), earlier)
-        if source is not None:
-            options["model_name_or_path"] = source.output_dir
-        elif options.get("model_name_or_path") is None:
-            options["model_name_or_path"] = start
-    if source is not None:
-        folders.add(source.output_dir)
-    begun = source.base if source else options.get("model_name_or_path")
-    if not begun:
-        raise ConfigError("model_name_or_path is missing, here or for all stages")
-    options["output_dir"] = str(Path(output, name))
-    return Stage(name, command, options, str(begun), line, frozenset(folders))
+    found, options = References(earlier, start), Settings(written)
+    for option, value in written.items():
+        options[option] = found.resolve(value, option)
+    sources = sources_of(kind, options.get(kind.model), earlier)
+    if options.get(kind.model) is None:
+        model = sources[0].output_dir if sources else start
+        options[kind.model] = [model] if kind.model == "models" and model else model
+        written[kind.model] = f"{{{sources[0].name}}}" if sources else start
+    uses = {**found.uses, **{source.name: source for source in sources}}
+    named = options[kind.model]
+    base = sources[0].base if sources else named[0] if isinstance(named, list) else named
+    if not base:
+        raise ConfigError(f"{kind.model} is missing, here or for all stages")
+    folder = str(Path(output, name))
+    options[kind.writes] = kind.where(folder)
+    return Stage(name, command, options, written, str(base), line, folder, uses)
 
 
-def _model_to_train(named: str | None, earlier: list[Stage]) -> Stage | None:
-    """The stage whose model this one starts from; None where that is no stage's."""
-    if named is None:
-        policies = [stage for stage in earlier if stage.command != "reward"]
-        source = policies[-1] if policies else None
-    else:
-        source = next((stage for stage in earlier if stage.output_dir == named), None)
-    if source is not None and source.saves_adapter:
-        raise ConfigError(
-            f"it would start from the adapter that stage {source.name!r} saves\n"
-            "  put '- command: merge' between the two"
-        )
-    return source
+def _taken(
+    shared: Settings, command: str, check_names: Callable[[str, Settings], None]
+) -> Settings:
+    """Of the options beside the stages, those that a stage is given.
 
-
-def _adapter_to_merge(named: str | None, earlier: list[Stage]) -> Stage:
-    """The stage whose adapter is merged: the one before, or the one named in braces."""
-    if named is not None:
-        source = next((stage for stage in earlier if stage.output_dir == named), None)
-    else:
-        source = earlier[-1] if earlier else None
-    if source is None or not source.saves_adapter:
-        which = "the stage before it" if named is None else f"adapter {named!r}"
-        raise ConfigError(
-            f"{which} is no stage that saves an adapter\n"
-            "  'adapter: \"{NAME}\"' names one, and `trl-deepseek merge` merges others beforehand"
-        )
-    return source
-
-
-def _resolve(value: Any, known: Mapping[str, str], folders: set[str], option: str) -> Any:
-    """An option's value with the folders of earlier stages in place of their names in braces."""
-    if isinstance(value, dict):
-        return {key: _resolve(inner, known, folders, option) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_resolve(inner, known, folders, option) for inner in value]
-    if not isinstance(value, str):
-        return value
-
-    def folder(match: re.Match[str]) -> str:
-        if match[1] not in known:
-            raise ConfigError(
-                f"{option}: {match[0]} is no earlier stage"
-                + (f"; there are {', '.join(known)}" if known else "; this is the first")
-            )
-        folders.add(known[match[1]])
-        return known[match[1]]
-
-    return REFERENCE.sub(folder, value)
+    One that trains is given them all, and refuses those that it does not have; another command is
+    given those that it has.
+    """
+    if KINDS[command].trains:
+        return shared
+    taken = Settings(shared)
+    for option in shared:
+        try:
+            check_names(command, Settings({option: shared[option]}))
+        except ConfigError:
+            del taken[option]
+    return taken
 
 
 def _refuse_settled(options: Mapping[str, Any]) -> None:

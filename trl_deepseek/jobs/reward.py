@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from trl_deepseek.jobs import job
+from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.trainers.configs import RewardConfig
 
@@ -13,7 +13,9 @@ OPTIONS = (RewardConfig,)
 
 def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
-    return job.settle(options, RewardConfig, job.registry_for(options))
+    registry = job.registry_for(options)
+    presets.apply(options, registry, "reward")
+    return job.settle(options, RewardConfig, registry)
 
 
 def check(options: argparse.Namespace) -> Job:

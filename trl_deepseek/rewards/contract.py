@@ -127,6 +127,25 @@ class GuardedReward:
         Raises:
             RewardError: A sample failed under ``on_error="raise"``, or the reward is broken.
         """
+        outcomes = await self.outcomes(prompts, completions, completion_ids, **columns)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        if failed:
+            logger.warning(
+                "reward %r failed on %d of %d completions (reward_on_error: %s): %s",
+                *(self.__name__, len(failed), len(outcomes), self._settings.on_error),
+                failed[0].message,
+            )
+        instead = None if isinstance(self._settings.on_error, str) else self._settings.on_error
+        return [instead if isinstance(outcome, Failure) else outcome for outcome in outcomes]
+
+    async def outcomes(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any],
+        **columns: Any,
+    ) -> list[Outcome]:
+        """What became of each sample of a batch: a score, None, or a failure; raises as a call."""
         log_metric = columns.pop("log_metric", None)
         log_extra = columns.pop("log_extra", None)
         arguments = {
@@ -146,7 +165,8 @@ class GuardedReward:
                 log_extra(*extra)
         self._count(outcomes, log_metric)
         step = getattr(columns.get("trainer_state"), "global_step", None)
-        return self._settle(outcomes, arguments, step)
+        self._stop_if_broken(outcomes, arguments, step)
+        return outcomes
 
     async def _score(self, arguments: dict[str, Any]) -> tuple[list[Outcome], list[Result]]:
         calls, places = plan(self.signature, self.samplewise, arguments, self._remote)
@@ -169,11 +189,11 @@ class GuardedReward:
         wholly = bool(outcomes) and len(failed) == len(outcomes)
         self._failed_calls = self._failed_calls + 1 if wholly else 0
 
-    def _settle(
+    def _stop_if_broken(
         self, outcomes: Sequence[Outcome], arguments: dict[str, Any], step: int | None
-    ) -> list[float | None]:
-        """Scores, with each failure turned into what the settings say."""
-        failed = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Failure)]
+    ) -> None:
+        """Raise for failures, where the settings say so or there is nothing else any more."""
+        failed = any(isinstance(outcome, Failure) for outcome in outcomes)
         on_error = self._settings.on_error
         broken = self._failed_calls >= self._settings.max_failures
         if failed and (on_error == "raise" or broken):
@@ -190,15 +210,6 @@ class GuardedReward:
                     calls_in_a_row=self._failed_calls if on_error != "raise" else None,
                 )
             )
-        if failed:
-            first = outcomes[failed[0]]
-            assert isinstance(first, Failure)
-            logger.warning(
-                "reward %r failed on %d of %d completions (reward_on_error: %s): %s",
-                *(self.__name__, len(failed), len(outcomes), on_error, first.message),
-            )
-        instead = None if isinstance(on_error, str) else on_error
-        return [instead if isinstance(outcome, Failure) else outcome for outcome in outcomes]
 
 
 def plan(

@@ -176,7 +176,7 @@ def load_reward_model(
     from accelerate import PartialState
     from transformers import AutoModelForSequenceClassification
 
-    from trl_deepseek import chat, models
+    from trl_deepseek import models
     from trl_deepseek.plugin_loading import load_registry
 
     check_reward_model(path)
@@ -196,13 +196,33 @@ def load_reward_model(
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"reward model {path!r} does not load: {lines[0]}") from error
+    tokenizer = tokenizer_of(path, registry)
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    model = model.to(PartialState().device)
+    return ModelReward(model, tokenizer, _name(path), batch_size=batch_size)
+
+
+def tokenizer_of(path: str, registry: Registry) -> PreTrainedTokenizerBase:
+    """The tokenizer of a reward model, with the template that it was trained with."""
+    from trl_deepseek import chat, models
+
     tokenizer = models.load_tokenizer(path, None)
     template = chat.recognise(tokenizer, path, registry)
     if template is not None:
         chat.install(tokenizer, template, registry)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model = model.to(PartialState().device)
-    return ModelReward(model, tokenizer, _name(path), batch_size=batch_size)
+    return tokenizer
+
+
+def is_reward_model(path: str) -> bool:
+    """Whether a folder holds a sequence classifier, or an adapter for one."""
+    folder = Path(path).expanduser()
+    if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+        return False
+    config, adapter = _read(folder / "config.json"), _read(folder / "adapter_config.json")
+    if config is None:
+        return adapter is not None and adapter.get("task_type") == "SEQ_CLS"
+    kinds = config.get("architectures") or []
+    return any(str(kind).endswith("ForSequenceClassification") for kind in kinds)
 
 
 def check_reward_model(path: str) -> None:

@@ -180,20 +180,35 @@ def read(run: str | os.PathLike[str]) -> Iterator[Row]:
     """
     import pyarrow.parquet as pq
 
-    place = Path(run)
-    if place.is_file():
-        paths = [place]
-    else:
-        paths = [path for _, _, path in _files(place / FOLDER) or _files(place)]
+    paths = files(Path(run))
     if not paths:
         raise DataError(
-            f"{str(run)!r} has no saved completions (looked for {place / FOLDER}/*.parquet)\n"
+            f"{str(run)!r} has no saved completions (looked for {Path(run) / FOLDER}/*.parquet)\n"
             f"  GRPO runs save them unless save_completions is false"
         )
     for path in paths:
         for batch in pq.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
                 yield decode(row)
+
+
+def files(place: Path) -> list[Path]:
+    """The files of a run's folder, of its ``completions`` folder, or the file itself, in order."""
+    if place.is_file():
+        return [place]
+    return [path for _, _, path in _files(place / FOLDER) or _files(place)]
+
+
+def is_readable(file: Path) -> bool:
+    """Whether a file of completions is whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_metadata(file)
+    except (OSError, pa.ArrowException):
+        return False
+    return True
 
 
 def decode(row: dict[str, Any]) -> Row:

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,28 +31,37 @@ from trl_deepseek import (
 )
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import output_folder, provenance, room
+from trl_deepseek.rollouts import record
+from trl_deepseek.trainers import (
+    card,
+    manifest,
+    measuring,
+    output_folder,
+    provenance,
+    recording,
+    room,
+)
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
+from trl_deepseek.trainers.measuring import MeasuredEvaluation
 from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
 from trl_deepseek.trainers.watching import WatchedTraining
+from trl_deepseek.types import DatasetKind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-# Columns of rows that have been through a trainer already.
-TOKENIZED = frozenset({"input_ids", "prompt_ids", "chosen_ids", "chosen_input_ids"})
 
-
-class PluginTrainer(WatchedTraining, WholeCheckpoints):
+class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
     """Mixin in front of a TRL trainer; see the module's docstring."""
 
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
     embedding_noise: noise.EmbeddingNoise | None
+    _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
     def __init__(self, inputs: Inputs, **options: Any) -> None:
@@ -81,7 +91,7 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         start = checkpoints.start_of(inputs.args)
         if start is not None:
             checkpoints.check_adapter(start, given.get("peft_config"))
-        with environment.without_notes_on_defaults():
+        with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
             super().__init__(model, **given)  # type: ignore[call-arg]
         if inputs.args.fp16 and inputs.has_adapter:
             quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
@@ -89,6 +99,7 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
             models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
         self.add_callback(Room(self))  # type: ignore[attr-defined]
+        self.add_callback(recording.Log())  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
         chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
@@ -120,12 +131,14 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         registry: Registry | None = None,
+        eval_kinds: Mapping[DatasetKind, Any] | None = None,
         **options: Any,
     ) -> Inputs:
         """Every check of the constructor that needs no model; raises as it does.
 
         The arguments are the constructor's; ``registry`` is that of the run, None to load the one
-        that the config asks for.
+        that the config asks for, and ``eval_kinds`` the rows to evaluate on in each kind that
+        metrics may need, where there are several.
         """
         args = cls._config(args)
         inputs = Inputs(
@@ -137,7 +150,9 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
             eval_dataset=eval_dataset,
             options=options,
         )
-        cls._check(inputs)
+        with recording.heard(inputs.said.append):
+            cls._check(inputs)
+            inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs
 
     @classmethod
@@ -172,12 +187,12 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         if eval_dataset is not None and not isinstance(eval_dataset, str):
 
             def read(part: Any) -> Any:
-                if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+                if measuring.TOKENS.intersection(getattr(part, "column_names", None) or ()):
                     return part
                 return read_split(self.inputs, self._rows(part, "eval_dataset"), "eval_dataset")
 
             eval_dataset = data.each(eval_dataset, read)
-        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)  # type: ignore[misc]
+        metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 
     def _rows(self, dataset: Any, split: str) -> Any:
@@ -214,12 +229,18 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
-        noised = self.embedding_noise
+        noised, folder = self.embedding_noise, Path(self.args.output_dir)
         with contextlib.ExitStack() as around:
             around.enter_context(room.explained(self.args.output_dir))
             if self.args.should_save:
-                around.enter_context(output_folder.alone_in(Path(self.args.output_dir)))
-                self._begin_folder()
+                around.enter_context(output_folder.alone_in(folder))
+                self._object_to(folder)
+                with room.explained(self.args.output_dir):
+                    around.enter_context(manifest.noted(folder, self._manifest(), self._resumed))
+                said, resumes = self.inputs.said, self._resumed is not None
+                around.enter_context(
+                    recording.kept(folder, said, lambda: self.state.global_step, resumes)
+                )
             around.enter_context(environment.without_notes_on_defaults())
             if noised is not None:
                 around.enter_context(noised.attached(self.model))
@@ -234,15 +255,12 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
             what = "adapter" if start.adapter else "weights"
             logger.info("a fresh run from the %s of %s", what, start.folder)
 
-    def _begin_folder(self: Any) -> None:
-        """Leave the run's record; a run from Python that mixes with another is warned of."""
-        folder = Path(self.args.output_dir)
+    def _object_to(self: Any, folder: Path) -> None:
+        """Warn of a run from Python that mixes with another."""
         if self.inputs.made_with is None and self._resumed is None:
             found = output_folder.objection(folder, self._made_with())
             if found:
                 logger.warning("output_dir: %s", found)
-        with room.explained(self.args.output_dir):
-            output_folder.begin(folder, self._made_with())
 
     def _made_with(self: Any) -> dict[str, Any]:
         if self.inputs.made_with is None:
@@ -250,10 +268,25 @@ class PluginTrainer(WatchedTraining, WholeCheckpoints):
         made: dict[str, Any] = self.inputs.made_with
         return made
 
+    def _manifest(self: Any) -> dict[str, Any]:
+        if self._run is None:
+            self._run = manifest.of(self.inputs, self._made_with(), self.accelerator.num_processes)
+        run: dict[str, Any] = self._run
+        return run
+
+    def create_model_card(self: Any, *args: Any, **kwargs: Any) -> None:
+        """As TRL's, with the losses by name and what the run was made of."""
+        run = self._manifest()
+        with card.named(self, run["parts"]["losses"] or ()):
+            super().create_model_card(*args, **kwargs)  # type: ignore[misc]
+        if self.is_world_process_zero():
+            file = Path(self.args.output_dir, "README.md")
+            card.extend(file, run, self.state.log_history, self.registry)
+
     def _write_own(self: Any, folder: Path) -> None:
         super()._write_own(folder)
         if self.is_world_process_zero():
-            provenance.write(folder, self._made_with())
+            record.write_manifest(folder, self._manifest())
 
     def _load_from_checkpoint(self: Any, checkpoint: str, model: Any = None) -> None:
         """As transformers'; peft would leave 16-bit adapters in 32 bits, and the run inexact."""

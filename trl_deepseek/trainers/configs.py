@@ -6,7 +6,7 @@ They stand apart from the trainers so that parsing a command line does not impor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
@@ -15,6 +15,8 @@ from trl_deepseek import environment, secrets
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers import usual as tables
+from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -65,8 +67,9 @@ class PluginConfig:
     sequence_classification: ClassVar[bool] = False  # whether the model has one score as output
     sequences_per_example: ClassVar[int] = 1  # sequences in a forward pass per row of the batch
     compares_with_reference: ClassVar[bool] = False  # whether a frozen copy may be held beside it
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = None  # of a pretrained model
+    usual: ClassVar[tables.Table] = {}  # where numbers usually lie, of a pretrained model
     words: ClassVar[Mapping[str, Sequence[str]]] = {}  # field -> what it can be, beside `choices`
+    given: ClassVar[frozenset[str]] = frozenset()  # of an instance: the fields that it was given
 
     chat_template: str | None = field(
         default=None,
@@ -113,6 +116,12 @@ class PluginConfig:
         default=False, metadata={"help": "Leave losses that are not finite out of the log."}
     )
 
+    def __new__(cls, *values: Any, **named: Any) -> Any:
+        """Remember what is given, which no field can tell once its default is there."""
+        made: Any = super().__new__(cls)
+        made.given = frozenset(named).union(each.name for each in fields(cls)[: len(values)])
+        return made
+
     def __post_init__(self) -> None:
         own: Any = type(self)
         ranges.read_mappings(
@@ -134,7 +143,7 @@ class PluginConfig:
 
 
 @dataclass
-class SFTConfig(PluginConfig, trl.SFTConfig):
+class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
     """``trl.SFTConfig`` with plugin names.
 
     Args:
@@ -142,7 +151,7 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
             registered (named or recognised), else false.
     """
 
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-6, 5e-5)
+    usual: ClassVar[tables.Table] = tables.SFT
 
     assistant_only_loss: bool | None = field(
         default=None,
@@ -154,7 +163,7 @@ class SFTConfig(PluginConfig, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
@@ -177,6 +186,7 @@ class GRPOConfig(PluginConfig, trl.GRPOConfig):
         ConfigError: One of these has a value that it cannot have.
     """
 
+    usual: ClassVar[tables.Table] = tables.GRPO
     compares_with_reference: ClassVar[bool] = True
     words: ClassVar[Mapping[str, Sequence[str]]] = ranges.POLICY_WORDS
 
@@ -263,6 +273,7 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
     """
 
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.RewardConfig._VALID_DICT_FIELDS, "loss_kwargs"]
+    usual: ClassVar[tables.Table] = tables.REWARD
     sequence_classification: ClassVar[bool] = True
     sequences_per_example: ClassVar[int] = 2
 
@@ -281,57 +292,7 @@ class RewardConfig(PluginConfig, trl.RewardConfig):
 
 
 @dataclass
-class PreferenceFields:
-    """The fields that configs for preference losses add to TRL's.
-
-    Args:
-        beta: The loss's option of this name; when None, the loss's own default.
-        loss_kwargs: Options of the losses; see :func:`trl_deepseek.losses.bound.bind`.
-        drop_bad_rows: Whether to leave out rows in which chosen equals rejected or a completion is
-            empty. They are counted and reported either way.
-    """
-
-    beta: float | None = field(
-        default=None,
-        metadata={
-            "help": "How strongly the loss holds the policy to its reference; each loss has its "
-            "own default."
-        },
-    )
-    loss_kwargs: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Options of the loss, as JSON: '{\"gamma\": 0.5}'. "
-            "`trl-deepseek plugins show NAME` lists them."
-        },
-    )
-    drop_bad_rows: bool = field(
-        default=False,
-        metadata={"help": "Leave out rows where chosen equals rejected or a completion is empty."},
-    )
-
-
-@dataclass
-class ClassWeights:
-    """How much desirable and undesirable examples count in an unpaired loss.
-
-    Args:
-        desirable_weight: When None, set so that both classes count alike.
-        undesirable_weight: When None, set so that both classes count alike.
-    """
-
-    desirable_weight: float | None = field(
-        default=None,
-        metadata={"help": "Unpaired losses: weight of desirable examples; by default from counts."},
-    )
-    undesirable_weight: float | None = field(
-        default=None,
-        metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
-    )
-
-
-@dataclass
-class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
+class DPOConfig(PluginConfig, PreferenceFields, MeasuringFields, trl.DPOConfig):
     """``trl.DPOConfig`` with plugin names.
 
     Args:
@@ -339,7 +300,7 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
         label_smoothing: The loss's option of this name; when None, the loss's own default.
     """
 
-    advised_learning_rate: ClassVar[tuple[float, float] | None] = (1e-7, 5e-6)
+    usual: ClassVar[tables.Table] = tables.DPO
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.DPOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     sequences_per_example: ClassVar[int] = 2
     compares_with_reference: ClassVar[bool] = True
@@ -359,13 +320,14 @@ class DPOConfig(PluginConfig, PreferenceFields, trl.DPOConfig):
 
 
 @dataclass
-class KTOConfig(PluginConfig, PreferenceFields, ClassWeights, trl.KTOConfig):
+class KTOConfig(PluginConfig, PreferenceFields, MeasuringFields, ClassWeights, trl.KTOConfig):
     """``trl.KTOConfig`` with plugin names.
 
     Args:
         loss_type: Registered loss on labelled single examples.
     """
 
+    usual: ClassVar[tables.Table] = tables.KTO
     _VALID_DICT_FIELDS: ClassVar[list[str]] = [*trl.KTOConfig._VALID_DICT_FIELDS, "loss_kwargs"]
     compares_with_reference: ClassVar[bool] = True
 

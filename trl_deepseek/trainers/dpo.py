@@ -73,8 +73,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         losses.settle(args)
         inputs.each_split(lambda rows, split: preferences.pairs(rows, args, losses.names, split))
         find(inputs)
-        if losses.needs_reference:
-            inputs.advise_learning_rate()
+        inputs.advise(losses.losses, general=losses.needs_reference)
         read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

@@ -138,6 +138,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         inputs.parts = _Rewards(functions, weighed, settings, code_runs)
         inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
         find(inputs)
+        inputs.advise()
         read_conversations(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:

@@ -8,7 +8,7 @@ cannot differ. The checks themselves live with their subjects; here is their ord
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,30 @@ from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import ranges
+from trl_deepseek.trainers import usual
+from trl_deepseek.trainers.measuring import Measures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from trl_deepseek.losses.bound import BoundLoss
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command that a run comes from.
+
+    Attributes:
+        command: ``sft``, ``preference``, ``reward`` or ``grpo``.
+        options: All of its options, as parsed.
+        given: The names of those that were given, by flag or file.
+    """
+
+    command: str
+    options: Mapping[str, Any]
+    given: frozenset[str]
 
 
 @dataclass
@@ -41,7 +59,10 @@ class Inputs:
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
+        measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
+        asked: What a command was asked for; None from Python.
+        said: What was warned of so far, before there was a folder to keep it in.
     """
 
     registry: Registry
@@ -55,7 +76,10 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+    measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
+    asked: Asked | None = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def splits(self) -> dict[str, Any]:
@@ -76,11 +100,25 @@ class Inputs:
             or (hasattr(self.model, "peft_config") and hasattr(self.model, "get_base_model"))
         )
 
-    def advise_learning_rate(self) -> None:
-        """Warn of a learning rate out of range, of a model that comes from somewhere."""
+    def advise(self, losses: Iterable[BoundLoss] = (), *, general: bool = True) -> None:
+        """Warn of numbers that are out of their usual range, of a model that comes from somewhere.
+
+        Args:
+            losses: Of the run; their own options are judged too.
+            general: Whether the ranges of the config hold for them.
+        """
         held: Any = getattr(self.model, "config", None)
-        if held is None or getattr(held, "_name_or_path", None):
-            ranges.advise_learning_rate(self.args, adapter=self.has_adapter)
+        if held is not None and not getattr(held, "_name_or_path", None):
+            return
+        table = getattr(self.args, "usual", {}) if general else {}
+        usual.advise(usual.numbers_of(self.args), table, adapter=self.has_adapter)
+        usual.advise(dict(usual.of_lora(self.options.get("peft_config"))), usual.LORA)
+        noised = noise.choose(self.args, self.registry)
+        if noised is not None:
+            ranges = {f"noise_{name}": each for name, each in usual.own(noised.function).items()}
+            usual.advise({"noise_alpha": noised.options.get("alpha")}, ranges)
+        for bound in losses:
+            usual.advise(bound.options, usual.own(bound.loss.function))
 
 
 def registry_for(args: Any) -> Registry:

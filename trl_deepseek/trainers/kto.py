@@ -86,6 +86,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         for option in set(WEIGHTS) & set(loss.options):
             setattr(args, option, loss.options[option])
         find(inputs)
+        inputs.advise([loss], general=loss.needs_reference)
         read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

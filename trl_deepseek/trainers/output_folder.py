@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,12 +15,16 @@ from typing import Any
 
 from trl_deepseek.checkpoints import finding
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.rollouts import record
 from trl_deepseek.trainers import provenance
 
 REPLACED = "replaced-{}"
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin.index.json", "pytorch_model*.bin")
 # What a run leaves beside its checkpoints while it goes on; the model comes at its end.
-LEFT = (provenance.FILE, "completions", "reward_failures", "generated_code.json")
+LEFT = (
+    *(record.MANIFEST, record.LOG, record.WARNINGS, record.REPORT),
+    *("completions", "reward_failures", "generated_code.json"),
+)
 SHOWN = 8  # differences
 
 
@@ -55,13 +58,8 @@ def objection(folder: Path, now: Mapping[str, Any], *, resumes: bool = False) ->
 def _record(folder: Path, saved: list[Path]) -> dict[str, Any] | None:
     """The record of the run in a folder, or else of its newest checkpoint that has one."""
     newest = sorted(saved, key=finding.step_of, reverse=True)
-    for place in (folder, *newest):
-        try:
-            found: dict[str, Any] = json.loads((place / provenance.FILE).read_text("utf-8"))
-        except (OSError, ValueError):
-            continue
-        return found
-    return None
+    found = (record.read_manifest(place) for place in (folder, *newest))
+    return next((each for each in found if each is not None), None)
 
 
 def moved_aside(folder: Path) -> list[Path]:
@@ -111,9 +109,3 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(held)
-
-
-def begin(folder: Path, made_with: Mapping[str, Any]) -> None:
-    """Leave the record of a run that begins."""
-    folder.mkdir(parents=True, exist_ok=True)
-    provenance.write(folder, made_with)

@@ -1,8 +1,8 @@
 """What a checkpoint was made with, written beside it and compared when a run goes on from there.
 
 transformers resumes weights, optimizer and place in the data, whatever has changed around them. So
-each checkpoint has a ``trl_deepseek.json``: the trainer, model and config, and digests of the
-training data, the chat template, the adapter's options and the plugins.
+each checkpoint has the run's ``run.json``, which begins with its record: the trainer, model and
+config, and digests of the training data, the chat template, the adapter's options and the plugins.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from trl_deepseek import secrets
 from trl_deepseek.registry import Registry
+from trl_deepseek.rollouts import record
 
 logger = logging.getLogger(__name__)
 
-FILE = "trl_deepseek.json"
 SHOWN = 60  # characters of a value in a message
 
 # Settings that do not change what is learned, by the start of their names.
@@ -62,17 +62,40 @@ def digest_of_rows(dataset: Any) -> str | None:
     return whole.hexdigest()[:16]
 
 
-def plugins_of(registry: Registry) -> dict[str, str]:
-    """Each plugin with its version, or with a digest of its source where it has no version."""
-    found = {}
-    for entry in registry.entries():
-        origin = entry.origin
-        file = Path(origin.file) if origin.file else None
-        if origin.version is not None:
-            found[origin.plugin] = f"{origin.distribution} {origin.version}"
-        elif file is not None and file.is_file():
-            found[origin.plugin] = digest(file.read_bytes())
-    return found
+def plugins_of(registry: Registry) -> dict[str, dict[str, str | None]]:
+    """Each plugin with its ``version`` (None for a file or module) and a digest of its source."""
+    origins = {entry.origin.plugin: entry.origin for entry in registry.entries()}
+    return {
+        name: {
+            "version": None
+            if origin.version is None
+            else f"{origin.distribution} {origin.version}",
+            "source": _digest_of_source(origin.file),
+        }
+        for name, origin in origins.items()
+    }
+
+
+def _digest_of_source(file: str | None) -> str | None:
+    """A digest of a module's file, or of all files of a package; None without a file."""
+    path = Path(file) if file else None
+    if path is None or not path.is_file():
+        return None
+    if path.name != "__init__.py":
+        return digest(path.read_bytes())
+    whole = hashlib.sha256()
+    for part in sorted(path.parent.rglob("*")):
+        if part.is_file() and "__pycache__" not in part.parts:
+            whole.update(str(part.relative_to(path.parent)).encode() + part.read_bytes())
+    return whole.hexdigest()[:16]
+
+
+def plain(adapter: Any) -> dict[str, Any]:
+    """The options of an adapter; sets, which have no order of their own, in alphabetical order."""
+    return {
+        name: sorted(value) if isinstance(value, (set, frozenset)) else value
+        for name, value in adapter.to_dict().items()
+    }
 
 
 def of(inputs: Any, settings: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -87,26 +110,16 @@ def of(inputs: Any, settings: Mapping[str, Any] | None = None) -> dict[str, Any]
     if not isinstance(model, str):
         model = getattr(getattr(model, "config", None), "_name_or_path", None)
     adapter = inputs.options.get("peft_config")
-    # Sets have no order of their own.
-    plain = {
-        name: sorted(value) if isinstance(value, (set, frozenset)) else value
-        for name, value in (adapter.to_dict().items() if adapter is not None else ())
-    }
+    options = plain(adapter) if adapter is not None else {}
     return {
         "trainer": type(args).__name__.removesuffix("Config"),
         "model": inputs.embedded or model or None,
-        "adapter": digest(json.dumps(plain, default=str, sort_keys=True)) if plain else None,
+        "adapter": digest(json.dumps(options, default=str, sort_keys=True)) if options else None,
         "settings": dict(settings or settings_of(args)),
         "data": digest_of_rows(inputs.train_dataset),
         "template": digest(template) if isinstance(template, str) else None,
         "plugins": plugins_of(inputs.registry),
     }
-
-
-def write(folder: Path, made_with: Mapping[str, Any]) -> None:
-    """Write the record into a checkpoint's folder."""
-    text = json.dumps(made_with, indent=2, sort_keys=True)
-    (folder / FILE).write_text(text, encoding="utf-8")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -126,7 +139,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     for name, is_now in now["plugins"].items():
         if name in plugins and plugins[name] != is_now:
             # a version says something to the user, a digest does not
-            was = f": {plugins[name]} -> {is_now}" if " " in is_now else ""
+            versions = [each.get("version") for each in (plugins[name], is_now)]
+            was = f": {versions[0]} -> {versions[1]}" if versions[0] != versions[1] else ""
             changed.append(f"plugin {name!r}{was}")
     settings = before.get("settings") or {}
     for name, is_now in sorted(now["settings"].items()):
@@ -138,7 +152,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def compare(folder: Path, now: Mapping[str, Any]) -> None:
     """Warn of what has changed since the checkpoint in ``folder``; once, and of all of it."""
-    file = folder / FILE
+    file = folder / record.MANIFEST
     if not file.is_file():
         return
     try:

@@ -9,15 +9,12 @@ is left to it.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
-
-logger = logging.getLogger(__name__)
 
 # Field -> the interval it lies in, "(" and ")" without the end, "[" and "]" with it. Without an
 # upper end of its own, "inf)" asks for a finite number and "inf]" takes infinity too.
@@ -102,6 +99,14 @@ NUMBERS = {
     "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
     "reward_memory_limit": "(0, inf)",
     "reward_max_failures": "[1, inf)",
+    # Sampling from a model, beside training and in it.
+    "max_samples": "[1, inf)",
+    "num_samples": "[1, inf)",
+    "max_new_tokens": "[1, inf)",
+    "batch_size": "[1, inf)",
+    "best_of": "[1, inf)",
+    "min_reward": "(-inf, inf)",
+    "eval_max_new_tokens": "[1, inf)",
     # LoRA.
     "lora_r": "[1, inf)",
     "lora_alpha": "(0, inf)",
@@ -178,33 +183,6 @@ def _check_number(name: str, number: Any, value: Any) -> None:
             f"{name} is {value}: it must be {in_words(text, number)}, or {switch}: {meaning}"
         )
     raise ConfigError(f"{name} is {value}: it must be {in_words(text, number)}")
-
-
-# What LoRA takes for the same effect: its best rate is about ten times that of all weights.
-# Source: Schulman et al., "LoRA Without Regret", Thinking Machines, 2025.
-LORA_RATE = 10
-
-
-def advise_learning_rate(config: Any, *, adapter: bool) -> None:
-    """Warn of a learning rate with which a pretrained model usually learns nothing, or forgets.
-
-    Args:
-        config: Of a training; one that says nothing in ``advised_learning_rate`` is not judged.
-        adapter: Whether LoRA is trained instead of all weights.
-    """
-    advised = getattr(config, "advised_learning_rate", None)
-    if advised is None:
-        return
-    low, high = advised[0], advised[1] * (LORA_RATE if adapter else 1)
-    if low <= config.learning_rate <= high:
-        return
-    logger.warning(
-        "learning_rate is %g; for %s %g to %g is usual: %s",
-        *(config.learning_rate, "LoRA" if adapter else "training all weights", low, high),
-        "a pretrained model forgets, or diverges"
-        if config.learning_rate > high
-        else "hardly anything is learned",
-    )
 
 
 def in_words(interval: str, number: float) -> str:

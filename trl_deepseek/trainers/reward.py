@@ -19,9 +19,10 @@ from trl_deepseek import data, models
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss
 from trl_deepseek.losses.plan import plan
-from trl_deepseek.trainers.base import TOKENIZED, PluginTrainer
+from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import RewardConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
+from trl_deepseek.trainers.measuring import TOKENS
 from trl_deepseek.types import PairRewards
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         inputs.parts = loss = plan(inputs.args, inputs.registry).losses[0]
         inputs.each_split(lambda rows, split: _pairs(rows, split, inputs.args, loss.name))
         find(inputs)
+        inputs.advise([loss])
         read_conversations(inputs)
 
     def compute_loss(
@@ -178,7 +180,7 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
     """Pairs; a dataset that is tokenized already stays as it is."""
 
     def read(part: Any) -> Any:
-        if TOKENIZED.intersection(getattr(part, "column_names", None) or ()):
+        if TOKENS.intersection(getattr(part, "column_names", None) or ()):
             return part
         part = preferences.pairs(part, args, [loss], split, needs_prompt=False)
         return data.check_margin(part, data.source_of(part, split))

@@ -23,7 +23,7 @@ from trl_deepseek import checkpoints
 from trl_deepseek.checkpoints import finding
 from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.memory import disk
-from trl_deepseek.trainers import provenance
+from trl_deepseek.rollouts import record
 
 # What the system says of a disk whatever file it is about, and of files only when they are ours.
 OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE}
@@ -153,7 +153,7 @@ class Room(TrainerCallback):
         saved = folder / f"checkpoint-{state.global_step}"
         if saved.is_dir():
             self._size = sum(path.stat().st_size for path in saved.rglob("*") if path.is_file())
-        gone = not (folder / provenance.FILE).is_file()
+        gone = not (folder / record.MANIFEST).is_file()
         message = (
             f"{str(folder)!r} was removed or emptied while the run went on\n"
             f"  {_goes_on(str(folder), 'see who did it')}"

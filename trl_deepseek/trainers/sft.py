@@ -78,7 +78,7 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
             for split, rows in inputs.splits.items():
                 data.each(rows, partial(_layout, args=args, split=split))
         find(inputs)
-        inputs.advise_learning_rate()
+        inputs.advise()
         inputs.train_dataset, kind = _read(inputs.train_dataset, inputs, "train_dataset")
         inputs.eval_dataset, _ = _read(inputs.eval_dataset, inputs, "eval_dataset")
         if args.assistant_only_loss is None:

@@ -32,7 +32,9 @@ class WatchedTraining:
         aggregation = getattr(self.args, "multi_objective_aggregation", None)
         normalized = aggregation == "normalize_then_sum"
         beta = getattr(self.args, "beta", None)
-        self.add_callback(Advice(self._weights_by_name, normalized, beta))
+        measured = self.inputs.measures.metrics
+        metrics = {f"eval_{each.name}": each.higher_is_better for each in measured}
+        self.add_callback(Advice(self._weights_by_name, normalized, beta, metrics))
 
     def _weights_by_name(self) -> dict[str, float]:
         """What each reward counts now; nothing where there are none."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from trl_deepseek import PairLogps, hookimpl
 from trl_deepseek.losses import require_range
-from trl_deepseek.types import Register
+from trl_deepseek.types import Register, Usual, usually
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,10 @@ def register_losses(register: Register) -> None:
     register("sigmoid_norm", sigmoid_norm)
 
 
+@usually(
+    beta=Usual(0.01, 0.5, "docs/choosing.md, DPO; arXiv:2305.18290, appendix B, has 0.1 and 0.5"),
+    label_smoothing=Usual(0.0, 0.1, "docs/choosing.md, DPO"),
+)
 def dpo(
     logps: PairLogps,
     beta: float = 0.1,

@@ -1,0 +1,1 @@
+"""Metrics, one idea per module."""

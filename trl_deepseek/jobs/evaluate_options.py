@@ -1,0 +1,157 @@
+"""The options of an evaluation; those of training and generation have the same names there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.option_types import PAIRS
+from trl_deepseek.rewards import weights
+from trl_deepseek.rewards.contract import Settings
+
+
+@dataclass
+class EvaluateOptions:
+    """The options of one evaluation."""
+
+    models: list[str] | None = field(
+        default=None,
+        metadata={"help": "Embedded models, folders of models or adapters, hub ids; one or more."},
+    )
+    metrics: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Registered metrics (see `trl-deepseek plugins`), or whatever --reward_funcs "
+            "takes: a reward is a metric."
+        },
+    )
+    metric_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": 'Options of metrics, as JSON: \'{"pass_at_k": {"k": [1, 8]}}\'.'},
+    )
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id."},
+    )
+    dataset_config: str | None = field(
+        default=None, metadata={"help": "Configuration of a hub dataset."}
+    )
+    dataset_split: str | None = field(
+        default=None,
+        metadata={"help": "Split to measure on. When not given: test, or the only one there is."},
+    )
+    columns: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Columns to rename, such as question=prompt answer=solution.",
+            "metavar": PAIRS,
+        },
+    )
+    max_samples: int | None = field(
+        default=500, metadata={"help": "Rows to measure on, from the first; all if there are less."}
+    )
+    num_samples: int = field(default=1, metadata={"help": "Answers per prompt."})
+    max_new_tokens: int = field(default=512, metadata={"help": "Longest answer, in tokens."})
+    temperature: float | None = field(
+        default=None,
+        metadata={"help": "When not given: greedy, and 1.0 where num_samples is more than 1."},
+    )
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus that is sampled from."})
+    top_k: int = field(default=0, metadata={"help": "Likeliest tokens to sample from; 0 for all."})
+    seed: int = field(
+        default=0, metadata={"help": "Of the sampling, the intervals and embedded models."}
+    )
+    batch_size: int | None = field(
+        default=None, metadata={"help": "Answers that are generated at once."}
+    )
+    begin: str = field(
+        default="", metadata={"help": "What each answer is made to begin with: '<think>'."}
+    )
+    engine: Literal["transformers"] = field(
+        default="transformers", metadata={"help": "What generates."}
+    )
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "Registered template or .jinja file; when not given, recognised."},
+    )
+    chat_template_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "What the template takes, as JSON: '{\"thinking\": true}'."},
+    )
+    quantization: str | None = field(
+        default=None,
+        metadata={"help": "How the weights are held; that of training for an adapter."},
+    )
+    dtype: str | None = field(
+        default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
+    )
+    reward_on_error: str = field(
+        default="raise",
+        metadata={"help": "When a reward fails on an answer: raise, abstain, or a number."},
+    )
+    reward_timeout: float | None = field(
+        default=300.0, metadata={"help": "Seconds that one call of a reward may take."}
+    )
+    reward_workers: int = field(
+        default=0, metadata={"help": "Worker processes for rewards; 0 scores in this process."}
+    )
+    reward_isolation: bool = field(
+        default=False,
+        metadata={"help": "Run every reward in its own worker processes, killed at the timeout."},
+    )
+    allow_unsandboxed_code: bool = field(
+        default=False,
+        metadata={"help": "Run generated code with your own rights where there is no sandbox."},
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for samples.parquet, values.parquet and evaluation.json."},
+    )
+
+    def __post_init__(self) -> None:
+        for option, what in (("models", "a model"), ("metrics", "a metric")):
+            if not getattr(self, option):
+                raise ConfigError(f"--{option} is required: name {what} or several")
+        for option in ("metric_kwargs", "chat_template_kwargs"):
+            setattr(self, option, _object(option, getattr(self, option)))
+        for name, options in dict(self.metric_kwargs or {}).items():
+            if not isinstance(options, dict):
+                raise ConfigError(
+                    f"metric_kwargs: {name!r} is mapped to {options!r}; write the metric's name "
+                    f'and its options: \'{{"METRIC": {{"{name}": ...}}}}\''
+                )
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
+        if self.reward_timeout is not None and not self.reward_timeout > 0:
+            raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
+        if self.reward_workers < 0:
+            raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
+
+    @property
+    def reward_settings(self) -> Settings:
+        """What the ``reward_*`` options mean."""
+        on_error: Any = self.reward_on_error
+        if on_error not in ("raise", "abstain"):
+            on_error = weights.number(on_error, "reward_on_error", "raise, abstain or a number")
+        return Settings(
+            on_error=on_error,
+            timeout=self.reward_timeout,
+            workers=self.reward_workers,
+            isolate=self.reward_isolation,
+            output_dir=self.output_dir or ".",
+            max_completion_length=self.max_new_tokens,
+            allow_unsandboxed_code=self.allow_unsandboxed_code,
+        )
+
+
+def _object(option: str, value: Any) -> dict[str, Any] | None:
+    """The mapping that JSON on the command line stands for; from Python it may be one already."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        found = value
+    if found is not None and not isinstance(found, dict):
+        raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
+    return found

@@ -1,0 +1,115 @@
+"""``--preset NAME``: what a registered preset sets, in the place of the defaults of a command."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from typing import Any
+
+from trl_deepseek import jobs
+from trl_deepseek.errors import ConfigError, PluginError, did_you_mean
+from trl_deepseek.jobs.options import ModelArguments
+from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.registry import Registry
+from trl_deepseek.types import Preset
+
+logger = logging.getLogger(__name__)
+
+# Of one run on one machine: no paper can say them.
+OF_THE_RUN = ("output_dir", "plugins", "block", "resume_from_checkpoint", "init_from_checkpoint")
+
+
+def apply(options: argparse.Namespace, registry: Registry, command: str) -> None:
+    """Set what the options' preset sets and the user does not, once; says so in one line.
+
+    What it sets counts as given from then on, with the preset for its place.
+
+    Args:
+        options: As parsed, changed in place.
+        registry: Where the preset is looked up.
+        command: The training command.
+
+    Raises:
+        UnknownName: There is no such preset.
+        ConfigError: It is for another command.
+        PluginError: It sets an option that the command does not have.
+    """
+    name = getattr(options, "preset", None)
+    if name is None or getattr(options, "applied_preset", None) == name:
+        return
+    preset = registry.presets[name]
+    check(name, preset, registry, command)
+    values = dict(preset.options)
+    left_out: list[str] = []
+    full = "use_peft" in options.given and not options.use_peft
+    if full and not options.qlora and options.quantization is None:
+        left_out = [option for option in preset.model if option not in options.given]
+    new = [option for option in values if option not in {*options.given, *left_out}]
+    for option in new:
+        setattr(options, option, values[option])
+    options.given = options.given | set(new)
+    options.places = {**options.places, **dict.fromkeys(new, f"preset {name!r}")}
+    options.applied_preset = name
+    said = ", ".join(f"{each}={values[each]!r}" for each in new) or "sets nothing"
+    theirs = [option for option in values if option not in {*new, *left_out}]
+    for why, which in (("given instead", theirs), ("left out, without LoRA", left_out)):
+        said += f"; {why}: {', '.join(which)}" if which else ""
+    logger.info("preset %s: %s", name, said)
+
+
+def check(name: str, preset: Preset, registry: Registry, command: str) -> None:
+    """Refuse a preset that is not for a command, or sets what it does not have.
+
+    Raises:
+        ConfigError: It is for another command.
+        PluginError: It sets an option that the command does not have.
+    """
+    if preset.command != command:
+        for_it = [each for each, other in registry.presets.items() if other.command == command]
+        raise ConfigError(
+            f"preset {name!r} is for {preset.command}, not for {command}\n"
+            f"  presets for {command}: {', '.join(for_it) or '(none)'}"
+        )
+    for part, kinds in (("values", jobs.kind(command).OPTIONS), ("model", (ModelArguments,))):
+        known = _names(kinds)
+        for option in getattr(preset, part):
+            if option in known:
+                continue
+            (entry,) = (each for each in registry.entries("presets") if each.name == name)
+            hint = did_you_mean(option, known, inline=True)
+            reason = (
+                "is of one run, which no preset can set"
+                if option in OF_THE_RUN
+                else f"is no option of {command}{hint}"
+                if part == "values"
+                else f"is no field of ModelConfig{hint}"
+            )
+            plugin = entry.origin.plugin
+            raise PluginError(
+                plugin,
+                f"preset {name!r}: {option} {reason}\n"
+                f"  plugin {plugin!r} has to be mended; or leave the preset out",
+            )
+
+
+def _names(kinds: Iterable[Any]) -> list[str]:
+    found = [field.name for kind in kinds for field in fields(kind) if field.init]
+    return [name for name in found if name not in OF_THE_RUN]
+
+
+def of_stage(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the preset of a recipe's stage sets; nothing where there is none, or none of that name.
+
+    Args:
+        options: Those of the stage.
+    """
+    name = options.get("preset")
+    if name is None:
+        return {}
+    try:
+        presets = load_registry(options.get("plugins") or (), options.get("block") or ()).presets
+    except PluginError:
+        return {}  # which the stage's own check says
+    return presets[name].options if name in presets else {}

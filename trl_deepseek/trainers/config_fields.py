@@ -1,0 +1,90 @@
+"""Fields that several of our configs share, but not all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl_deepseek.errors import ConfigError
+
+
+@dataclass
+class MeasuringFields:
+    """The fields of configs whose model answers, so that metrics can be measured in training.
+
+    Args:
+        eval_metrics: Registered metrics, and whatever names a reward, measured on the evaluation
+            dataset at each evaluation, with one greedy answer, and logged as ``eval_NAME``.
+        eval_max_new_tokens: Longest answer; when None, GRPO's ``max_completion_length``, else 512.
+    """
+
+    eval_metrics: list[str] | None = field(
+        default=None,
+        metadata={"help": "Metrics and rewards to measure at each evaluation, as eval_NAME."},
+    )
+    eval_max_new_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Longest answer that eval_metrics look at. When not given: that of training "
+            "with GRPO, else 512."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        names: Any = self.eval_metrics or []
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ConfigError(
+                f"eval_metrics is {names!r}: it must be a list of names; a function of yours is "
+                "file.py:function"
+            )
+        super().__post_init__()  # type: ignore[misc]
+
+
+@dataclass
+class PreferenceFields:
+    """The fields that configs for preference losses add to TRL's.
+
+    Args:
+        beta: The loss's option of this name; when None, the loss's own default.
+        loss_kwargs: Options of the losses; see :func:`trl_deepseek.losses.bound.bind`.
+        drop_bad_rows: Whether to leave out rows in which chosen equals rejected or a completion is
+            empty. They are counted and reported either way.
+    """
+
+    beta: float | None = field(
+        default=None,
+        metadata={
+            "help": "How strongly the loss holds the policy to its reference; each loss has its "
+            "own default."
+        },
+    )
+    loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Options of the loss, as JSON: '{\"gamma\": 0.5}'. "
+            "`trl-deepseek plugins show NAME` lists them."
+        },
+    )
+    drop_bad_rows: bool = field(
+        default=False,
+        metadata={"help": "Leave out rows where chosen equals rejected or a completion is empty."},
+    )
+
+
+@dataclass
+class ClassWeights:
+    """How much desirable and undesirable examples count in an unpaired loss.
+
+    Args:
+        desirable_weight: When None, set so that both classes count alike.
+        undesirable_weight: When None, set so that both classes count alike.
+    """
+
+    desirable_weight: float | None = field(
+        default=None,
+        metadata={"help": "Unpaired losses: weight of desirable examples; by default from counts."},
+    )
+    undesirable_weight: float | None = field(
+        default=None,
+        metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
+    )
