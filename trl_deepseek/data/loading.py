@@ -207,9 +207,9 @@ def check_lines(name: str, path: Path) -> None:
     if faults:
         first, *others = faults
         more = f"\n  {some(others, 'line')} cannot be read either" if others else ""
-        error = DataError(f"{name}:{first}: {faults[first]}{more}")
-        error.lines = {f"{name}:{number}": fault for number, fault in faults.items()}
-        raise error
+        refused = DataError(f"{name}:{first}: {faults[first]}{more}")
+        refused.lines = {f"{name}:{number}": fault for number, fault in faults.items()}
+        raise refused
     if not rows:
         raise DataError(f"data file {name!r} has no rows")
 
