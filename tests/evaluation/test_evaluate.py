@@ -93,7 +93,7 @@ def mine() -> Registry:
 
 def test_each_form_of_metric_gives_its_value(model: tuple[Any, Any], mine: Registry) -> None:
     names = ["row", "parts", "best", "weights", "fixed:hellaswag", "exact_match", "silent"]
-    options = {"row": {"scale": 10.0}, "weights": {"factor": 2}}
+    options: dict[str, Any] = {"row": {"scale": 10.0}, "weights": {"factor": 2}}
     chosen = resolve(names, mine, options, num_samples=2)
     found = evaluate({"a": model}, QUESTIONS, chosen, TWO, registry=mine)
     values = {label: (e.value, e.count) for label, e in found.estimates("a").items()}
@@ -111,9 +111,9 @@ def test_each_form_of_metric_gives_its_value(model: tuple[Any, Any], mine: Regis
 def test_a_model_against_itself_differs_by_nothing(
     model: tuple[Any, Any], registry: Registry
 ) -> None:
-    names = ["exact_match", "perplexity", "bleu", lambda completion: len(completion)]
+    names: list[Any] = ["exact_match", "perplexity", "bleu", lambda completion: len(completion)]
     rows = {
-        kind: registry.datasets["arithmetic"]("test", kind=kind, size=6)  # type: ignore[arg-type]
+        kind: registry.datasets["arithmetic"]("test", kind=kind, size=6)
         for kind in ("prompts", "demonstrations")
     }
     sampling = Sampling(max_new_tokens=4)
