@@ -192,7 +192,7 @@ def test_cut_off_at_any_byte_it_goes_on_and_ends_in_the_same_file(
     undisturbed, record = Path("rows.jsonl").read_bytes(), whole
     assert draw("--pairs") == 0
     assert drawn == [0, 1, 2, 3]  # what is finished is not done again
-    for cut in [*range(0, len(record), len(record) // 12), len(record)]:
+    for cut in [*range(0, len(record), len(record) // 7), len(record)]:
         Path("rows.jsonl").unlink()
         journal.write_bytes(record[:cut])
         capsys.readouterr()

@@ -169,7 +169,7 @@ def _settings(
         if file.is_file():
             files[named] = provenance.digest(file.read_bytes())
         elif plugin is not None:
-            files[named] = versions.get(plugin)
+            files[named] = versions[plugin]["source"]
     kept = {name: value for name, value in vars(options).items() if name not in INCIDENTAL}
     made = {
         **kept,

@@ -17,7 +17,6 @@ from typing import Any
 import numpy
 import torch
 from accelerate.utils import gather_object
-from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
 from trl_deepseek import chat, data, evaluation, rewards
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
@@ -212,8 +211,8 @@ class MeasuredEvaluation:
         Raises:
             ConfigError: No process has all of it.
         """
-        sharded = self.is_fsdp_enabled or is_deepspeed_zero3_enabled()
-        if sharded:
+        plugin = self.accelerator.state.deepspeed_plugin
+        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
             raise ConfigError(
                 "eval_metrics: with FSDP and ZeRO-3 no process has the whole model, which would "
                 "have to answer\n  leave them out and run trl-deepseek evaluate on the checkpoints"
