@@ -247,7 +247,7 @@ def test_a_recipe_is_one_page_and_is_repeated(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.splitlines()[-1] == "report: chain/report.html"
     page = Page(Path("chain/report.html"))
     assert page.text.startswith("chain · trl-deepseek report Recipe chain chain")
-    assert "sft finished" in page.text
+    assert "finished sft · of tiny-deepseek-llm · on sums.jsonl · 1 step logged" in page.text
     (stage,) = page.stages
     (logged,) = [log for log in record.lines(Path("chain/sft", record.LOG)) if "loss" in log]
     assert curve(stage, "loss")[1] == pytest.approx([logged["loss"]], rel=1e-5)

@@ -81,7 +81,9 @@ def _render(found: reading.Found) -> str:
         ],
         style=Markup(_asset("report.css")),
         script=Markup(_asset("report.js")),
-        library=Markup(_library()),
+        library=Markup(
+            _library() if any(stage["panels"] or stage["more"] for stage in stages) else ""
+        ),
         data=Markup(_json({"stages": [stage["data"] for stage in stages]})),
     )
 
@@ -121,7 +123,7 @@ def _summary(run: reading.Run) -> str:
         run.command,
         f"of {made['model']}" if made.get("model") else None,
         f"on {data['name']}" if data.get("name") else None,
-        f"{steps:,} steps logged" if steps else None,
+        f"{steps:,} step{'s' * (steps != 1)} logged" if steps else None,
         None if run.seconds is None else _duration(run.seconds),
     ]
     return " · ".join(part for part in parts if part)
