@@ -89,6 +89,16 @@ def test_an_adapter_without_its_base_is_refused(
             check(str(tmp_path), registry)
 
 
+def test_weights_that_are_not_numbers_are_refused(registry: Registry, tmp_path: Path) -> None:
+    model, tokenizer = registry.models[NAME]()
+    with torch.no_grad():
+        model.lm_head.weight[3, 4] = float("nan")
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"NaN or infinite: lm_head\.weight"):
+        load(str(tmp_path), registry)
+
+
 def test_the_end_of_turn_of_the_template_ends_an_answer(registry: Registry) -> None:
     model, tokenizer = load(NAME, registry, chat_template="role-tokens")
     template = chat.installed(tokenizer)

@@ -45,7 +45,7 @@ def check(
 
     Raises:
         UserError: There is no such model, adapter, base, tokenizer, quantization or template, or
-            its weights are not whole.
+            its weights are not whole, or the tokenizer has tokens that the model does not know.
     """
     _quantization(name, registry, quantization)
     base, tokenizer_from = name, name
@@ -58,7 +58,11 @@ def check(
     models.check(base, registry)
     if base not in registry.models and Path(base).expanduser().is_dir():
         models.check_weights(base, registry, None)
-    return _tokenizer(tokenizer_from, base, registry, revision, chat_template)
+    tokenizer = _tokenizer(tokenizer_from, base, registry, revision, chat_template)
+    if tokenizer_from == base and base not in registry.models:
+        given = {} if revision is None else {"model_init_kwargs": {"revision": revision}}
+        models.check_tokenizer(tokenizer, base, registry, SimpleNamespace(**given))
+    return tokenizer
 
 
 def load(
@@ -91,7 +95,8 @@ def load(
         attn_implementation: As in ``from_pretrained``.
 
     Raises:
-        UserError: See :func:`check`; or the model does not load.
+        UserError: See :func:`check`; or the model does not load, or has weights that are NaN or
+            infinite.
     """
     tokenizer = check(
         name,
@@ -121,6 +126,7 @@ def load(
         model = models.load(base, registry, revision=revision, **options)[0]
     if adapter is not None:
         model = _put_on(model, adapter)
+    models.require_finite(name, model.named_parameters())  # or all answers would be one token
     if not getattr(model, "is_quantized", False):
         model = model.to(device or _device())
     chat.set_stop_tokens(model, tokenizer)
