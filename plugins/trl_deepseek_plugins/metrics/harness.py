@@ -84,7 +84,7 @@ def lm_eval(
         count = int(results["n-samples"].get(name, {}).get("effective", 0))
         for key, value in numbers.items():
             metric, _, part = key.partition(",")
-            if not isinstance(value, (int, float)) or metric.endswith("_stderr") or not part:
+            if not isinstance(value, (int, float)) or metric.endswith("stderr") or not part:
                 continue
             label = metric if part == "none" else f"{metric}_{part}"
             error = numbers.get(f"{metric}_stderr,{part}")
