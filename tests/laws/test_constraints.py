@@ -10,7 +10,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 # transformers, and what comes with it: its hub client has another HTTP library since 2.0
-OLDER = {"transformers", "huggingface-hub", "tokenizers", "httpx", "httpcore", "certifi"}
+OLDER = {"transformers", "huggingface-hub", "tokenizers", "httpx", "httpcore"}
 
 
 def pins(repository: Path, name: str) -> dict[str, str]:
