@@ -101,7 +101,7 @@ PARTS = (
     Part(
         "GPU tests",
         ["-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rs", "--tb=short", "-p", "no:xdist"],
-        100,
+        110,
         ("test", "outcome"),
         test_row,
     ),
@@ -109,9 +109,16 @@ PARTS = (
     Part(
         "Steps at 1B, LoRA, bfloat16",
         ["-m", "benchmarks.gpu.steps", "1B"],
-        110,
+        80,
         ("1B", *STEPS),
         step_row,
+    ),
+    Part(
+        "QLoRA, 7B, a batch of one text of 2048 tokens",
+        ["benchmarks/gpu_qlora.py", "--steps", "6", "--lines"],
+        130,
+        ("run", "peak allocated", "peak reserved", "tokens/s"),
+        qlora_row,
     ),
     Part(
         "Memory estimated and measured",
@@ -126,13 +133,6 @@ PARTS = (
         110,
         ("7B", *STEPS),
         step_row,
-    ),
-    Part(
-        "QLoRA, 7B, a batch of one text of 2048 tokens",
-        ["benchmarks/gpu_qlora.py", "--steps", "6", "--lines"],
-        130,
-        ("run", "peak allocated", "peak reserved", "tokens/s"),
-        qlora_row,
     ),
 )
 

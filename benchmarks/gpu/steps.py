@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
+
 from benchmarks import log_probs
 from benchmarks.gpu import cells
 
@@ -43,7 +45,7 @@ class Size:
 
 
 SIZES = {
-    "1B": Size(8, 1024, 256, 128, 4),
+    "1B": Size(8, 1024, 256, 64, 2),
     "7B": Size(4, 1024, 256, 64, 2),
     "tiny": Size(2, 24, 8, 4, 1),
 }
@@ -109,6 +111,7 @@ def cell(method: str, side: str, shape: str) -> cells.Figures:
     """Seconds of a step, its peak, and the losses."""
     clock = cells.Steps()
     generating: list[float] = []
+    held = torch.cuda.memory_allocated() if cells.on_gpu() else 0  # not this run's
     with tempfile.TemporaryDirectory() as folder:
         trainer = build(method, side, shape, folder)
         trainer.add_callback(clock)
@@ -127,7 +130,8 @@ def cell(method: str, side: str, shape: str) -> cells.Figures:
         with cells.peak() as most:
             trainer.train()
     steps = clock.seconds[NOT_COUNTED:]
-    found = {"seconds": min(steps), "losses": clock.losses[:3], **most}
+    found = {"seconds": min(steps), "losses": clock.losses[:3]}
+    found |= {"bytes": most["bytes"] - held} if most else {}
     if generating:
         best = steps.index(min(steps)) + NOT_COUNTED
         found["generating"] = generating[best]

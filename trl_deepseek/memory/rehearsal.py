@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
 from trl_deepseek.adapters.lora import EXPERTS, HEADS, ROUTER
-from trl_deepseek.lm_head.streaming_softmax import score
+from trl_deepseek.lm_head import streaming_softmax
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.models import skeleton
 
@@ -144,7 +144,12 @@ def rehearse(
 
 def _peak(model: Any, step: Step, quantization: Quantization | None, head: bool) -> int:
     """The most bytes alive in one pass, without the gradients of parameters."""
-    with FakeTensorMode(allow_non_fake_inputs=True), _grouped_matmul(), warnings.catch_warnings():
+    with (
+        FakeTensorMode(allow_non_fake_inputs=True),
+        _grouped_matmul(),
+        _as_on_a_gpu(),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore", FutureWarning)  # of transformers about its own names
         model = model.to_empty(device="cpu")
         model.train()
@@ -185,12 +190,14 @@ def _loss(model: Any, step: Step, ids: Tensor, head: bool) -> Tensor:
     if step.sequence_classification:
         scores: Tensor = model(input_ids=ids, use_cache=False).logits
         return scores.float().sum()
-    if not head or step.lean_head:
+    layer = base.get_output_embeddings()
+    # On a GPU TRL's head is a kernel without tiles; where it is frozen, ours stands for it.
+    if not head or step.lean_head or not layer.weight.requires_grad:
         hidden: Tensor = base.base_model(input_ids=ids, use_cache=False).last_hidden_state
         if not head:
             return hidden.sum()
-        layer = base.get_output_embeddings()
-        return score(hidden.flatten(0, 1), layer.weight, layer.bias, ids.flatten()).logps.sum()
+        states, targets = hidden.flatten(0, 1), ids.flatten()
+        return streaming_softmax.score(states, layer.weight, layer.bias, targets).logps.sum()
     add_fused_lm_head(base)
     loss: Tensor = model(input_ids=ids, labels=ids, fused_lm_head=True).loss
     return loss
@@ -269,4 +276,22 @@ def _grouped_matmul() -> Iterator[None]:
         return result
 
     with mock.patch.object(moe, "_grouped_mm", grouped):
+        yield
+
+
+@contextlib.contextmanager
+def _as_on_a_gpu() -> Iterator[None]:
+    """Our head with a GPU's tiles, and dropout with its masks of one byte per value."""
+    rule = streaming_softmax.tile_shape
+
+    def tiles(positions: int, vocabulary: int, _: str) -> tuple[int, int]:
+        return rule(positions, vocabulary, "cuda")
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        return torch.native_dropout(x, p, True)[0] if training and p else x
+
+    with (
+        mock.patch.object(streaming_softmax, "tile_shape", tiles),
+        mock.patch.object(nn.functional, "dropout", dropout),
+    ):
         yield

@@ -32,7 +32,9 @@ def named(trainer: Any, losses: Sequence[str]) -> Iterator[None]:
 
 
 def _default_losses(config: Any) -> list[str]:
-    (field,) = (each for each in fields(config) if each.name == "loss_type")
+    field = next((each for each in fields(config) if each.name == "loss_type"), None)
+    if field is None:  # TRL's reward trainer has one loss and no field for it
+        return []
     default: Any = field.default
     if default is MISSING:
         default = field.default_factory() if callable(field.default_factory) else None
