@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from trl_deepseek.adapters.lora import EXPERTS, HEADS
+from trl_deepseek.adapters.lora import EXPERTS, HEADS, ROUTER
 from trl_deepseek.memory.rehearsal import Rehearsed, Step, assemble, rehearse
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def base_bytes(model: nn.Module, quantization: Quantization | None) -> dict[str,
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.endswith(HEADS)
+        if isinstance(module, nn.Linear) and not name.endswith((*HEADS, ROUTER))
     }
     sizes = {}
     for name, parameter in model.named_parameters():

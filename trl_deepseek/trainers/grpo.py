@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 
 from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.checkpoints.states import Stateful
-from trl_deepseek.errors import RewardError
+from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
@@ -138,6 +138,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         inputs.parts = _Rewards(functions, weighed, settings, code_runs)
         inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
         find(inputs)
+        _check_reference(inputs)
         inputs.advise()
         read_conversations(inputs)
 
@@ -252,6 +253,22 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
+
+
+def _check_reference(inputs: Inputs) -> None:
+    """Refuse to replace a reference that there is not, which TRL would once the model is loaded."""
+    if not inputs.args.sync_ref_model:
+        return
+    if not inputs.args.beta:
+        raise ConfigError(
+            "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
+            "  add --sync_ref_model false, or set beta"
+        )
+    if inputs.has_adapter:
+        raise ConfigError(
+            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
+            "  add --sync_ref_model false, or train all weights"
+        )
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
