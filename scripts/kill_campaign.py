@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +36,8 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from trl_deepseek import checkpoints, jobs, load_registry
-from trl_deepseek.cli import run as recipes
 from trl_deepseek.cli.main import main as command_line
+from trl_deepseek.jobs import stage_process
 from trl_deepseek.trainers import dpo, grpo, kto, reward, sft  # imported once, for all children
 from trl_deepseek.yaml_files import write_mapping
 
@@ -185,7 +185,7 @@ class Child:
                 os.dup2(log, 1)
                 os.dup2(log, 2)
                 if forks:
-                    recipes.wait_for = forked
+                    stage_process.wait_for = forked
                 code = command_line(words)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
@@ -219,7 +219,7 @@ class Child:
         return time.monotonic() - self.started
 
 
-def forked(command: list[str], _: Any) -> tuple[int, str]:
+def forked(command: list[str], options: Mapping[str, Any]) -> tuple[int, str]:
     """A stage in a process of the group of its recipe's."""
     reading, writing = os.pipe()
     pid = os.fork()

@@ -32,7 +32,7 @@ def stages() -> list[dict[str, Any]]:
     first = {"command": "sft", "name": "first", "dataset_name": "first.jsonl"}
     second = {**first, "name": "second", "dataset_name": "second.jsonl"}
     second["model_name_or_path"] = "tiny-deepseek-llm"
-    taught = {"command": "grpo", "name": "taught", "model_name_or_path": "first"}
+    taught: dict[str, Any] = {"command": "grpo", "name": "taught", "model_name_or_path": "first"}
     taught |= {"dataset_name": "arithmetic", "reward_funcs": ["polite", "functions.py:short"]}
     scored = {"command": "reward", "name": "scored", "model_name_or_path": "second"}
     return [first, second, taught, {**scored, "dataset_name": "arithmetic"}]

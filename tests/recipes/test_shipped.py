@@ -15,6 +15,7 @@ import yaml
 from trl_deepseek import load_registry
 from trl_deepseek.cli import run
 from trl_deepseek.cli.main import main
+from trl_deepseek.jobs import stage_process
 from trl_deepseek.types import DatasetKind
 
 RECIPES = sorted((Path(__file__).parents[2] / "examples" / "recipes").glob("*.yaml"))
@@ -46,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return code, output.getvalue()
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "wait_for", wait_for)
+    monkeypatch.setattr(stage_process, "wait_for", wait_for)
     return tmp_path
 
 

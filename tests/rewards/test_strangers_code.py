@@ -16,10 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from trl_deepseek import yaml_files
-from trl_deepseek.cli import run
 from trl_deepseek.errors import ConfigError, PluginError
-from trl_deepseek.jobs.recipe import Stage
+from trl_deepseek.jobs import stage_process
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import name_of, resolve
@@ -239,9 +237,8 @@ def test_stages_of_a_recipe_import_nothing_from_the_working_directory(
     launched = (
         "import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', 'import yaml']))"
     )
-    stage = Stage("sft", "sft", yaml_files.Settings({}), "tiny-deepseek-llm", line=1)
     for program in ("import yaml", launched):
-        assert run._wait_for([sys.executable, "-c", program], stage) == (0, "")
+        assert stage_process.wait_for([sys.executable, "-c", program], {}) == (0, "")
 
 
 @pytest.mark.parametrize("timeout", ["5", float("nan"), float("inf"), 0, -1.0, True])

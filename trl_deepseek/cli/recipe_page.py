@@ -50,7 +50,7 @@ def _figures(name: str, result: Mapping[str, Any], recipe: Recipe) -> list[Any]:
     metrics = list(dict.fromkeys(metric for found in models.values() for metric in found))
     for metric in metrics:
         values.add_row(_short(metric), *(_cell(found.get(metric)) for found in models.values()))
-    last = next(reversed(models), None)
+    last = str(next(reversed(models)))
     gains = Table(title=f"what {stages.get(last, last)} has more", title_justify="left")
     others = [model for model in models if model != last]
     for heading in ("metric", *(f"than {stages.get(model, model)}" for model in others)):

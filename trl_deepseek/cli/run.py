@@ -25,11 +25,10 @@ from trl_deepseek.cli.main import telling
 from trl_deepseek.cli.output import machine_readable, show_report, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError, RunError, UserError
-from trl_deepseek.jobs import made_from, repeating, stage_checks
+from trl_deepseek.jobs import made_from, repeating, stage_checks, stage_process
 from trl_deepseek.jobs.places import located
 from trl_deepseek.jobs.progress import Progress, progress_of
 from trl_deepseek.jobs.recipe import Recipe, Stage, read, read_values
-from trl_deepseek.jobs.stage_process import ended_by, wait_for
 from trl_deepseek.jobs.stages import KINDS
 from trl_deepseek.trainers import manifest, provenance
 from trl_deepseek.trainers.inputs import registry_for
@@ -322,9 +321,9 @@ def _carry_out(stage: Stage, recipe: Recipe, progress: Progress) -> None:
     launcher: tuple[str, ...] = (sys.executable,)
     if recipe.launcher and stage.kind.trains:
         launcher = recipe.launcher
-    code, output = wait_for([*launcher, "-m", "trl_deepseek", *words], stage.options)
+    code, output = stage_process.wait_for([*launcher, "-m", "trl_deepseek", *words], stage.options)
     again = f"`{recipe.again}` goes on with it"
-    by = stopping.requested() or ended_by(code)
+    by = stopping.requested() or stage_process.ended_by(code)
     if code != 0 and by is not None:
         raise stopping.Interrupted(by, f"stage {stage.name!r} is unfinished; {again}")
     if code != 0:

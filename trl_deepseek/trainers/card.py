@@ -19,9 +19,10 @@ HEADING = "## How it was made"
 @contextlib.contextmanager
 def named(trainer: Any, losses: Sequence[str]) -> Iterator[None]:
     """Meanwhile TRL's card names the losses, where they are not those of the trainer's paper."""
-    configs = trainer.CONFIG if losses else ()  # a reward model's has no losses to choose from
+    # TRL's config of a reward model has no loss to choose; ours has.
+    configs = (*trainer.CONFIG, type(trainer.args))
     own = {name for config in configs for name in _default_losses(config)}
-    if set(losses) <= own:
+    if not losses or set(losses) <= own:
         yield
         return
     trainer._name, trainer._paper = f"the loss {' + '.join(losses)}", {}
