@@ -151,6 +151,8 @@ TABLE = [
     ),
     Name("trl.trainer", "grpo_trainer", "trainers/reference.py", "where that is replaced"),
     Name(TRAINER, "train", "trainers/base.py", "the noise is attached around it"),
+    Name(DPO, "_name", "trainers/card.py", "what the card says that it was trained with"),
+    Name(DPO, "_paper", "trainers/card.py", "whose paper the card cites"),
     Name(TRAINER, "neftune_noise_alpha", "trainers/base.py", "None, so that the noise is ours"),
     Name(
         "transformers.utils", "is_torch_bf16_gpu_available", "trainers/configs.py", "the default",

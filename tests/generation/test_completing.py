@@ -137,7 +137,10 @@ def test_an_answer_that_has_begun_is_gone_on_from(model: Any, registry: Registry
 def test_rows_bring_their_own_template_options(model: Any, registry: Registry) -> None:
     tokenizer = registry.models["tiny-deepseek-llm"]()[1]
     chat.install(tokenizer, "deepseek-v3.1", registry)
-    rows = [{"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": None}]
+    rows: list[dict[str, Any]] = [
+        {"chat_template_kwargs": {"thinking": True}},
+        {"chat_template_kwargs": None},
+    ]
     mixed = complete(model, tokenizer, [ask("1")] * 2, Sampling(max_new_tokens=4), rows=rows)
     for answer, kwargs in zip(mixed, ({"thinking": True}, {}), strict=True):
         alone = complete(

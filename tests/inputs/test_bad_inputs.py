@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trl_deepseek import plugin_loading
+from trl_deepseek import generation, plugin_loading
 from trl_deepseek.adapters import merging
 from trl_deepseek.cli import run
 from trl_deepseek.cli.main import main
@@ -64,6 +64,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     monkeypatch.setattr(Job, "build", not_yet)
     monkeypatch.setattr(run, "_carry_out", not_yet)
     monkeypatch.setattr(merging, "merge", not_yet)
+    monkeypatch.setattr(generation, "load", not_yet)
     Path("out").mkdir()
     Path("out/mine.txt").write_text("keep")
     return tmp_path
@@ -95,6 +96,9 @@ def words_of(case: dict[str, Any]) -> list[str]:
     defaults = {"model_name_or_path": "tiny-deepseek-llm", "dataset_name": data}
     if case["command"] == "grpo":
         defaults["reward_funcs"] = "exact_match"
+    if case["command"] == "evaluate":
+        defaults["models"] = defaults.pop("model_name_or_path")
+        defaults["metrics"] = "exact_match"
     for option, value in defaults.items():
         if f"--{option}" not in words and f"{option}:" not in case.get("yaml", ""):
             words += [f"--{option}", value]

@@ -154,7 +154,7 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_is_a_problem(
     code, report = validate("sft", "--dataset_name", "chats.jsonl", "--no_model", *TINY)
     assert code == 2
     # 0.9 million weights in float32 with two moments each
-    assert said(report)[0][1].startswith("output_dir: 1 checkpoint of 0.0 GB does not fit")
+    assert said(report)[0][1].startswith("output_dir: the disk of 'out' has 1.0 MB free, ")
     assert report["jobs"][0]["facts"]["left_out"] == 0  # what is not about the disk is looked at
 
 

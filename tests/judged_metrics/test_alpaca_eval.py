@@ -46,7 +46,7 @@ def gamed(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(file)
 
 
-def annotations(seed: int) -> list[dict[str, Any]]:
+def annotated(seed: int) -> list[dict[str, Any]]:
     """Preferences that favour length, for the model (output_2) and against."""
     chance = random.Random(seed)
     rows = []
@@ -87,7 +87,7 @@ def theirs(gamed: str) -> Any:
 def test_the_length_controlled_win_rate_is_alpaca_evals(
     seed: int, name: str, theirs: Any, gamed: str, measure: Any, tmp_path: Path
 ) -> None:
-    rows = annotations(seed)
+    rows = annotated(seed)
     (tmp_path / "annotations.json").write_text(json.dumps(rows))
     outputs = [
         {"instruction": r["instruction"], "output": r["output_1"], "generator": "baseline"}
@@ -130,10 +130,23 @@ def test_a_judge_is_asked_in_both_orders(measure: Any, server: Any) -> None:
     assert len(server.requests) == 2 * 5  # equal answers are a tie unasked
 
 
+def test_too_few_rows_for_the_fit_are_said(
+    measure: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = annotated(0)[:4]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    outputs = [{"instruction": r["instruction"], "output": r["output_1"]} for r in rows]
+    options = {"annotations": str(tmp_path / "annotations.json")}
+    answers = {"m": [r["output_2"] for r in rows]}
+    found = measure(outputs, "alpaca_eval", answers, options).estimates()
+    assert set(found) == {"alpaca_eval"}
+    assert "needs 5 judged rows: there are 4" in caplog.text
+
+
 def test_what_cannot_be_measured_is_refused(
     measure: Any, gamed: str, tmp_path: Path, server: Any
 ) -> None:
-    rows = annotations(0)
+    rows = annotated(0)
     outputs = [{"instruction": r["instruction"], "output": r["output_1"]} for r in rows]
     answers = {"m": [r["output_2"] for r in rows]}
     file = tmp_path / "annotations.json"
@@ -161,5 +174,4 @@ def test_what_cannot_be_measured_is_refused(
         annotations=str(file),
         baseline_data=gamed,
     )
-    refused("needs 5 judged rows", outputs[:2], {"m": answers["m"][:2]}, annotations=str(file))
     refused("cannot read row 0 of .*: it has no column 'instruction'", [{"text": "x"}], {"m": [""]})

@@ -72,5 +72,6 @@ def test_a_task_of_ones_own_is_measured_as_lm_eval_measures(
     estimate = found["lm_eval:sums/acc"]
     assert (estimate.value, estimate.count) == (theirs["acc,none"], 6)
     error = math.sqrt(estimate.value * (1 - estimate.value) / (6 - 1))
+    assert estimate.high is not None
     assert estimate.high - estimate.value == pytest.approx(1.96 * error)
     assert set(found) == {"lm_eval:sums/acc"}

@@ -32,6 +32,7 @@ import openai
 import torch
 
 from trl_deepseek import load_registry
+from trl_deepseek.cli.main import main
 from trl_deepseek.judging import Endpoint, Preference, ask, grading, prefer, read_score
 from trl_deepseek_plugins.rewards.judge import llm_judge
 
@@ -202,6 +203,37 @@ def test_the_reward_asks_it_too(grader: str, proxy: Proxy) -> None:
         )
     )
     assert scored == [SEVEN, 0.0]
+
+
+def test_the_command_measures_with_served_judges(
+    grader: str,
+    comparer: str,
+    proxy: Proxy,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"turns": ["What is 2+2?", "And doubled?"], "category": "math"}
+    Path("questions.jsonl").write_text(json.dumps(row) + "\n")
+    rows = [{"instruction": f"Say {i}.", "output": str(i)} for i in range(6)]
+    Path("outputs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def measured(metric: str, judge: str, file: str) -> dict[str, float]:
+        endpoint = {"model": judge, "base_url": proxy.url, "cache": None, "retries": 0}
+        words = ["--models", "tiny-deepseek-llm", "--metrics", metric, "--dataset_name", file]
+        words += ["--metric_kwargs", json.dumps({metric: {"endpoint": endpoint}})]
+        assert main(["evaluate", *words, "--max_new_tokens", "4", "--json"]) == 0
+        (model,) = json.loads(capsys.readouterr().out)["models"]
+        return {name: numbers["value"] for name, numbers in model["metrics"].items()}
+
+    grades = dict.fromkeys(("", "/turn_1", "/turn_2", "/math"), 7.0)
+    assert measured("mt_bench", grader, "questions.jsonl") == pytest.approx(
+        {f"mt_bench{name}": grade for name, grade in grades.items()}
+    )
+    won = measured("alpaca_eval", comparer, "outputs.jsonl")
+    assert (won["alpaca_eval"], won["alpaca_eval/position_bias"]) == (0.5, 1.0)
+    assert won["alpaca_eval/length_controlled"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_refusals_that_pass_are_asked_again(proxy: Proxy, endpoint: Any) -> None:

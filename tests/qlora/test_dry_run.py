@@ -10,7 +10,13 @@ from trl_deepseek import load_registry, models, quantization
 from trl_deepseek.adapters import lora
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import ConfigError, ModelError
-from trl_deepseek.memory.estimate import base_bytes, estimate, largest_batch, state_bytes
+from trl_deepseek.memory.estimate import (
+    base_bytes,
+    estimate,
+    largest_batch,
+    state_bytes,
+    states_bytes,
+)
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.memory.rehearsal import Step, assemble, rehearse
 from trl_deepseek.memory.report import parse_size
@@ -187,6 +193,14 @@ def test_bytes_of_optimizer_states() -> None:
     assert state_bytes(10_000, 2, "paged_adamw_8bit") == 2 * (10_000 + 40 * 4)
     assert state_bytes(1_000, 2, "paged_adamw_8bit") == 8_000
     assert state_bytes(10_000, 4, "sgd") == 0
+
+
+def test_states_of_embeddings_stay_in_32_bits() -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(1_000, 64), torch.nn.Linear(64, 1_000, False))
+    linear = 2 * (64_000 + 250 * 4)
+    assert states_bytes(model, "adamw_8bit") == 2 * 4 * 64_000 + linear
+    model[0].requires_grad_(False)
+    assert states_bytes(model, "adamw_8bit") == linear
 
 
 @pytest.mark.parametrize("budget", [99, 100, 1_000, 12_345, 10**6, 10**9])

@@ -111,7 +111,7 @@ def test_from_python_it_tells_what_was_given_and_holds_no_secret(
     rows = Dataset.from_list([{"prompt": "1+1=", "chosen": "2", "rejected": "3"}] * 4)
     config = DPOConfig(
         output_dir=str(tmp_path),
-        loss_type="orpo",
+        loss_type=["orpo"],
         max_steps=1,
         hub_token="hf_secret",
         run_name="value-of-the-key",

@@ -13,6 +13,7 @@ import pytest
 
 from trl_deepseek import report
 from trl_deepseek.cli.main import main
+from trl_deepseek.report import completions
 from trl_deepseek.rollouts import history, record
 
 
@@ -86,7 +87,10 @@ def test_its_completions_are_those_of_the_run_with_what_each_reward_gave(grpo: P
         assert (row["step"], row["completion"]) == (own.step, own.completion)
         assert shown["prompts"][row["prompt"]] == own.prompt
         assert row["scores"] == pytest.approx(list(own.scores.values()))
-        total = 2 * own.scores["varied"] + own.scores["think_format"]
+        varied, thinks = own.scores["varied"], own.scores["think_format"]
+        assert varied is not None
+        assert thinks is not None
+        total = 2 * varied + thinks
         assert row["reward"] == pytest.approx(total)
         assert row["tokens"] == len(own.completion_ids)
         assert row["advantage"] == pytest.approx(own.advantage, rel=1e-5)
@@ -124,8 +128,8 @@ def test_nothing_is_fetched_and_no_tag_comes_from_a_completion(
 def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
     made_up: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(report.page.completions, "SAMPLED", 30)
-    monkeypatch.setattr(report.page.completions, "ENDS", 3)
+    monkeypatch.setattr(completions, "SAMPLED", 30)
+    monkeypatch.setattr(completions, "ENDS", 3)
 
     def score(step: int, n: int) -> float | None:
         return None if (step, n) == (0, 0) else float(step * 8 + n)
@@ -224,3 +228,37 @@ def test_a_report_that_cannot_be_written_is_one_warning(
     assert report.written_beside(sft) is None
     (said,) = caplog.records
     assert "report.html cannot be written" in said.getMessage()
+
+
+@pytest.mark.matrix
+@pytest.mark.usefixtures("place")
+def test_a_recipe_is_one_page_and_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = {
+        "output_dir": "chain",
+        "model_name_or_path": "tiny-deepseek-llm",
+        "dataset_name": "sums.jsonl",
+        "max_steps": 1,
+        "use_cpu": True,
+        "report_to": "none",
+        "stages": [{"command": "sft"}],
+    }
+    Path("recipe.yaml").write_text(json.dumps(recipe))  # JSON is YAML
+    assert main(["run", "recipe.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "report: chain/report.html"
+    page = Page(Path("chain/report.html"))
+    assert page.text.startswith("chain · trl-deepseek report Recipe chain chain")
+    assert "sft finished" in page.text
+    (stage,) = page.stages
+    (logged,) = [log for log in record.lines(Path("chain/sft", record.LOG)) if "loss" in log]
+    assert curve(stage, "loss")[1] == pytest.approx([logged["loss"]], rel=1e-5)
+    assert Path("chain/sft/report.html").is_file()
+
+    rows = Path("sums.jsonl").read_text()
+    Path("sums.jsonl").write_text(rows * 2)
+    assert main(["run", "--from_manifest", "chain/run.json", "--output_dir", "anew"]) == 0
+    said = capsys.readouterr().err
+    assert "what has changed since chain/run.json was written:\n" in said
+    assert "\n  stage 'sft': sums.jsonl has changed\n" in said
+    assert json.loads(Path("anew/run.json").read_text())["runs"][0]["outcome"] == "finished"
+    assert Path("anew/sft/model.safetensors").is_file()
+    Path("sums.jsonl").write_text(rows)

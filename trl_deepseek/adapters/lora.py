@@ -25,6 +25,7 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 COMPRESSED_KEYS = ("kv_a_proj_with_mqa", "kv_b_proj", "o_proj")
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")  # 3-D parameters, not modules
 HEADS = ("lm_head", "score")
+ROUTER = "mlp.gate"
 FIELDS = (  # what TRL's --lora_* options set
     "task_type",
     "r",
@@ -120,9 +121,8 @@ def check(
     """
     model = skeleton.build(config)
     linear = {name for name, module in model.named_modules() if hasattr(module, "in_features")}
-    routers = {
-        name for name, module in model.named_modules() if type(module).__name__.endswith("Router")
-    }
+    routers = {name for name, _ in model.named_modules() if name.endswith(f".{ROUTER}")}
+    linear -= routers  # before transformers 5.13 DeepSeek-V2's is a linear layer
     three_d = {name for name, parameter in model.named_parameters() if parameter.dim() == 3}
     targets = [modules] if isinstance(modules, str) else list(modules or ())
     for target in targets:

@@ -21,14 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trl_deepseek.jobs.options import add_dataclasses
 
     add_dataclasses(parser, [ChatOptions])
-    (named,) = (each for each in parser._actions if each.dest == "model_name_or_path")
-    parser._remove_action(named)
-    for flag in named.option_strings:
-        del parser._option_string_actions[flag]
     parser.add_argument(
-        "model_name_or_path",
-        metavar="MODEL",
-        help="Embedded model, folder of a model or adapter, or hub id.",
+        "model", metavar="MODEL", help="Embedded model, folder of a model or adapter, or hub id."
     )
     add_plugin_options(parser)
     parser.set_defaults(tells=True)
@@ -43,9 +37,9 @@ def run(args: argparse.Namespace) -> int:
 
     hide_progress_bars()
     (options,) = build_dataclasses(args, [chat.ChatOptions])
-    job = chat.check(options, load_registry(args.plugins, args.block))
+    job = chat.check(args.model, options, load_registry(args.plugins, args.block))
     talks = sys.stdin.isatty()
-    with status(f"loading {options.model_name_or_path}"):
+    with status(f"loading {args.model}"):
         conversation = chat.Conversation(job)
     screen = Screen(Console(markup=False, highlight=False, emoji=False, soft_wrap=True))
     if talks:

@@ -14,7 +14,7 @@ from typing import Any
 from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
-from trl_deepseek.types import Loss, Reward
+from trl_deepseek.types import Loss, Metric, Reward
 
 HEADING = re.compile(r"^(Formula|Range|Source|Differs|Args|Returns|Raises):\s*(.*)$")
 ARGUMENT = re.compile(r"^    (\w+): (.*)$")
@@ -22,6 +22,12 @@ DATA = {
     "pairs": "pairs: prompt, chosen, rejected",
     "unpaired": "labelled singles: prompt, completion, label; pairs are taken apart",
     "rewards": "pairs: prompt, chosen, rejected, scored by a reward model",
+}
+
+OVER = {
+    "completions": "each answer",
+    "groups": "all answers to a prompt together",
+    "model": "the model itself",
 }
 
 
@@ -46,7 +52,7 @@ def find(registry: Registry, name: str) -> list[Entry]:
 def describe(entry: Entry) -> dict[str, Any]:
     """The page as plain data, the same for the screen and for ``--json``."""
     item = entry.item
-    function = item.function if isinstance(item, (Loss, Reward)) else item
+    function = item.function if isinstance(item, (Loss, Metric, Reward)) else item
     is_function = callable(function)
     sections = _sections(inspect.getdoc(function) or "") if is_function else {}
     page: dict[str, Any] = {
@@ -56,12 +62,16 @@ def describe(entry: Entry) -> dict[str, Any]:
         "details": sections.get("details"),
         "formula": sections.get("Formula"),
         "range": sections.get("Range"),
-        "options": list(_options(function, sections.get("Args", ""))) if is_function else [],
+        "options": list(_options(item, function, sections.get("Args", ""))) if is_function else [],
     }
     if isinstance(item, Loss):
         page["data"] = DATA[item.data]
         page["reference"] = _reference(item)
     if isinstance(item, Reward):
+        page["columns"] = list(item.columns)
+    if isinstance(item, Metric):
+        page["over"] = OVER[item.over]
+        page["rows"] = "by its options" if callable(item.rows) else item.rows or "its own"
         page["columns"] = list(item.columns)
     return page | {
         "source": sections.get("Source"),
@@ -76,7 +86,17 @@ def describe(entry: Entry) -> dict[str, Any]:
 def lines(page: dict[str, Any]) -> Iterator[str]:
     """The page for the screen; what an item does not have is left out."""
     yield f"{page['kind']} {page['name']}"
-    keys = ("summary", "details", "formula", "range", "data", "reference", "columns")
+    keys = (
+        "summary",
+        "details",
+        "formula",
+        "range",
+        "data",
+        "reference",
+        "over",
+        "rows",
+        "columns",
+    )
     for key in (*keys, "source", "differs"):
         value = page.get(key)
         if value:
@@ -98,8 +118,15 @@ def _reference(loss: Loss) -> str | None:
     return "needed" + (", unless reference_free" if "reference_free" in loss.options else "")
 
 
-def _options(function: Any, text: str) -> Iterator[dict[str, Any]]:
+def _options(item: Any, function: Any, text: str) -> Iterator[dict[str, Any]]:
     meanings = _arguments(text)
+    if isinstance(item, Metric):
+        from trl_deepseek.evaluation.choosing import JUDGE, options_of
+
+        meanings.setdefault(JUDGE, "The reward that says which answers are right.")
+        for name, default in options_of(item).items():
+            yield {"name": name, "default": default, "meaning": meanings.get(name, "")}
+        return
     for parameter in inspect.signature(function).parameters.values():
         # What a trainer passes is not for the user to set.
         if parameter.default is not parameter.empty and parameter.name not in PROVIDED:

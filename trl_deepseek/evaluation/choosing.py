@@ -58,7 +58,9 @@ class Chosen:
     @property
     def rows(self) -> DatasetKind | None:
         """The kind of rows that it is measured on; None where it brings its own."""
-        rows = "prompts" if self.metric is None else self.metric.rows
+        if self.metric is None:
+            return "prompts"
+        rows = self.metric.rows
         return rows({**options_of(self.metric), **self.options}) if callable(rows) else rows
 
     @property

@@ -157,7 +157,7 @@ class _Answers:
                 "completion": answer.text,
                 "tokens": len(answer.token_ids),
                 "finished": answer.finished,
-                **{label: values[row][sample] for label, values in answered.values.items()},
+                **{f"metrics/{m}": each[row][sample] for m, each in answered.values.items()},
             }
             for answered in self._answered.values()
             for row, own in enumerate(answered.completions)

@@ -88,7 +88,7 @@ class Evaluation:
     Attributes:
         measured: What each model's metrics found, by the model's name, in the order given.
         samples: One row per answer: model, row, sample, prompt, completion, tokens, finished, and
-            its value of each metric that gives one to an answer.
+            ``metrics/NAME`` of each metric that gives an answer a value.
         seed: Of the intervals.
     """
 

@@ -43,7 +43,7 @@ class Answered:
     completions: list[list[Completion]]
     generation_prefix: str
     answers: dict[str, list[list[str]]]
-    values: dict[str, list[list[float | None]]] = field(default_factory=dict)
+    values: dict[str, Sequence[Sequence[float | None]]] = field(default_factory=dict)
 
     def batch(self, first: int = 0, last: int | None = None) -> dict[str, Any]:
         """What a reward is called with for some of the questions, flat: (N * S,)."""
@@ -68,31 +68,39 @@ class Answered:
         }
 
 
-def measure_answers(chosen: Chosen, answered: Answered, guard: GuardedReward | None) -> Measured:
+def measure_answers(
+    chosen: Chosen,
+    answered: Answered,
+    guard: GuardedReward | None,
+    judged: Sequence[Sequence[float | None]] | None = None,
+) -> Measured:
     """One metric over answers.
 
     Args:
         chosen: A metric over completions or groups.
         answered: By one model.
         guard: Of the reward that it is, or that judges for it; None where there is none.
+        judged: What the judge would give each answer, (N, S), to try a metric without one.
 
     Raises:
         RunError: The metric failed, or gave what is no value.
         RewardError: The reward failed, and the failure policy is to raise.
     """
     count = len(answered.completions[0])
-    scores, counts = [], {}
+    scores: Sequence[Sequence[float | None]] | None = judged
+    counts: dict[str, int] = {}
     metric = chosen.metric
     if guard is not None and (metric is None or metric.over == "groups"):
         scores, counts = _scores(guard, answered)
     if metric is None:
+        assert scores is not None  # it is a reward
         answered.values[chosen.name] = scores
         units = [_mean([_as_unit(score, chosen.name) for score in own]) for own in scores]
         return Measured(chosen.name, units, counts=counts)
     function = functools.partial(metric.function, **chosen.options)
     with boundary(RunError, f"metric {chosen.name!r} failed"):
         if metric.over == "groups":
-            values = _groups(function, answered, scores if guard is not None else None)
+            values = _groups(function, answered, scores)
             units = [_as_unit(value, chosen.name) for value in values]
             _expect(chosen.name, units, len(answered.completions))
         else:
@@ -228,14 +236,15 @@ def _groups(
     return found
 
 
-def _call(function: functools.partial[Any], given: Mapping[str, Any]) -> Any:
+def _call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Call with what the function takes by name."""
     import inspect
 
+    bound = getattr(function, "keywords", {})
     parameters = inspect.signature(function).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return function(**{k: v for k, v in given.items() if k not in function.keywords})
-    taken = {p.name for p in parameters} - set(function.keywords)
+        return function(**{k: v for k, v in given.items() if k not in bound})
+    taken = {p.name for p in parameters} - set(bound)
     return function(**{name: value for name, value in given.items() if name in taken})
 
 

@@ -101,7 +101,7 @@ def load(
         chat_template=chat_template,
     )
     chosen = _quantization(name, registry, quantization)
-    options = {"dtype": dtype or "auto", "attn_implementation": attn_implementation}
+    options: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attn_implementation}
     adapter: str | None = None
     base = name
     if is_adapter(name, registry):

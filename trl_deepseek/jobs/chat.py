@@ -13,6 +13,7 @@ from trl_deepseek import chat, generation, stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.streaming import Parting
 from trl_deepseek.errors import ConfigError, TemplateError
+from trl_deepseek.generation import Sampling
 from trl_deepseek.registry import Registry
 from trl_deepseek.trainers import ranges
 from trl_deepseek.types import Messages
@@ -28,7 +29,6 @@ Show = Callable[[bool, str], None]  # of each part of an answer: whether it is r
 class ChatOptions:
     """The options of a conversation; those of generation have the same names elsewhere."""
 
-    model_name_or_path: str
     chat_template: str | None = field(
         default=None,
         metadata={"help": "Registered template or .jinja file; when not given, recognised."},
@@ -46,33 +46,38 @@ class ChatOptions:
         default=None,
         metadata={"help": "How the weights are held; that of training for an adapter."},
     )
-    dtype: str | None = field(
+    dtype: Literal["bfloat16", "float16", "float32"] | None = field(
         default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
     )
 
     def __post_init__(self) -> None:
-        if self.temperature:
-            ranges.check_numbers(self)
+        ranges.check_numbers(self, but=["temperature"])
+        Sampling(temperature=self.temperature)
 
 
 @dataclass
 class Job:
     """A conversation with everything checked that can be before a model is loaded."""
 
+    model: str
     options: ChatOptions
     registry: Registry
     tokenizer: Any
     template_kwargs: dict[str, Any]
 
 
-def check(options: ChatOptions, registry: Registry) -> Job:
+def check(name: str, options: ChatOptions, registry: Registry) -> Job:
     """The checked job.
+
+    Args:
+        name: An embedded model, the folder of a model or an adapter, or a hub id.
+        options: Of the conversation.
+        registry: Where names are looked up.
 
     Raises:
         UserError: There is no such model or template, the model has none, or the template has no
             choice of thinking.
     """
-    name = options.model_name_or_path
     tokenizer = generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
@@ -83,7 +88,7 @@ def check(options: ChatOptions, registry: Registry) -> Job:
         )
     with chat.inference_template(tokenizer):
         kwargs = _thinking(tokenizer, options.thinking)
-    return Job(options, registry, tokenizer, kwargs)
+    return Job(name, options, registry, tokenizer, kwargs)
 
 
 def _thinking(tokenizer: Any, wanted: str | None) -> dict[str, Any]:
@@ -119,7 +124,7 @@ class Conversation:
         options = job.options
         self.job = job
         self.model, self.tokenizer = generation.load(
-            options.model_name_or_path,
+            job.model,
             job.registry,
             quantization=options.quantization,
             chat_template=options.chat_template,

@@ -69,7 +69,7 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     chosen = evaluation.resolve(
         options.metrics or (),
         registry,
-        dict(options.metric_kwargs or {}),
+        options.options_of_metrics,
         num_samples=options.num_samples,
     )
     functions = [each.reward for each in chosen if each.reward is not None]

@@ -116,7 +116,7 @@ class EvaluateOptions:
                 raise ConfigError(f"--{option} is required: name {what} or several")
         for option in ("metric_kwargs", "chat_template_kwargs"):
             setattr(self, option, _object(option, getattr(self, option)))
-        for name, options in dict(self.metric_kwargs or {}).items():
+        for name, options in self.options_of_metrics.items():
             if not isinstance(options, dict):
                 raise ConfigError(
                     f"metric_kwargs: {name!r} is mapped to {options!r}; write the metric's name "
@@ -128,6 +128,11 @@ class EvaluateOptions:
             raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
         if self.reward_workers < 0:
             raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
+
+    @property
+    def options_of_metrics(self) -> dict[str, Any]:
+        """``metric_kwargs`` as the mapping that it is."""
+        return _object("metric_kwargs", self.metric_kwargs) or {}
 
     @property
     def reward_settings(self) -> Settings:

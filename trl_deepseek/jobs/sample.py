@@ -72,16 +72,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     rows = _read(options, registry, functions, tokenizer)
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
-    sampling = Sampling(
-        num_samples=options.num_samples,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        begin=options.begin,
-    )
+    sampling = options.sampling()
     output = Path(str(options.output_file)).expanduser()
     _check_place(output)
     journal = Journal(output, _settings(options, registry, functions, rows, tokenizer))
@@ -118,7 +109,7 @@ def _read(
     rows = rows.take(min(len(rows), options.max_samples or len(rows)))
     rewards.check_columns(functions, rows.column_names)
     rewards.check_rows(functions, rows)
-    rows = data.check_prompts(rows, name, rewards.columns_of(functions))
+    rows = data.check_prompts(rows, name, rewards.columns_of(functions), who="sampling")
     if chat.holds_conversations(rows) and not tokenizer.chat_template:
         raise TemplateError(
             f"{name} holds conversations, and the tokenizer of {options.model_name_or_path} has "

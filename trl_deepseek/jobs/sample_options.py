@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs.option_types import PAIRS
 from trl_deepseek.trainers import ranges
 
@@ -63,7 +65,7 @@ class SampleOptions:
         default=None,
         metadata={"help": "How the weights are held; that of training for an adapter."},
     )
-    dtype: str | None = field(
+    dtype: Literal["bfloat16", "float16", "float32"] | None = field(
         default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
     )
     reward_funcs: list[str] | None = field(
@@ -100,7 +102,8 @@ class SampleOptions:
         for option in ("model_name_or_path", "dataset_name", "output_file"):
             if getattr(self, option) is None:
                 raise ConfigError(f"--{option} is required")
-        ranges.check_numbers(self)
+        ranges.check_numbers(self, but=["temperature"])
+        self.sampling()
         scored = bool(self.reward_funcs)
         for option in ("best_of", "pairs", "min_reward", "reward_weights"):
             if getattr(self, option) not in (None, False) and not scored:
@@ -118,3 +121,20 @@ class SampleOptions:
             raise ConfigError(
                 f"output_file {self.output_file!r}: its name must end in {' or '.join(FORMATS)}"
             )
+
+    def sampling(self) -> Sampling:
+        """How completions are drawn.
+
+        Raises:
+            ConfigError: The options do not go together.
+        """
+        return Sampling(
+            num_samples=self.num_samples,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            begin=self.begin,
+        )

@@ -20,11 +20,12 @@ from trl_deepseek import data, jobs
 from trl_deepseek.data import repeats
 from trl_deepseek.data.loading import lines_of
 from trl_deepseek.errors import RunError, TemplateError, UserError, describe
-from trl_deepseek.jobs import space, trial
+from trl_deepseek.jobs import trial
 from trl_deepseek.jobs.findings import SHOWN, Finding, Report, Warnings
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.samples import row_numbers, small_trainer
+from trl_deepseek.memory import disk
 
 # What is said of too few rows, when some have been set aside.
 TOO_FEW = re.compile(r"has no rows|one generated batch|none of the \d+ rows|^all \d+ rows")
@@ -261,8 +262,8 @@ class _Validation:
 
     def _space(self, job: Job) -> None:
         """Compare a checkpoint with what is free."""
-        needed, free = space.check(job)
-        self.report.facts |= {"checkpoint_bytes": needed, "free_bytes": free}
+        self.report.facts["free_bytes"] = disk.free(job.config.output_dir)
+        self.report.facts["checkpoint_bytes"] = disk.check_room(job)
 
     def _small_batch(self, job: Job) -> None:
         """Prepare all rows and collate the first batch, as training does."""

@@ -68,6 +68,8 @@ class Endpoint:
         Raises:
             ConfigError: One is unknown or out of range, or see :meth:`found`.
         """
+        if not isinstance(options or {}, Mapping):
+            raise ConfigError(f'endpoint is {options!r}; write {{"model": ..., "base_url": ...}}')
         given = dict(options or {})
         known = [field.name for field in fields(cls) if field.name != "api_key"]
         for name in given:
@@ -80,9 +82,8 @@ class Endpoint:
                 )
         endpoint = cls(**given)
         endpoint.check()
-        endpoint.found(
-            who, f'give it: --metric_kwargs \'{{"{who}": {{"endpoint": {{"model": ...}}}}}}\''
-        )
+        way = f'give it: --metric_kwargs \'{{"{who}": {{"endpoint": {{"model": ...}}}}}}\''
+        endpoint.found("it", way)
         return endpoint
 
     def check(self) -> None:

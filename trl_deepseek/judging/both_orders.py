@@ -67,8 +67,8 @@ async def prefer(
     for place, (prompt, answer, other) in enumerate(zip(prompts, answers, others, strict=True)):
         known = None if references is None else references[place]
         for first, second in ((answer, other), (other, answer)):
-            asked = comparison(instructions, prompt, known, first, second)
-            questions.append(None if answer == other else asked)
+            shown = comparison(instructions, prompt, known, first, second)
+            questions.append(None if answer == other else shown)
     said = (await ask(who, questions, read_preference, endpoint)).values
     found: list[Preference | None] = []
     for asked, forward, backward in zip(questions[::2], said[::2], said[1::2], strict=True):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import models
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.memory.estimate import state_bytes
+from trl_deepseek.memory.estimate import numel, states_bytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,7 +19,7 @@ BESIDE = 1.02  # of the weights and states: the tokenizer, the records, the file
 
 def model_bytes(model: nn.Module, *, adapter: bool) -> int:
     """Of a model as it is saved: all of it once, or what is trained beside a frozen base."""
-    return sum(_numel(p) * p.element_size() for p in _saved(model, adapter))
+    return sum(numel(p) * p.element_size() for p in _saved(model, adapter))
 
 
 def checkpoint_bytes(model: nn.Module, args: Any, *, adapter: bool) -> int:
@@ -33,18 +33,12 @@ def checkpoint_bytes(model: nn.Module, args: Any, *, adapter: bool) -> int:
     size = model_bytes(model, adapter=adapter)
     if not args.save_only_model:
         name = str(getattr(args.optim, "value", args.optim))
-        trained = (p for p in model.parameters() if p.requires_grad)
-        size += sum(state_bytes(_numel(p), p.element_size(), name) for p in trained)
+        size += states_bytes(model, name)
     return int(size * BESIDE)
 
 
 def _saved(model: nn.Module, adapter: bool) -> Iterator[Any]:
     return (p for p in model.parameters() if p.requires_grad or not adapter)
-
-
-def _numel(parameter: Any) -> int:
-    """Also of a parameter that ZeRO has spread over processes."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def copies(args: Any, saves: int | None, there: int = 0) -> int:
@@ -100,8 +94,11 @@ def readable(count: int) -> str:
     return f"{count / 1000:.1f} kB"
 
 
-def check_room(job: Any) -> None:
+def check_room(job: Any) -> int:
     """Refuse a checked job whose first checkpoints find no room, from its model's config alone.
+
+    Returns:
+        Bytes of a checkpoint.
 
     Raises:
         ConfigError: Says what is missing.
@@ -122,3 +119,4 @@ def check_room(job: Any) -> None:
     number = copies(args, None)
     if found := shortage(args.output_dir, size, number, model_bytes(model, adapter=adapter)):
         raise ConfigError(f"output_dir: {found}\n  {ways_out(number)}")
+    return size

@@ -10,9 +10,9 @@ import copy
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.adapters.lora import EXPERTS, HEADS
+from trl_deepseek.adapters.lora import EXPERTS, HEADS, ROUTER
 from trl_deepseek.memory.rehearsal import Rehearsed, Step, assemble, rehearse
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def estimate(
     weights = sum(base_bytes(model, quantization).values())
     trained = [p for p in model.parameters() if p.requires_grad]
     trained_bytes = sum(p.nbytes for p in trained)
-    states = sum(state_bytes(p.numel(), p.element_size(), optimizer) for p in trained)
+    states = states_bytes(model, optimizer)
     reference = weights if holds_reference and adapter is None else 0
     adapters = trained_bytes if adapter is not None else 0
     found = rehearse(config, step, quantization, adapter)
@@ -177,7 +177,7 @@ def base_bytes(model: nn.Module, quantization: Quantization | None) -> dict[str,
     linear = {
         f"{name}.weight"
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.endswith(HEADS)
+        if isinstance(module, nn.Linear) and not name.endswith((*HEADS, ROUTER))
     }
     sizes = {}
     for name, parameter in model.named_parameters():
@@ -208,6 +208,28 @@ def four_bit_bytes(count: int, row: int, double_quant: bool) -> int:
     if not double_quant:
         return count // 2 + 4 * blocks + 4 * 16
     return count // 2 + blocks + 4 * -(-blocks // 256) + 4 * 16 + 4 * 256
+
+
+def states_bytes(model: nn.Module, optimizer: str) -> int:
+    """Bytes of the optimizer's states of all that is trained.
+
+    transformers leaves the states of embeddings in 32 bits, also with an 8-bit optimizer.
+    """
+    from torch import nn
+
+    whole = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
+    return sum(
+        2 * 4 * numel(p)
+        if "8bit" in optimizer and id(p) in whole
+        else state_bytes(numel(p), p.element_size(), optimizer)
+        for p in model.parameters()
+        if p.requires_grad
+    )
+
+
+def numel(parameter: Any) -> int:
+    """Values of a parameter, also of one that ZeRO has spread over processes."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def state_bytes(count: int, width: int, optimizer: str) -> int:

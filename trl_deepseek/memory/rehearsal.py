@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize
 
-from trl_deepseek.adapters.lora import EXPERTS, HEADS
+from trl_deepseek.adapters.lora import EXPERTS, HEADS, ROUTER
 from trl_deepseek.lm_head.streaming_softmax import score
 from trl_deepseek.memory.live import LiveBytes
 from trl_deepseek.models import skeleton
@@ -220,7 +220,7 @@ class _Unpacked(nn.Module):
 def _dequantize_on_use(model: nn.Module, quantization: Quantization, dtype: torch.dtype) -> None:
     for name, module in list(model.named_modules()):
         is_adapter = "lora_" in name
-        if isinstance(module, nn.Linear) and not is_adapter and not name.endswith(HEADS):
+        if isinstance(module, nn.Linear) and not is_adapter and not name.endswith((*HEADS, ROUTER)):
             module.forward = _packed_forward(module, dtype)  # type: ignore[method-assign]
         if (
             name.endswith("mlp.experts")

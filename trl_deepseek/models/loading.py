@@ -197,6 +197,11 @@ def load_tokenizer(name: str, args: Any, **kwargs: Any) -> PreTrainedTokenizerBa
     """
     from transformers import AutoProcessor
 
+    if not name:
+        raise ModelError(
+            "the model has no name by which its tokenizer could be found\n"
+            "  pass the tokenizer as processing_class"
+        )
     revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
     trust = getattr(args, "trust_remote_code", False)
     try:

@@ -23,7 +23,7 @@ from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import SINGULAR, Entry, Origin
 from trl_deepseek.rewards.signature import signature_of
 from trl_deepseek.rollouts.trial import Samples, score
-from trl_deepseek.types import ChatTemplate, Loss, Preset, Reward
+from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Reward
 from trl_deepseek.workers.calls import Failure, Outcome, run_to_end
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -139,8 +139,35 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
         yield claim("gives one finite loss per sequence, with a gradient", lambda: _loss(item))
     if isinstance(item, Preset):
         yield claim("sets what its command has", lambda: _preset(item))
+    if isinstance(item, Metric):
+        yield claim("gives what an evaluation can take", lambda: _metric(item, values))
     if isinstance(item, ChatTemplate):
         yield claim("renders a conversation", lambda: _template(item))
+
+
+def _metric(metric: Metric, values: Mapping[str, Any]) -> str | None:
+    """Answers to four prompts, two each, measured; a metric over a model is only looked at."""
+    from trl_deepseek.evaluation import scoring
+    from trl_deepseek.evaluation.choosing import TASK, Chosen
+    from trl_deepseek.evaluation.questions import Questions
+    from trl_deepseek.generation import Completion
+
+    taken = inspect.signature(metric.function).parameters
+    if metric.format_row is not None or {"answers", "score"} & set(taken):
+        return None  # it needs rows, or answers of other models, that cannot be made up here
+    chosen = Chosen(metric.name, metric)
+    if metric.over == "model":
+        unknown = [name for name in chosen.columns if name not in (*metric.columns, TASK)]
+        return f"nothing is offered as {unknown[0]!r}" if unknown else None
+    texts = [list(SAID[i : i + 2]) for i in range(0, len(SAID), 2)]
+    answers = [[Completion(text, (1, 2), True) for text in own] for own in texts]
+    columns = {name: [values.get(name, "4")] * len(texts) for name in chosen.columns}
+    questions = Questions(["2+2?"] * len(texts), columns, [{}] * len(texts))
+    answered = scoring.Answered(questions, answers, "", {"model": texts})
+    found = scoring.measure_answers(chosen, answered, None, [[1.0, 0.0]] * len(texts))
+    if metric.aggregate is not None:
+        found.estimates(0)
+    return None
 
 
 def _name(name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek.adapters.lora import HEADS, ROUTER
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Quantization
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import BitsAndBytesConfig
 
-# Never quantized: the LM head, whose weight TRL reads directly, and the head of a reward model.
-SKIPPED = ["lm_head", "score"]
+# Never quantized: the LM head, whose weight TRL reads directly, the head of a reward model, and
+# routers, which are linear layers in DeepSeek-V2 before transformers 5.13.
+SKIPPED = [*HEADS, ROUTER]
 
 
 def choose(args: Any, registry: Registry) -> Quantization | None:

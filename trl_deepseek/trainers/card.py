@@ -19,8 +19,9 @@ HEADING = "## How it was made"
 @contextlib.contextmanager
 def named(trainer: Any, losses: Sequence[str]) -> Iterator[None]:
     """Meanwhile TRL's card names the losses, where they are not those of the trainer's paper."""
-    own = {name for config in trainer.CONFIG for name in _default_losses(config)}
-    if not losses or set(losses) <= own:
+    configs = trainer.CONFIG if losses else ()  # a reward model's has no losses to choose from
+    own = {name for config in configs for name in _default_losses(config)}
+    if set(losses) <= own:
         yield
         return
     trainer._name, trainer._paper = f"the loss {' + '.join(losses)}", {}

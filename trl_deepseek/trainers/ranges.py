@@ -142,19 +142,20 @@ KINDS = {
 DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
 
 
-def check_numbers(config: Any) -> None:
+def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
     """Refuse numbers that nothing could use as they are meant.
 
     Args:
         config: A dataclass; of its fields those in :data:`NUMBERS` are looked at, where they are
             set.
+        but: Fields that mean something else there.
 
     Raises:
         ConfigError: A number lies outside of its interval, or is no number; names the field.
     """
     for field in fields(config):
         value = getattr(config, field.name, None)
-        if field.name in NUMBERS and value is not None:
+        if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 _check_number(field.name, number, value)
     # Only where steps are what is counted.

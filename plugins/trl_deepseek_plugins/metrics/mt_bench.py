@@ -46,7 +46,9 @@ def format_row(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 def check(options: Mapping[str, Any], num_samples: int) -> str | None:
     """What is wrong with the options, or None."""
     if num_samples > 1:
-        return f"a conversation has one answer per turn, not {num_samples}: num_samples is 1"
+        return f"a conversation has one answer per turn, not {num_samples}: leave num_samples at 1"
+    if not isinstance(options["instructions"], str):
+        return f"instructions are {options['instructions']!r}; they must be text"
     try:
         Endpoint.of("mt_bench", options["endpoint"])
     except ConfigError as error:

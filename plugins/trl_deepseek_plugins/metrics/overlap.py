@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.chat.reasoning import Completion, answer
@@ -11,8 +12,9 @@ from trl_deepseek.types import Register
 
 @hookimpl
 def register_metrics(register: Register) -> None:
-    register("bleu", bleu, rows="demonstrations", aggregate=bleu_of_sums, requires=("sacrebleu",))
-    register("rouge", rouge, rows="demonstrations", requires=("rouge_score",))
+    known: dict[str, Any] = {"rows": "demonstrations", "columns": ("reference",)}
+    register("bleu", bleu, aggregate=bleu_of_sums, requires=("sacrebleu",), **known)
+    register("rouge", rouge, requires=("rouge_score",), **known)
 
 
 def bleu(
@@ -54,7 +56,7 @@ def bleu(
 
 def bleu_of_sums(sums: Mapping[str, float]) -> float:
     """BLEU of a corpus from its n-gram counts."""
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     orders = sum(name.startswith("total_") for name in sums)
     return float(

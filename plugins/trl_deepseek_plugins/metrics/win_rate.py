@@ -29,12 +29,15 @@ def check(options: Mapping[str, Any], num_samples: int) -> str | None:
     """What is wrong with the options, or None."""
     if options["against"] not in AGAINST:
         return f"against is {options['against']!r}; it must be one of {', '.join(AGAINST)}"
+    if not isinstance(options["instructions"], str):
+        return f"instructions are {options['instructions']!r}; they must be text"
     if options["judge"] is not None:
         return "endpoint is for a judge that is asked" if options["endpoint"] else None
     try:
         Endpoint.of("win_rate", options["endpoint"])
     except ConfigError as error:
-        return f"{error}\n  or let a reward judge: the option 'judge'"
+        hint = "" if options["endpoint"] else "\n  or let a reward judge: the option 'judge'"
+        return f"{error}{hint}"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from trl_deepseek.judging import Endpoint, prefer
 from trl_deepseek.types import Register
 from trl_deepseek_plugins.metrics.alpaca_eval import length_control
 from trl_deepseek_plugins.metrics.alpaca_eval.annotations import read_annotations
+
+logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = (
     "You judge which of two responses to an instruction its author would prefer: one that does "
@@ -54,6 +57,8 @@ def check(options: Mapping[str, Any], num_samples: int) -> str | None:
                 f"the length-controlled win rate needs {module!r}, which is not installed\n"
                 '  install it with: pip install "trl-deepseek[alpaca-eval]"'
             )
+    if not isinstance(options["instructions"], str):
+        return f"instructions are {options['instructions']!r}; they must be text"
     try:
         if options["baseline_data"] is not None:
             length_control.read_gamed(options["baseline_data"])
@@ -87,7 +92,8 @@ async def alpaca_eval(
     the published one, without it that of the minimal formula, which knows no difficulty of an
     instruction. A judge that is asked is asked in both orders, see ``win_rate``, and
     ``position_bias`` says how much the order mattered. Lengths are in characters, of the answer
-    without its reasoning. Abstains where the judge is not sure.
+    without its reasoning. Abstains where the judge is not sure;
+    fewer than five judged rows give no ``length_controlled``.
 
     Source: AlpacaEval, arXiv:2404.04475; :mod:`.length_control`.
 
@@ -107,8 +113,15 @@ async def alpaca_eval(
         endpoint: As in ``win_rate``.
 
     Raises:
-        DataError: The annotations lack an answer, or there are too few rows for the fit.
+        DataError: The annotations lack an answer, or the baseline data an instruction.
     """
+    gamed = None if baseline_data is None else length_control.read_gamed(baseline_data)
+    unknown = [] if gamed is None else [i for i in index if i not in gamed.difficulty]
+    if unknown:
+        raise DataError(
+            f"alpaca_eval: {baseline_data} knows no instruction {unknown[0]}: rows are "
+            "AlpacaEval's, in its order, or have a column 'index' that says which they are"
+        )
     own = [answer(completion, generation_prefix) for completion in completions]
     found: list[dict[str, float] | None]
     if annotations is not None:
@@ -122,17 +135,19 @@ async def alpaca_eval(
         said_of = await prefer("alpaca_eval", prompts, own, baseline, None, asked, instructions)
         found = [None if p is None else {"": p.value, "position_bias": p.bias} for p in said_of]
     judged = [place for place, value in enumerate(found) if value is not None]
-    gamed = None if baseline_data is None else length_control.read_gamed(baseline_data)
-    try:
-        at_equal_length = length_control.at_equal_length(
-            [(found[place] or {})[""] for place in judged],
-            [len(own[place]) for place in judged],
-            [len(baseline[place]) for place in judged],
-            [index[place] for place in judged],
-            gamed,
+    if len(judged) < length_control.FOLDS:
+        logger.warning(
+            "alpaca_eval: no length-controlled win rate, which needs %d judged rows: there are %d",
+            *(length_control.FOLDS, len(judged)),
         )
-    except ValueError as error:
-        raise DataError(f"alpaca_eval: {error}") from error
+        return found
+    at_equal_length = length_control.at_equal_length(
+        [(found[place] or {})[""] for place in judged],
+        [len(own[place]) for place in judged],
+        [len(baseline[place]) for place in judged],
+        [index[place] for place in judged],
+        gamed,
+    )
     for place, value in zip(judged, at_equal_length, strict=True):
         found[place] = {**(found[place] or {}), "length_controlled": value}
     return found

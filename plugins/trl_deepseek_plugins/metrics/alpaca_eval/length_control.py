@@ -82,23 +82,15 @@ def at_equal_length(
     long; there it is not a number.
 
     Args:
-        preferences: For the model over its opponent, 0 to 1.
+        preferences: For the model over its opponent, 0 to 1; at least five.
         lengths: Characters of the model's answers.
         opponent_lengths: Characters of the opponent's.
         places: Place of each instruction in AlpacaEval's file; needed with ``gamed``.
         gamed: Baselines that hold the effect of length in check, and the instructions'
             difficulty; None for the minimal form.
-
-    Raises:
-        ValueError: There are fewer rows than folds, or ``gamed`` does not know one of the places.
     """
     import numpy as np
 
-    if len(preferences) < FOLDS:
-        raise ValueError(
-            f"the length-controlled win rate needs {FOLDS} judged rows, and there are "
-            f"{len(preferences)}"
-        )
     difference = np.asarray(opponent_lengths, float) - np.asarray(lengths, float)
     spread = difference.std(ddof=1)
     difference = difference / spread if spread > 0 else np.zeros_like(difference)
@@ -107,12 +99,6 @@ def at_equal_length(
         rows = np.column_stack([np.tanh(difference), own])
         equal = np.column_stack([np.zeros_like(difference), own])
         return _fit(rows, np.asarray(preferences, float), own).predict_proba(equal)[:, 1].tolist()
-    unknown = [place for place in places if place not in gamed.difficulty]
-    if unknown:
-        raise ValueError(
-            f"the baseline data knows no instruction {unknown[0]}: rows are AlpacaEval's, in its "
-            "order, or have a column 'index' that says which they are"
-        )
     difficulty = np.asarray([gamed.difficulty[place] for place in places])
     rows = np.concatenate([gamed.rows, _features(difference, difficulty, own)])
     targets = np.concatenate([gamed.preferences, np.asarray(preferences, float)])
