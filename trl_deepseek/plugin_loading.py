@@ -86,7 +86,8 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
     broken: list[BrokenPlugin] = []
     blocked: list[Origin] = []
 
-    for point, origin in _installed():
+    installed = _installed()
+    for point, origin in installed:
         if origin.plugin in blocked_names:
             blocked.append(origin)
             continue
@@ -116,7 +117,7 @@ def load_registry(plugins: Iterable[Any] = (), block: Iterable[str] = ()) -> Reg
             blocked.append(origin)
         else:
             _add(entries, _offers(plugin, origin))
-    _refuse_strangers(block, blocked, [*names, *(p.name for p, _ in _installed())])
+    _refuse_strangers(block, blocked, [*names, *(p.name for p, _ in installed)])
     return Registry(entries.values(), broken, blocked)
 
 

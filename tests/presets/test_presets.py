@@ -242,6 +242,24 @@ def test_a_preset_with_options_that_a_command_does_not_have_is_refused(
     assert str(caught.value).startswith(says)
 
 
+def test_plugins_check_tries_presets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(
+        "from trl_deepseek import hookimpl\n"
+        "from trl_deepseek.types import Preset\n\n"
+        "@hookimpl\ndef register_presets(register):\n"
+        "    source = {'seed': 'ours: a test'}\n"
+        "    register('good', Preset('d', 'sft', {'seed': 1}, source))\n"
+        "    register('bad', Preset('d', 'sfx', {'seed': 1}, source))\n"
+    )
+    assert main(["plugins", "check", str(plugin), "--json"]) == 1
+    checks = json.loads(capsys.readouterr().out)
+    assert [each["problem"] for each in checks if each["claim"] == "sets what its command has"] == [
+        "it is for 'sfx', which is no training command: sft, preference, reward, grpo",
+        None,
+    ]
+
+
 def test_a_bad_number_of_a_preset_is_said_to_be_the_presets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

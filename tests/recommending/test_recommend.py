@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from trl_deepseek import jobs, load_registry
+from trl_deepseek.answers import solution_text
 from trl_deepseek.cli import training
 from trl_deepseek.cli.main import main
 from trl_deepseek.cli.parser import Parser
@@ -137,7 +138,10 @@ def test_what_was_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "assistant", "content": "<think>Hm</think>Das ist natürlich Paris."},
     ]
-    plain = [turns[0], {"role": "assistant", "content": "Die Hauptstadt von Frankreich ist Paris."}]
+    plain: list[Any] = [
+        turns[0],
+        {"role": "assistant", "content": "Die Hauptstadt von Frankreich ist Paris."},
+    ]
     rows = [{"messages": turns}, {"messages": plain}, {"messages": plain}, {"messages": plain}]
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)))
@@ -180,7 +184,7 @@ def test_solutions_are_read_as_the_rewards_read_them(given: list[Any], form: Any
     assert read.unreadable == {}
     reward = REGISTRY.rewards[REWARDS[read.form]]
     gold = [str(solution) for solution in given]
-    scores = reward([f"The answer is \\boxed{{{solutions.solution_text(g)}}}" for g in gold], gold)
+    scores = reward([f"The answer is \\boxed{{{solution_text(g)}}}" for g in gold], gold)
     assert None not in scores
     assert sum(scores) >= len(given) - 1
 

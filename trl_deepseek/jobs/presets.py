@@ -72,26 +72,36 @@ def check(name: str, preset: Preset, registry: Registry, command: str) -> None:
             f"preset {name!r} is for {preset.command}, not for {command}\n"
             f"  presets for {command}: {', '.join(for_it) or '(none)'}"
         )
-    for part, kinds in (("values", jobs.kind(command).OPTIONS), ("model", (ModelArguments,))):
-        known = _names(kinds)
-        for option in getattr(preset, part):
-            if option in known:
-                continue
-            (entry,) = (each for each in registry.entries("presets") if each.name == name)
-            hint = did_you_mean(option, known, inline=True)
-            reason = (
-                "is of one run, which no preset can set"
-                if option in OF_THE_RUN
-                else f"is no option of {command}{hint}"
-                if part == "values"
-                else f"is no field of ModelConfig{hint}"
-            )
-            plugin = entry.origin.plugin
-            raise PluginError(
-                plugin,
-                f"preset {name!r}: {option} {reason}\n"
-                f"  plugin {plugin!r} has to be mended; or leave the preset out",
-            )
+    fault = fault_of(preset)
+    if fault is not None:
+        (entry,) = (each for each in registry.entries("presets") if each.name == name)
+        plugin = entry.origin.plugin
+        raise PluginError(
+            plugin,
+            f"preset {name!r}: {fault}\n"
+            f"  plugin {plugin!r} has to be mended; or leave the preset out",
+        )
+
+
+def fault_of(preset: Preset) -> str | None:
+    """What is wrong with the names in a preset, whoever uses it; None where all are right."""
+    command = preset.command
+    if command not in jobs.TRAINING:
+        known = ", ".join(jobs.TRAINING)
+        return f"it is for {command!r}, which is no training command: {known}"
+    parts = (
+        (preset.values, jobs.kind(command).OPTIONS, f"option of {command}"),
+        (preset.model, (ModelArguments,), "field of ModelConfig"),
+    )
+    for values, kinds, what in parts:
+        known_names = _names(kinds)
+        for option in values:
+            if option in OF_THE_RUN:
+                return f"{option} is of one run, which no preset can set"
+            if option not in known_names:
+                hint = did_you_mean(option, known_names, inline=True)
+                return f"{option} is no {what}{hint}"
+    return None
 
 
 def _names(kinds: Iterable[Any]) -> list[str]:

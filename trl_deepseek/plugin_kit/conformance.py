@@ -23,7 +23,7 @@ from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import SINGULAR, Entry, Origin
 from trl_deepseek.rewards.signature import signature_of
 from trl_deepseek.rollouts.trial import Samples, score
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Reward
+from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Reward
 from trl_deepseek.workers.calls import Failure, Outcome, run_to_end
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -137,6 +137,8 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
         yield from (claim(text, test) for text, test in _Tried(item, values).claims())
     if isinstance(item, Loss):
         yield claim("gives one finite loss per sequence, with a gradient", lambda: _loss(item))
+    if isinstance(item, Preset):
+        yield claim("sets what its command has", lambda: _preset(item))
     if isinstance(item, Metric):
         yield claim("gives what an evaluation can take", lambda: _metric(item, values))
     if isinstance(item, ChatTemplate):
@@ -310,6 +312,12 @@ def _loss(loss: Loss) -> str | None:
     if gradient is None:
         return f"its result does not depend on {fields(batch)[0].name!r}"
     return None if torch.isfinite(gradient).all() else f"its gradient is {gradient.tolist()}"
+
+
+def _preset(preset: Preset) -> str | None:
+    from trl_deepseek.jobs import presets
+
+    return presets.fault_of(preset)
 
 
 def _template(template: ChatTemplate) -> str | None:
