@@ -206,3 +206,31 @@ def test_a_record_of_stages_that_was_edited_is_refused(
         "it is written by `trl-deepseek run` alone; to begin anew, remove it and the stages' "
         "folders\n"
     )
+
+
+@pytest.mark.slow
+def test_a_sampling_that_was_edited_is_drawn_anew(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = {"command": "sample", "max_samples": 2, "num_samples": 2, "dataset_name": "arithmetic"}
+    shared = {"chat_template": "deepseek-v3", "model_name_or_path": "tiny-deepseek-llm"}
+
+    def recipe(length: int) -> str:
+        stage = {**sample, "max_new_tokens": length}
+        whole = {"output_dir": "out", **shared, "stages": [stage]}
+        Path("recipe.yaml").write_text(yaml.safe_dump(whole))
+        return "recipe.yaml"
+
+    def longest() -> set[int]:
+        rows = map(json.loads, Path("out/sample/rows.jsonl").read_text().splitlines())
+        return {row["sampled"]["max_new_tokens"] for row in rows}
+
+    assert main(["run", recipe(2)]) == 0
+    assert main(["validate", recipe(3), "--no_model"]) == 0
+    capsys.readouterr()
+    assert main(["run", recipe(3)]) == 0
+    assert "max_new_tokens was 2, now 3" in capsys.readouterr().err
+    assert Path("out/replaced/sample-1/rows.jsonl").is_file()
+    assert longest() == {3}
+    assert main(["run", recipe(4), "--restart", "sample"]) == 0
+    assert longest() == {4}

@@ -129,7 +129,8 @@ def _run(args: argparse.Namespace, former: repeating.Former | None = None) -> in
         }
         for stage in recipe.stages:
             if stage.name not in done:
-                _check(stage, parsed[stage.name], recipe, done)
+                anew = stage.name in restarted | set(stale)
+                _check(stage, parsed[stage.name], recipe, done, anew=anew)
         own = manifest.of_recipe(values)
         if former is not None:
             _say_changes(former, _changed(former, own, made))
@@ -270,7 +271,12 @@ def from_base(stage: Stage, options: argparse.Namespace, **more: Any) -> argpars
 
 
 def _check(
-    stage: Stage, options: argparse.Namespace, recipe: Recipe, done: Collection[str]
+    stage: Stage,
+    options: argparse.Namespace,
+    recipe: Recipe,
+    done: Collection[str],
+    *,
+    anew: bool,
 ) -> None:
     """All that the stage's command checks before it loads a model; says what is left for later.
 
@@ -278,7 +284,7 @@ def _check(
         UserError: Names the stage.
     """
     with _naming(stage, recipe):
-        later = stage_checks.check(stage, options, done)
+        later = stage_checks.check(stage, options, done, anew=anew)
     for sentence in later:
         _say(f"stage {stage.name!r}: {sentence}")
 

@@ -288,7 +288,8 @@ def _stage(path: str, stage: recipe_files.Stage) -> _Target:
     try:
         parsed = parser.parse_args(recipes.words_of(stage, parser, options))
         if not whole:
-            target.unchecked = stage_checks.check(stage, parsed, ())
+            # What a run has left there is taken out of the way by `run` where it does not fit.
+            target.unchecked = stage_checks.check(stage, parsed, (), anew=True)
     except UserError as error:
         error.place = error.place or f"{path}:{stage.line}"
         target.wrong.append(error)

@@ -22,16 +22,20 @@ ASK, ANSWER = [{"role": "user", "content": "1"}], [{"role": "assistant", "conten
 LIKE_PAIRS = {"prompt": ASK, "chosen": ANSWER, "rejected": ANSWER}
 LIKE_ANSWERS = {"prompt": ASK, "completion": ANSWER}
 STAND_INS = 64
+UNWRITTEN = ".anew.jsonl"  # in place of a file that is moved before its stage begins
 SCORED_BY = ("reward_funcs", "metrics")  # options that may name reward models
 
 
-def check(stage: Stage, options: argparse.Namespace, done: Collection[str]) -> list[str]:
+def check(
+    stage: Stage, options: argparse.Namespace, done: Collection[str], *, anew: bool = False
+) -> list[str]:
     """Make every check that the stage's command makes before it loads a model.
 
     Args:
         stage: The stage.
         options: As its command parses them.
         done: The names of earlier stages that have been run.
+        anew: Whether what the stage has written before is out of the way when it begins.
 
     Returns:
         What could not be checked yet, each in a sentence.
@@ -60,6 +64,8 @@ def check(stage: Stage, options: argparse.Namespace, done: Collection[str]) -> l
         if [] in (getattr(options, name, None) for name in SCORED_BY):
             return later
         module = stages.module(stage.command)
+        if anew and stage.kind.writes == "output_file":
+            options.output_file = f"{stage.output_dir}/{UNWRITTEN}"
         (chosen,) = build_dataclasses(options, [getattr(module, stage.kind.options)])
         if rows is None:
             module.check(chosen, registry_for(options))
