@@ -32,6 +32,9 @@ def pass_at_k(
 
 def check(options: Mapping[str, Any], num_samples: int) -> str | None:
     """What is wrong with the options: k must be whole numbers up to the answers per prompt."""
+    threshold = options.get("threshold", 1.0)
+    if not isinstance(threshold, (int, float)) or isinstance(threshold, bool):
+        return f"threshold is {threshold!r}; it must be a number"
     given = options["k"]
     for k in [] if given is None else given if isinstance(given, (list, tuple)) else [given]:
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:

@@ -68,6 +68,15 @@ def test_pass_at_k_is_the_published_formula(right: int) -> None:
         assert METRICS["pass_at_k"](scores=scores, k=k) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("threshold", ["high", None, True])
+@pytest.mark.parametrize("name", ["pass_at_k", "maj_at_k"])
+def test_a_threshold_that_is_no_number_is_refused_beforehand(name: str, threshold: Any) -> None:
+    check = METRICS[name].check
+    assert check is not None
+    told = check({"k": 1, "threshold": threshold}, 1)
+    assert told == f"threshold is {threshold!r}; it must be a number"
+
+
 def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer() -> None:
     scores = [0.0, 1.0, 0.0, 0.0, 1.0, 0.0]
     subsets = list(itertools.combinations(scores, 3))
