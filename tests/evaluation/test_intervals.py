@@ -64,3 +64,15 @@ def test_a_number_made_of_sums_is_resampled_as_sums() -> None:
     spread = 1.96 * numpy.std(totals - ratio * lengths, ddof=1) * 300**0.5 / lengths.sum()
     assert found.value == pytest.approx(ratio)
     assert (found.low, found.high) == pytest.approx((ratio - spread, ratio + spread), abs=0.01)
+
+
+def test_the_same_values_in_another_order_differ_by_nothing() -> None:
+    a = [0.6, 0.8, 0.93, 1.0, 0.1, 0.2, 0.3, 0.7, 1 / 3, 2 / 3]
+    b = next(
+        tried
+        for tried in (numpy.random.default_rng(n).permutation(a) for n in range(1000))
+        if numpy.mean(tried) != numpy.mean(a)
+    )
+    found = intervals.difference(units(a), units(b.tolist()), "", None, seed=0)
+    assert found is not None
+    assert found.value == 0.0

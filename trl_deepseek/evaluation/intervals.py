@@ -16,6 +16,7 @@ from trl_deepseek.types import Estimate
 
 RESAMPLES = 2000
 AT_ONCE = 2_000_000  # values drawn at a time
+ROUNDING = 1e-13  # of two sums of the same numbers in another order, relative to them
 
 Unit = Mapping[str, float] | None
 Aggregate = Callable[[Mapping[str, float]], float | Mapping[str, float]]
@@ -75,9 +76,15 @@ def difference(
     if not both:
         return None
     first, second = [x for x, _ in both], [y for _, y in both]
-    value = _value(second, part, aggregate) - _value(first, part, aggregate)
+    less, more = _value(first, part, aggregate), _value(second, part, aggregate)
+    rounding = ROUNDING * max(abs(less), abs(more))
+
+    def exact(found: float | None) -> float | None:
+        return 0.0 if found is not None and abs(found) <= rounding else found
+
     low, high = _interval([second, first], part, aggregate, seed)
-    return Estimate(value, low, high, len(both))
+    value = 0.0 if abs(more - less) <= rounding else more - less
+    return Estimate(value, exact(low), exact(high), len(both))
 
 
 def _value(units: Sequence[Mapping[str, float]], part: str, aggregate: Aggregate | None) -> float:
