@@ -13,7 +13,7 @@ import pytest
 
 from trl_deepseek import report
 from trl_deepseek.cli.main import main
-from trl_deepseek.report import completions
+from trl_deepseek.report import completions, curves
 from trl_deepseek.rollouts import history, record
 
 
@@ -262,3 +262,14 @@ def test_a_recipe_is_one_page_and_is_repeated(capsys: pytest.CaptureFixture[str]
     assert json.loads(Path("anew/run.json").read_text())["runs"][0]["outcome"] == "finished"
     assert Path("anew/sft/model.safetensors").is_file()
     Path("sums.jsonl").write_text(rows)
+
+
+def test_what_an_evaluation_alone_measures_is_among_the_first_curves() -> None:
+    logs = [
+        {"step": 1, "loss": 1.0, "reward": 0.5, "num_tokens": 9},
+        {"step": 1, "eval_reward": 0.4, "eval_num_tokens": 9, "eval_exact_match": 0.25},
+    ]
+    first, rest = curves.panels(logs)
+    assert [each.title for each in first] == ["Loss", "Reward", "exact_match, held-out"]
+    assert [curve.values for curve in first[2].curves] == [[0.25]]
+    assert [each.title for each in rest] == ["eval_num_tokens", "num_tokens"]

@@ -81,6 +81,18 @@ def panels(logs: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], list[Panel]]
         if chosen:
             first.append(Panel(title, chosen))
             taken |= {curve.name for curve in chosen}
+    # What only an evaluation measures: the metrics of eval_metrics, on scales of their own.
+    measured = [
+        name
+        for name in curves
+        if name.startswith(HELD_OUT)
+        and name not in taken
+        and name.removeprefix(HELD_OUT) not in curves
+    ]
+    first[2:2] = [
+        Panel(f"{name.removeprefix(HELD_OUT)}, held-out", [curves[name]]) for name in measured
+    ]
+    taken |= set(measured)
     rest = [Panel(name, [curve]) for name, curve in sorted(curves.items()) if name not in taken]
     return first, rest
 
