@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from trl_deepseek import generation, load_registry
 from trl_deepseek.chat.streaming import Parting
+from trl_deepseek.cli.chat import Screen
 from trl_deepseek.cli.main import main
 
 
@@ -187,3 +189,12 @@ def test_a_real_model_streams_what_it_generates_and_repeats_it_by_its_seed(
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] != said[2]
     assert said[0].isprintable() or "\n" in said[0]
+
+
+def test_in_a_pipe_reasoning_that_follows_an_answer_is_set_apart_by_a_line() -> None:
+    shown = io.StringIO()
+    screen = Screen(Console(file=shown, markup=False, highlight=False))
+    for reasons, text in ((False, "46"), (True, "Is it?"), (False, "It is.")):
+        screen.show(reasons, text)
+    screen.end()
+    assert shown.getvalue() == "46\n[thinking]\nIs it?\n[answer]\nIt is.\n"

@@ -105,7 +105,7 @@ class Screen:
 
     def _turn_to(self, reasons: bool) -> None:
         reasoned, self._reasons = self._reasons, reasons
-        if reasoned and self._last != "\n":
+        if reasoned is not None and self._last != "\n":
             self._print("\n")
         if not self._console.is_terminal and (reasons or reasoned):
             self._print("[thinking]\n" if reasons else "[answer]\n")
