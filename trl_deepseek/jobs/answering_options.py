@@ -9,7 +9,7 @@ from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs.option_types import PAIRS
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AnsweringOptions:
     """Of ``evaluate`` and ``sample``; training and generation use the same names."""
 

@@ -12,7 +12,7 @@ from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 
 
-@dataclass
+@dataclass(kw_only=True)
 class EvaluateOptions(AnsweringOptions):
     """The options of one evaluation."""
 

@@ -12,7 +12,7 @@ from trl_deepseek.trainers import ranges
 FORMATS = (".jsonl", ".parquet")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SampleOptions(AnsweringOptions):
     """The options of one sampling; those of training and generation have the same names there."""
 
