@@ -244,8 +244,8 @@ def test_other_settings_or_a_foreign_file_are_refused_and_nothing_is_changed(
 
 def test_two_at_once_do_not_write_one_file(place: Path, registry: Registry) -> None:
     options = sample.SampleOptions(
-        "tiny-deepseek-llm",
-        "prompts.jsonl",
+        model_name_or_path="tiny-deepseek-llm",
+        dataset_name="prompts.jsonl",
         output_file="rows.jsonl",
         chat_template="deepseek-v3",
         num_samples=4,

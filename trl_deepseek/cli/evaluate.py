@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
-from trl_deepseek.cli.parser import add_plugin_options
+from trl_deepseek.cli.parser import add_options_of
 from trl_deepseek.jobs.places import naming_those_of
 from trl_deepseek.plugin_loading import load_registry
 
@@ -21,13 +21,8 @@ VERDICTS = {True: "[green]better[/]", False: "[red]worse[/]", None: "[dim]not cl
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from trl_deepseek.jobs.evaluate_options import EvaluateOptions
-    from trl_deepseek.jobs.options import add_dataclasses
 
-    add_dataclasses(parser, [EvaluateOptions])
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
-    add_plugin_options(parser)
-    parser.set_defaults(tells=True)
+    add_options_of(parser, EvaluateOptions)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -283,6 +283,17 @@ def _kind(action: argparse.Action) -> str:
     return "a number" if action.type in (int, float) else "a word"
 
 
+def add_options_of(parser: argparse.ArgumentParser, options: type) -> None:
+    """The fields of a command's dataclass, ``--config``, ``--json``, and plugins."""
+    from trl_deepseek.jobs.options import add_dataclasses
+
+    add_dataclasses(parser, [options])
+    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
+    add_plugin_options(parser)
+    parser.set_defaults(tells=True)
+
+
 def add_plugin_options(parser: argparse.ArgumentParser) -> None:
     """``--plugins`` and ``--block``, for commands that have no training config."""
     parser.add_argument(

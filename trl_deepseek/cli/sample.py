@@ -8,20 +8,15 @@ import sys
 from typing import Any
 
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
-from trl_deepseek.cli.parser import add_plugin_options
+from trl_deepseek.cli.parser import add_options_of
 from trl_deepseek.jobs.places import naming_those_of
 from trl_deepseek.plugin_loading import load_registry
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from trl_deepseek.jobs.options import add_dataclasses
     from trl_deepseek.jobs.sample_options import SampleOptions
 
-    add_dataclasses(parser, [SampleOptions])
-    parser.add_argument("--config", metavar="FILE", help="YAML file of options; flags win over it.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON object at the end.")
-    add_plugin_options(parser)
-    parser.set_defaults(tells=True)
+    add_options_of(parser, SampleOptions)
 
 
 def run(args: argparse.Namespace) -> int:

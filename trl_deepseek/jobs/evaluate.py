@@ -53,16 +53,7 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     Raises:
         UserError: Something does not exist or does not fit.
     """
-    sampling = Sampling(
-        num_samples=options.num_samples,
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        seed=options.seed,
-        batch_size=options.batch_size,
-        begin=options.begin,
-    )
+    sampling = options.sampling
     settings = options.reward_settings
     if options.output_dir is not None and Path(options.output_dir).is_file():
         raise ConfigError(f"output_dir {options.output_dir!r} is a file; name a folder")

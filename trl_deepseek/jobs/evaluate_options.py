@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs.option_types import PAIRS
+from trl_deepseek.jobs.answering_options import AnsweringOptions
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 
 
-@dataclass
-class EvaluateOptions:
+@dataclass(kw_only=True)
+class EvaluateOptions(AnsweringOptions):
     """The options of one evaluation."""
 
     models: list[str] | None = field(
@@ -31,79 +31,32 @@ class EvaluateOptions:
         default=None,
         metadata={"help": 'Options of metrics, as JSON: \'{"pass_at_k": {"k": [1, 8]}}\'.'},
     )
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id."},
-    )
-    dataset_config: str | None = field(
-        default=None, metadata={"help": "Configuration of a hub dataset."}
-    )
     dataset_split: str | None = field(
         default=None,
         metadata={"help": "Split to measure on. When not given: test, or the only one there is."},
-    )
-    columns: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Columns to rename, such as question=prompt answer=solution.",
-            "metavar": PAIRS,
-        },
     )
     max_samples: int | None = field(
         default=500, metadata={"help": "Rows to measure on, from the first; all if there are less."}
     )
     num_samples: int = field(default=1, metadata={"help": "Answers per prompt."})
-    max_new_tokens: int = field(default=512, metadata={"help": "Longest answer, in tokens."})
     temperature: float | None = field(
         default=None,
         metadata={"help": "When not given: greedy, and 1.0 where num_samples is more than 1."},
     )
-    top_p: float = field(default=1.0, metadata={"help": "Nucleus that is sampled from."})
-    top_k: int = field(default=0, metadata={"help": "Likeliest tokens to sample from; 0 for all."})
-    seed: int = field(
-        default=0, metadata={"help": "Of the sampling, the intervals and embedded models."}
-    )
-    batch_size: int | None = field(
-        default=None, metadata={"help": "Answers that are generated at once."}
-    )
-    begin: str = field(
-        default="", metadata={"help": "What each answer is made to begin with: '<think>'."}
-    )
     engine: Literal["transformers"] = field(
         default="transformers", metadata={"help": "What generates."}
-    )
-    chat_template: str | None = field(
-        default=None,
-        metadata={"help": "Registered template or .jinja file; when not given, recognised."},
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "What the template takes, as JSON: '{\"thinking\": true}'."},
     )
-    quantization: str | None = field(
-        default=None,
-        metadata={"help": "How the weights are held; that of training for an adapter."},
-    )
-    dtype: str | None = field(
-        default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
-    )
     reward_on_error: str = field(
         default="raise",
         metadata={"help": "When a reward fails on an answer: raise, abstain, or a number."},
     )
-    reward_timeout: float | None = field(
-        default=300.0, metadata={"help": "Seconds that one call of a reward may take."}
-    )
-    reward_workers: int = field(
-        default=0, metadata={"help": "Worker processes for rewards; 0 scores in this process."}
-    )
     reward_isolation: bool = field(
         default=False,
         metadata={"help": "Run every reward in its own worker processes, killed at the timeout."},
-    )
-    allow_unsandboxed_code: bool = field(
-        default=False,
-        metadata={"help": "Run generated code with your own rights where there is no sandbox."},
     )
     output_dir: str | None = field(
         default=None,

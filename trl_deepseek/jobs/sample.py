@@ -72,7 +72,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     rows = _read(options, registry, functions, tokenizer)
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
-    sampling = options.sampling()
+    sampling = options.sampling
     output = Path(str(options.output_file)).expanduser()
     _check_place(output)
     journal = Journal(output, _settings(options, registry, functions, rows, tokenizer))
