@@ -246,6 +246,17 @@ def test_the_page_for_people_says_the_same(
         assert text in page
 
 
+@pytest.mark.parametrize(("metric", "problems"), [("exact_match", 0), ("exact_mach", 1)])
+def test_metrics_in_training_are_looked_at_with_the_rows_to_evaluate_on(
+    validate: Validate, metric: str, problems: int
+) -> None:
+    words = ["--dataset_name", "arithmetic", "--eval_dataset", "arithmetic", "--no_model"]
+    words += ["--eval_strategy", "steps", "--eval_steps", "1", "--eval_metrics", metric]
+    code, report = validate("sft", *words, *TINY)
+    assert (code, len(said(report))) == (2 * problems, problems)
+    assert all("'exact_mach'" in message for _, message in said(report))
+
+
 def test_a_config_is_for_the_command_that_has_its_options(validate: Validate) -> None:
     Path("run.yaml").write_text("reward_funcs: [x]\nmodel_name_or_path: tiny-deepseek-llm\n")
     _, report = validate("run.yaml", "--dataset_name", "pairs.jsonl", "--no_model")

@@ -37,7 +37,7 @@ TOGETHER = {
     ),
     "reward_funcs": ("reward_weights",),
     "datasets": ("dataset_name",),
-    "eval_dataset": ("eval_strategy", "load_best_model_at_end"),
+    "eval_dataset": ("eval_strategy", "load_best_model_at_end", "eval_metrics"),
 }
 
 
@@ -89,8 +89,8 @@ class _Validation:
 
     def run(self, with_model: bool) -> None:
         """Fill the report."""
-        evaluates = {name: getattr(self.options, name) for name in TOGETHER["eval_dataset"]}
-        evaluates["eval_dataset"] = self.options.eval_dataset
+        together = ("eval_dataset", *TOGETHER["eval_dataset"])
+        evaluates = {n: getattr(self.options, n) for n in together if hasattr(self.options, n)}
         # The rows to train on first, so that a row is known to be one of them.
         vars(self.options).update({name: self.defaults[name] for name in evaluates})
         job = self._checked("train")
