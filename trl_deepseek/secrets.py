@@ -66,12 +66,26 @@ def _guard(values: dict[str, Any]) -> None:
 
 
 def hidden(values: Any, name: str = "") -> Any:
-    """A copy of mappings and lists of options, with their secrets hidden."""
+    """A copy of mappings and lists of options, with their secrets hidden, in JSON too."""
     if isinstance(values, Mapping):
         return {key: hidden(value, str(key)) for key, value in values.items()}
     if isinstance(values, (list, tuple)):
         return [hidden(value, name) for value in values]
-    return _hidden(values) if is_secret(name, values) else values
+    if is_secret(name, values):
+        return _hidden(values)
+    return _hidden_in_json(values) if isinstance(values, str) else values
+
+
+def _hidden_in_json(text: str) -> str:
+    """Options that the command line takes as one JSON object, such as ``model_init_kwargs``."""
+    if not text.lstrip().startswith(("{", "[")):
+        return text
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    without = hidden(found)
+    return text if without == found else json.dumps(without)
 
 
 def _hidden(value: str) -> str:

@@ -216,7 +216,7 @@ def _without_unknown(path: str, values: Settings, wrong: list[UserError]) -> Non
     """Take options out of a recipe that its commands do not have, each with a message."""
     stages = values.get("stages") if isinstance(values.get("stages"), list) else []
     known = [each for each in stages or [] if isinstance(each, Settings)]
-    known = [each for each in known if each.get("command") in KINDS]
+    known = [each for each in known if each.get("command") in list(KINDS)]
     trained = [each["command"] for each in known if each["command"] in jobs.TRAINING]
     for given in (*known, values):
         commands = set(trained) if given is values else {given["command"]}

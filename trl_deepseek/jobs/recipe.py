@@ -209,7 +209,7 @@ def _checked(
     check_names: Callable[[str, Settings], None],
 ) -> Settings:
     """A stage as it is written, with a command, a name of its own and options that exist."""
-    if not isinstance(given, Settings) or given.get("command") not in KINDS:
+    if not isinstance(given, Settings) or given.get("command") not in list(KINDS):
         has = isinstance(given, Settings) and "command" in given
         unknown = f"has an unknown command {given['command']!r}" if has else "has no command"
         hint = did_you_mean(given["command"], KINDS, inline=True) if has else ""

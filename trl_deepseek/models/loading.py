@@ -186,7 +186,9 @@ def load_config(name: str, registry: Registry, revision: str | None = None) -> P
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"model {name!r} cannot be found: {_first_line(error)}") from error
+        raise ModelError(
+            f"model {name!r} cannot be found: {_first_line(error)}{_nowhere(name)}"
+        ) from error
 
 
 def load_tokenizer(name: str, args: Any, **kwargs: Any) -> PreTrainedTokenizerBase:
@@ -216,7 +218,16 @@ def load_tokenizer(name: str, args: Any, **kwargs: Any) -> PreTrainedTokenizerBa
                 f"model folder {name!r} has no tokenizer; copy that of its base model beside it\n"
                 f"  it contains: {_some(files)}"
             ) from error
-        raise ModelError(f"no tokenizer for model {name!r}: {_first_line(error)}") from error
+        raise ModelError(
+            f"no tokenizer for model {name!r}: {_first_line(error)}{_nowhere(name)}"
+        ) from error
+
+
+def _nowhere(name: str) -> str:
+    """What a name is not that was then looked for on the hub, as a line of a message."""
+    if Path(name).expanduser().exists():
+        return ""
+    return "\n  it is no folder here and no embedded model; `trl-deepseek plugins` lists those"
 
 
 def load(
