@@ -73,6 +73,6 @@ def test_the_same_values_in_another_order_differ_by_nothing() -> None:
         for tried in (numpy.random.default_rng(n).permutation(a) for n in range(1000))
         if numpy.mean(tried) != numpy.mean(a)
     )
-    found = intervals.difference(units(a), units(b.tolist()), "", None, seed=0)
+    found = intervals.difference(units([*a]), units(b.tolist()), "", None, seed=0)
     assert found is not None
     assert found.value == 0.0
