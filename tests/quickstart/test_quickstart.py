@@ -122,7 +122,12 @@ def evaluation() -> Evaluation:
     return Evaluation(
         {name: [Measured("exact_match", [{"": x} for x in own])] for name, own in right.items()},
         [
-            {"model": name, "prompt": question, "completion": said, "exact_match": right[name][0]}
+            {
+                "model": name,
+                "prompt": question,
+                "completion": said,
+                "metrics/exact_match": right[name][0],
+            }
             for name, said in answered.items()
         ],
     )

@@ -73,7 +73,7 @@ def answers(result: Result) -> RenderableType:
         own = [each for each in result.evaluation.samples if each["model"] == stage.name]
         for sample in own[:SHOWN]:
             question = json.loads(sample["prompt"])[-1]["content"]
-            style = "green" if sample["exact_match"] == 1.0 else "red"
+            style = "green" if sample["metrics/exact_match"] == 1.0 else "red"
             rows.setdefault(question, []).append(Text(sample["completion"], style=style))
     for question, cells in rows.items():
         view.add_row(question, *cells)
