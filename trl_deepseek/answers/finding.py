@@ -89,6 +89,13 @@ _DENIED = re.compile(
     r"|if|than|step|option|question|except)\b|不(?!同)|没|非|\?|？|错",
     re.IGNORECASE,
 )
+# Before a statement, in its sentence: somebody else's, a supposition, a doubt.
+_UNCERTAIN = re.compile(
+    r"\b(?:(?:don't|don’t|do not|doesn't|does not|cannot|can't|never) (?:think|believe|say|know)"
+    r"|doubt|whether|suppos(?:e|ing)|assum(?:e|ing)|imagine|pretend|some (?:say|think|people)"
+    r"|nobody|no one|might|perhaps|maybe|possibly)\b|假设|也许|可能|不知道",
+    re.IGNORECASE,
+)
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
 _GAP = re.compile(r"(\s)\1{2,}")  # patterns that try every blank would take seconds over thousands
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
@@ -213,7 +220,8 @@ def _stated(said: str) -> list[str]:
     for match in _STATED.finditer(said):
         claim = _sentence(said[match.end() : match.end() + 400])
         claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
-        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", said[: match.start()])
+        before = re.split(r"[.!?。！？\n]", said[: match.start()])[-1]
+        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", before) or _UNCERTAIN.search(before)
         if (
             claim
             and not wrong
@@ -290,7 +298,8 @@ def _last_sentence(said: str, led: bool = False) -> list[str]:
     main = _ASIDE.split(sentence)[0]
     if any(_LEADS.search(main[: token.start()]) for token in _TOKEN.finditer(main)):
         sentence = main  # the maximum is 9, attained at x = 2
-    if _DENIED.search(sentence) or len(sentence) > 300 or _WITHDRAWN.search(sentence):
+    unsure = _DENIED.search(sentence) or _UNCERTAIN.search(sentence)
+    if unsure or len(sentence) > 300 or _WITHDRAWN.search(sentence):
         return []
     tokens = list(_TOKEN.finditer(sentence))
     if not tokens:
