@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -30,18 +31,20 @@ NUMBERS = {
     "label_smoothing_factor": "[0, 1)",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
-    "per_device_train_batch_size": "[1, inf)",
-    "per_device_eval_batch_size": "[1, inf)",
+    "per_device_train_batch_size": "[1, 2147483647]",
+    "per_device_eval_batch_size": "[1, 2147483647]",
     "gradient_accumulation_steps": "[1, inf)",
     "eval_accumulation_steps": "[1, inf)",
     "seed": "[0, 4294967295]",  # NumPy's seeds
-    "data_seed": "[0, inf)",
+    "data_seed": "[0, 18446744073709551615]",
     "router_aux_loss_coef": "[0, inf)",
     # Reading data, saving, logging.
     "max_length": "[1, inf)",
     "dataloader_num_workers": "[0, inf)",
     "dataloader_prefetch_factor": "[1, inf)",
     "dataset_num_proc": "[1, inf)",
+    "save_total_limit": "[1, inf)",
+    "ddp_bucket_cap_mb": "(0, inf)",
     "eval_delay": "[0, inf)",
     "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
     "save_steps": "[0, inf)",
@@ -94,6 +97,8 @@ NUMBERS = {
     "vllm_gpu_memory_utilization": "(0, 1]",
     "vllm_max_model_length": "[1, inf)",
     "vllm_tensor_parallel_size": "[1, inf)",
+    "vllm_importance_sampling_clip_min": "[0, inf)",
+    "vllm_importance_sampling_clip_max": "(0, inf]",
     # Rewards.
     "reward_timeout": "(0, inf)",
     "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
@@ -235,7 +240,7 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
         if not isinstance(text, str) or (name in files and not text.lstrip().startswith("{")):
             continue
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_once)
         except ValueError as error:
             problem = f"is not valid JSON: {error}"
         else:
@@ -246,6 +251,15 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
                 continue
             problem = f"is {KINDS[type(value)]}, not an object in braces"
         raise ConfigError(f"{name} {text!r} {problem}\n  {_as_json(name, text)}")
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once each."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def _as_json(name: str, text: str) -> str:
