@@ -433,7 +433,7 @@ def main() -> int:
         print(json.dumps(records))
     else:
         Console().print(summary(records))
-    whole = all(record["verdict"] == "bitwise" for record in records)
+    whole = all(each["verdict"] == "bitwise" for each in records)
     if whole:
         shutil.rmtree(keep)
     else:
@@ -447,10 +447,10 @@ def summary(records: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{len(records)} kills (trl {trl.__version__}, torch {torch.__version__})")
     for heading in ("config", *moments, "bitwise", "of"):
         table.add_column(heading, justify="left" if heading == "config" else "right")
-    for name in dict.fromkeys(record["config"] for record in records):
-        mine = [record for record in records if record["config"] == name]
-        counted = Counter(record["killed"] for record in mine)
-        bitwise = sum(record["verdict"] == "bitwise" for record in mine)
+    for name in dict.fromkeys(each["config"] for each in records):
+        mine = [each for each in records if each["config"] == name]
+        counted = Counter(each["killed"] for each in mine)
+        bitwise = sum(each["verdict"] == "bitwise" for each in mine)
         cells = [str(counted[each]) for each in moments]
         table.add_row(name, *cells, str(bitwise), str(len(mine)))
     return table

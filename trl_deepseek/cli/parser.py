@@ -108,7 +108,7 @@ class Parser(argparse.ArgumentParser):
         return parsed
 
     def _refuse_empty(self, values: Mapping[str, Any]) -> None:
-        """Refuse text that is given and says nothing: the current folder, or a default, is meant."""
+        """Refuse text that is given and is empty: nobody knows what is meant."""
         for action in self._actions:
             value = values.get(action.dest)
             empty = "" in value if isinstance(value, list) else value == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.data.rows import some
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, boundary
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -65,7 +65,13 @@ def load(
             dataset.
     """
     if name in registry.datasets:
-        rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
+        with boundary(DataError, f"dataset {name!r} cannot be built"):
+            rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
+        if not hasattr(rows, "to_iterable_dataset"):
+            raise DataError(
+                f"dataset {name!r}: what builds it returned {type(rows).__name__}, not a "
+                "datasets.Dataset"
+            )
         rows = rows.to_iterable_dataset() if streaming else rows
     else:
         rows = _load_named(name, registry, split, subset, streaming)
@@ -219,6 +225,8 @@ def _fault_of_line(line: str) -> str | None:
         row = json.loads(line.rstrip("\r\n"))  # so that the column is in this line
     except json.JSONDecodeError as error:
         return f"not valid JSON: {error.msg} (column {error.colno})\n  {line.strip()[:100]}"
+    except RecursionError:
+        return f"nested too deeply\n  {line.strip()[:100]}"
     if not isinstance(row, dict):
         return f"a row must be a JSON object, this is {line.strip()[:60]}"
     return None

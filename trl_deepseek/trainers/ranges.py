@@ -73,6 +73,7 @@ NUMBERS = {
     "top_k": "[0, inf)",
     "min_p": "[0, 1]",
     "repetition_penalty": "(0, inf)",
+    "num_beams": "[1, inf)",
     "num_iterations": "[1, inf)",
     "epsilon": "[0, inf]",
     "epsilon_high": "[0, inf]",
@@ -160,6 +161,8 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
     """
     for field in fields(config):
         value = getattr(config, field.name, None)
+        if value is None and isinstance(field.default, (int, float)) and not _may_be_none(field):
+            raise ConfigError(f"{field.name} is null: it must be a number, or be left out")
         if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 _check_number(field.name, number, value)
@@ -170,6 +173,20 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
             f"logging_steps is {config.logging_steps}: it must be greater than 0\n"
             "  logging_strategy 'no' logs nothing"
         )
+
+
+def _may_be_none(field: Any) -> bool:
+    return "None" in str(field.type) or "Optional" in str(field.type)
+
+
+def check_options(option: str, values: Mapping[str, Any]) -> None:
+    """Refuse numbers in a mapping of options, as :func:`check_numbers` does in a config."""
+    for name, value in values.items():
+        if name in NUMBERS and value is not None:
+            try:
+                _check_number(name, value, value)
+            except ConfigError as error:
+                raise ConfigError(f"{option}: {error}") from error
 
 
 def _check_number(name: str, number: Any, value: Any) -> None:

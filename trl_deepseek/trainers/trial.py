@@ -13,6 +13,7 @@ import math
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, boundary
+from trl_deepseek.trainers import ranges
 
 OF_LAYERS = ("galore", "apollo", "lomo")  # optimizers that look for layers in the model
 DEFAULT = {"adamw_torch", "adamw_torch_fused"}
@@ -38,7 +39,7 @@ def check(args: Any) -> None:
     _check_checkpointing(args)
     if args.torch_compile_mode is not None:
         _compile(args)
-    if getattr(args, "generation_kwargs", None):
+    if getattr(args, "generation_kwargs", None) and not args.use_vllm:  # which has its own
         _check_generation(args.generation_kwargs)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
@@ -132,5 +133,6 @@ def _check_generation(options: dict[str, Any]) -> None:
             f"generation_kwargs: there is no {', '.join(map(repr, unknown))} in generation\n"
             "  see transformers.GenerationConfig"
         )
+    ranges.check_options("generation_kwargs", options)
     with boundary(ConfigError, "generation_kwargs"):
         GenerationConfig(**{"do_sample": True, **options}).validate(strict=True)
