@@ -66,7 +66,7 @@ def evaluate(
     sampling = sampling or Sampling()
     chosen = [each for each in metrics if isinstance(each, Chosen)]
     if len(chosen) < len(metrics):
-        chosen = resolve(metrics, registry, num_samples=sampling.num_samples)
+        chosen = resolve(metrics, registry, num_samples=sampling.num_samples, models=len(models))
     rows = dataset if isinstance(dataset, Rows) else prepare(dataset, chosen)
     answers: dict[str, dict[str, list[list[str]]]] = {}
     measured: dict[str, list[Measured]] = {}

@@ -57,11 +57,13 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     settings = options.reward_settings
     if options.output_dir is not None and Path(options.output_dir).is_file():
         raise ConfigError(f"output_dir {options.output_dir!r} is a file; name a folder")
+    metric_kwargs: Any = options.metric_kwargs
     chosen = evaluation.resolve(
         options.metrics or (),
         registry,
-        options.options_of_metrics,
+        metric_kwargs,
         num_samples=options.num_samples,
+        models=len(options.models or ()),
     )
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)

@@ -37,7 +37,8 @@ TOGETHER = {
     ),
     "reward_funcs": ("reward_weights",),
     "datasets": ("dataset_name",),
-    "eval_dataset": ("eval_strategy", "load_best_model_at_end", "eval_metrics"),
+    "eval_dataset": ("eval_strategy", "load_best_model_at_end", "eval_metrics", "metric_kwargs"),
+    "eval_metrics": ("metric_kwargs",),
 }
 
 
