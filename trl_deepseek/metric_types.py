@@ -43,8 +43,10 @@ class Metric:
       columns, ``generation_prefix``, and ``scores`` (one per answer, None where the judge
       abstained) where there is a ``judge``. One value per prompt.
     - ``model``: ``model``, ``tokenizer`` and ``dataset`` (of kind ``rows``), and if it takes them
-      ``registry``, ``sampling`` and ``progress`` (what a bar is called, or None). One value per
-      row, or a mapping of names to :class:`Estimate` where there are no rows.
+      ``registry``, ``sampling``, ``progress`` (what a bar is called, or None) and ``complete``
+      (``complete(prompts)`` gives the model's ``completions``, (N, S), drawn as all others are, and
+      kept with them; into its ``values`` goes what is to be kept beside each, (N, S) by a label).
+      One value per row, or a mapping of names to :class:`Estimate` where there are no rows.
 
     A value is a number, None to abstain, or a mapping of names to numbers, which are then shown as
     ``metric/name``. Where ``aggregate`` is given, the mapping holds what is added up over prompts,

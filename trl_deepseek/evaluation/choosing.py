@@ -27,7 +27,12 @@ OFFERED: Mapping[str, frozenset[str]] = MappingProxyType(
                 *("scores", "answers"),
             }
         ),
-        "model": frozenset({"model", "tokenizer", "dataset", "registry", "sampling", "progress"}),
+        "model": frozenset(
+            {
+                *("model", "tokenizer", "dataset", "registry", "sampling", "progress"),
+                "complete",
+            }
+        ),
     }
 )
 JUDGE = "judge"  # the option of a metric that has one
