@@ -96,7 +96,7 @@ def _is_printed(text: str, result: Result) -> None:
     assert ["after sft", "after grpo"] in [
         re.split(r"\s*┃\s*", line.strip("┃ "))[1:] for line in text.splitlines()
     ]
-    questions = {}
+    questions: dict[str, list[str]] = {}
     for sample in result.evaluation.samples:
         asked = json.loads(sample["prompt"])[-1]["content"]
         questions.setdefault(asked, []).append(sample["completion"].strip())

@@ -311,8 +311,8 @@ def _stage(path: str, stage: recipe_files.Stage) -> _Target:
         return stage_checks.check(stage, options, (), anew=True)
 
     wrong, later = refusals(parsed, target.defaults, check)
-    for error in wrong:
-        error.place = error.place or f"{path}:{stage.line}"
+    for each in wrong:
+        each.place = each.place or f"{path}:{stage.line}"
     target.wrong += wrong
     target.unchecked = ["the rest: mend the problems above first"] if later is None else later
     return target
