@@ -126,7 +126,7 @@ class PluginConfig:
         own: Any = type(self)
         ranges.read_mappings(
             self,
-            [*own._VALID_DICT_FIELDS, "liger_kernel_config"],
+            [*own._VALID_DICT_FIELDS, "liger_kernel_config", "metric_kwargs"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)
