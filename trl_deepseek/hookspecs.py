@@ -105,7 +105,7 @@ def register_policy_losses(register: Register) -> None:
     """Offer policy losses, to be named in ``loss_type`` of GRPO.
 
     Args:
-        register: Call as ``register(name, loss, reduction="sequence_mean", kl="k3", stock=False,
+        register: Call as ``register(name, loss, reduction="sequence_mean", stock=False,
             owns_importance=False)``, where ``loss(tokens, **options)`` takes
             :class:`trl_deepseek.TokenLogps` and returns the loss per token, (B, T), or that and a
             dict of metrics; see :class:`trl_deepseek.policy_types.PolicyLoss`.

@@ -94,8 +94,6 @@ class PolicyLoss:
             micro-batch), ``constant`` (sum over tokens, divided by completions times
             ``max_completion_length``), ``global_tokens`` (mean over all tokens of the update, over
             all processes).
-        kl: Its estimator of the KL term, where the run names none: ``k1``, ``k2``, ``k3`` or
-            ``unbiased``.
         stock: Whether TRL's own code computes the same under this name. It then does, where nothing
             is asked for that it does not have.
         owns_importance: Whether it uses ``TokenLogps.importance`` itself.
@@ -104,17 +102,13 @@ class PolicyLoss:
     name: str
     function: Callable[..., Any]
     reduction: str = ""
-    kl: str = "k3"
     stock: bool = False
     owns_importance: bool = False
 
     def __post_init__(self) -> None:
-        for option, known in (("reduction", REDUCTIONS), ("kl", ESTIMATORS)):
-            if getattr(self, option) not in known:
-                listed = ", ".join(map(repr, known))
-                raise ValueError(
-                    f"{option} is {getattr(self, option)!r}; it must be one of {listed}"
-                )
+        if self.reduction not in REDUCTIONS:
+            listed = ", ".join(map(repr, REDUCTIONS))
+            raise ValueError(f"reduction is {self.reduction!r}; it must be one of {listed}")
         for option in ("stock", "owns_importance"):
             if not isinstance(getattr(self, option), bool):
                 raise ValueError(f"{option} is {getattr(self, option)!r}; it must be True or False")

@@ -89,7 +89,7 @@ def plan(args: Any, registry: Registry) -> PolicyPlan:
     objective = Objective(
         bound,
         beta=args.beta,
-        estimator=_estimator(args, loss, in_reward),
+        estimator=_estimator(args, in_reward),
         penalises=not in_reward,
         threshold=None if THRESHOLD in loss.options else args.off_policy_mask_threshold,
     )
@@ -138,14 +138,14 @@ def _check_kl(args: Any, advantage: BoundAdvantage | None, in_reward: bool) -> N
             raise ConfigError(
                 f"{option}: with beta 0 there is no KL term\n  set --beta, or leave {option} out"
             )
-    if named not in (None, "unbiased") and args.use_bias_correction_kl:
+    if "use_bias_correction_kl" in getattr(args, "given", ()) and (named or in_reward):
         raise ConfigError(
-            f"use_bias_correction_kl is the KL estimator 'unbiased', and kl_estimator is {named!r}"
-            "\n  leave one of them out"
+            "use_bias_correction_kl chooses between the KL estimators 'unbiased' and 'k3', and "
+            f"{'kl_estimator names one' if named else 'kl_in is reward'}\n  leave it out"
         )
     if not in_reward:
         return
-    if named == "unbiased" or args.use_bias_correction_kl:
+    if named == "unbiased":
         raise ConfigError(
             "kl_in reward: there the policy has not moved yet, so that the estimator 'unbiased' is "
             "'k3'\n  name k1 (the default), k2 or k3"
@@ -162,17 +162,13 @@ def _check_kl(args: Any, advantage: BoundAdvantage | None, in_reward: bool) -> N
         )
 
 
-def _estimator(args: Any, loss: PolicyLoss, in_reward: bool) -> str:
+def _estimator(args: Any, in_reward: bool) -> str:
     named: str | None = getattr(args, "kl_estimator", None)
     if named is not None:
         return named
     if in_reward:
         return "k1"
-    if args.use_bias_correction_kl:
-        return "unbiased"
-    # said to be false, it is not to be a loss's default either
-    corrected = "use_bias_correction_kl" in getattr(args, "given", ()) and loss.kl == "unbiased"
-    return "k3" if corrected else loss.kl
+    return "unbiased" if args.use_bias_correction_kl else "k3"
 
 
 def _advantage(args: Any, registry: Registry) -> BoundAdvantage | None:

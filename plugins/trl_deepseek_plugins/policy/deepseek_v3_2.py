@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_policy_losses(register: Register) -> None:
-    register("deepseek_v3_2", deepseek_v3_2, reduction="sequence_mean", kl="unbiased")
+    register("deepseek_v3_2", deepseek_v3_2, reduction="sequence_mean")
 
 
 def deepseek_v3_2(
@@ -25,8 +25,7 @@ def deepseek_v3_2(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Clipped surrogate without the bad completions that the policy would hardly write, (B, T).
 
-    With beta, its KL term is estimated without bias in the gradient (``kl_estimator``
-    ``unbiased``).
+    With beta, the paper's KL term is the estimator ``unbiased``, which is the default.
 
     Formula: -M·min(ρ·A, clip(ρ, 1-ε, 1+ε_high)·A),
         M = 0 where A < 0 and mean_t log π_old/π > δ, else 1
