@@ -27,6 +27,7 @@ import pluggy
 
 from trl_deepseek import hookspecs
 from trl_deepseek.errors import ConfigError, PluginError, boundary, did_you_mean
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.registry import (
     HOOKS,
     KINDS,
@@ -45,7 +46,13 @@ BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 
 # Kinds whose items carry what they were registered with; the others are kept as they are.
 WRAPPED: Mapping[str, type] = MappingProxyType(
-    {"losses": Loss, "metrics": Metric, "rewards": Reward}
+    {
+        "advantages": Advantage,
+        "losses": Loss,
+        "metrics": Metric,
+        "policy_losses": PolicyLoss,
+        "rewards": Reward,
+    }
 )
 DATACLASSES: Mapping[str, type] = MappingProxyType(
     {"chat_templates": ChatTemplate, "quantizations": Quantization, "presets": Preset}

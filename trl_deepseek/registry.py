@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from trl_deepseek import hookspecs
 from trl_deepseek.errors import ModelError, UnknownName, boundary, did_you_mean
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.types import (
     ChatTemplate,
     DatasetBuilder,
@@ -91,7 +92,9 @@ class Catalog(Mapping[str, T], Generic[T]):
 
     def _explain(self, name: str) -> str:
         hint = did_you_mean(name, self)
-        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}{hint}"]
+        kind = SINGULAR[self._kind]
+        article = "an" if kind.startswith("a") else "a"
+        lines = [f"no plugin registers {article} {kind} named {name!r}{hint}"]
         lines.append(f"  registered: {', '.join(self) or '(none)'}")
         lines += [
             f"  plugin {broken.origin.plugin!r} might, but does not load: {broken.cause}"
@@ -144,6 +147,16 @@ class Registry:
     def metrics(self) -> Catalog[Metric]:
         """Metrics, named in ``evaluate --metrics``, where any reward may be named too."""
         return self._catalog("metrics")
+
+    @property
+    def advantages(self) -> Catalog[Advantage]:
+        """Advantages, named in ``advantage`` of GRPO."""
+        return self._catalog("advantages")
+
+    @property
+    def policy_losses(self) -> Catalog[PolicyLoss]:
+        """Policy losses, named in ``loss_type`` of GRPO."""
+        return self._catalog("policy_losses")
 
     @property
     def models(self) -> Catalog[ModelBuilder]:

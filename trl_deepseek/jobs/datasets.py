@@ -91,9 +91,10 @@ def kinds_to_measure(
     measures = bool(getattr(config, "eval_metrics", None)) and config.eval_strategy != "no"
     if not measures or name is None or name not in registry.datasets:
         return None
+    measured = evaluation.resolve(config.eval_metrics, registry, config.metric_kwargs)
     split = options.dataset_test_split
     return {
         kind: data.load_held_out(name, registry, kind=kind, split=split, seed=config.seed)
-        for kind in {each.rows for each in evaluation.resolve(config.eval_metrics, registry)}
+        for kind in {each.rows for each in measured}
         if kind is not None
     }

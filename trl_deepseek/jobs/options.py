@@ -152,7 +152,10 @@ def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list
     for kind in classes:
         names = [field.name for field in fields(kind) if field.init]
         try:
-            instances.append(kind(**{name: getattr(args, name) for name in names}))
+            instance = kind(**{name: getattr(args, name) for name in names})
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
+        if hasattr(kind, "given"):  # a config, which remembers what it was given
+            instance.given = frozenset(names).intersection(getattr(args, "given", ()))
+        instances.append(instance)
     return instances
