@@ -65,6 +65,8 @@ def load(
             dataset.
     """
     if name in registry.datasets:
+        if subset is not None:
+            raise DataError(f"{name} has no configurations: leave dataset_config {subset!r} out")
         with boundary(DataError, f"dataset {name!r} cannot be built"):
             rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
         if not hasattr(rows, "to_iterable_dataset"):
