@@ -24,7 +24,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types"},
+    {"metric_types", "dataset_types"},
     {"errors"},
     {"secrets", "releases"},
 )

@@ -59,6 +59,7 @@ def load(
             subset=None if held_out else subset,
             seed=config.seed,
             streaming=streaming,
+            options=options_of(name, options),
         )
         return data.rename_columns(rows, mapping, name)
 
@@ -75,6 +76,11 @@ def load(
     return train, data.without(held_out, without.get("eval", ()))
 
 
+def options_of(name: str, options: DataArguments) -> Any:
+    """The ``dataset_kwargs`` of one of the datasets: they are about that which is trained on."""
+    return options.dataset_kwargs if name == options.dataset_name else None
+
+
 def kinds_to_measure(
     options: DataArguments, config: Any, registry: Registry
 ) -> dict[DatasetKind, Any] | None:
@@ -88,7 +94,14 @@ def kinds_to_measure(
         return None
     split = options.dataset_test_split
     return {
-        kind: data.load_held_out(name, registry, kind=kind, split=split, seed=config.seed)
+        kind: data.load_held_out(
+            name,
+            registry,
+            kind=kind,
+            split=split,
+            seed=config.seed,
+            options=options_of(name, options),
+        )
         for kind in {each.rows for each in evaluation.resolve(config.eval_metrics, registry)}
         if kind is not None
     }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
+from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
+
+
+NO_METRICS = "--metrics is required: name a metric or several"
 
 
 @dataclass(kw_only=True)
@@ -24,7 +27,7 @@ class EvaluateOptions(AnsweringOptions):
         default=None,
         metadata={
             "help": "Registered metrics (see `trl-deepseek plugins`), or whatever --reward_funcs "
-            "takes: a reward is a metric."
+            "takes: a reward is a metric. When not given: the verifier that the dataset brings."
         },
     )
     metric_kwargs: dict[str, Any] | str | None = field(
@@ -64,11 +67,14 @@ class EvaluateOptions(AnsweringOptions):
     )
 
     def __post_init__(self) -> None:
-        for option, what in (("models", "a model"), ("metrics", "a metric")):
-            if not getattr(self, option):
-                raise ConfigError(f"--{option} is required: name {what} or several")
-        for option in ("metric_kwargs", "chat_template_kwargs"):
-            setattr(self, option, _object(option, getattr(self, option)))
+        if not self.models:
+            raise ConfigError("--models is required: name a model or several")
+        if not self.metrics and self.dataset_name is None:
+            raise ConfigError(NO_METRICS)
+        if self.metrics and self.task is not None:
+            raise ConfigError("task and metrics both say what is measured: leave one out")
+        for option in ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs"):
+            setattr(self, option, json_object(option, getattr(self, option)))
         for name, options in self.options_of_metrics.items():
             if not isinstance(options, dict):
                 raise ConfigError(
@@ -85,7 +91,7 @@ class EvaluateOptions(AnsweringOptions):
     @property
     def options_of_metrics(self) -> dict[str, Any]:
         """``metric_kwargs`` as the mapping that it is."""
-        return _object("metric_kwargs", self.metric_kwargs) or {}
+        return json_object("metric_kwargs", self.metric_kwargs) or {}
 
     @property
     def reward_settings(self) -> Settings:
@@ -102,14 +108,3 @@ class EvaluateOptions(AnsweringOptions):
             max_completion_length=self.max_new_tokens,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
         )
-
-
-def _object(option: str, value: Any) -> dict[str, Any] | None:
-    """The mapping that JSON on the command line stands for; from Python it may be one already."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        found = value
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
-    return found

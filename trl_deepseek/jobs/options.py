@@ -11,8 +11,11 @@ from typing import Any, get_args, get_origin, get_type_hints
 import trl
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, text_or_list
+from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, json_object, text_or_list
 from trl_deepseek.trainers import ranges
+
+
+TASK_AND_REWARDS = "task and reward_funcs both say what scores the answers: leave one out"
 
 
 @dataclass
@@ -37,6 +40,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Another dataset to evaluate on, instead of the test split."},
     )
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of an embedded dataset, as JSON: '{\"max_numbers\": 4}'."},
+    )
     columns: list[str] | None = field(
         default=None,
         metadata={
@@ -54,8 +61,14 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        self.dataset_kwargs = json_object("dataset_kwargs", self.dataset_kwargs)
         if self.datasets is None:
             return
+        if self.dataset_kwargs is not None:
+            raise ConfigError(
+                "dataset_kwargs goes with dataset_name\n"
+                "  give each of datasets its own: {path: ..., kwargs: {...}}"
+            )
         if self.dataset_name is not None:
             raise ConfigError(
                 "dataset_name and datasets both say what to train on: leave one out\n"
@@ -116,9 +129,21 @@ class RewardArguments:
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Registered names, file.py:function, module.function, model:PATH; one or more."
+            "help": "Registered names, file.py:function, module.function, model:PATH; one or more. "
+            "When not given: the verifier that the dataset brings."
         },
     )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedded dataset whose verifier scores these rows, or a registered reward; "
+            "instead of --reward_funcs."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.reward_funcs:
+            raise ConfigError(TASK_AND_REWARDS)
 
 
 def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) -> None:

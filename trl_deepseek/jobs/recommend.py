@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 from trl_deepseek import data, models
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.recommending import guide
 from trl_deepseek.recommending.figures import Figures, figures_of
@@ -31,6 +33,7 @@ class Options:
         model_name_or_path: The model to train, whose tokenizer counts tokens; None for the
             embedded tiny one, and no tokens.
         output_dir: In the command.
+        dataset_kwargs: Options of an embedded dataset.
         plugins: Beside the installed ones.
         block: To leave out.
     """
@@ -40,6 +43,7 @@ class Options:
     dataset_train_split: str = "train"
     model_name_or_path: str | None = None
     output_dir: str = "out"
+    dataset_kwargs: dict[str, Any] | str | None = None
     plugins: list[str] = field(default_factory=list)
     block: list[str] = field(default_factory=list)
 
@@ -81,6 +85,7 @@ def check(options: Options) -> Job:
         kind="prompts",
         split=options.dataset_train_split,
         subset=options.dataset_config,
+        options=json_object("dataset_kwargs", options.dataset_kwargs),
     )
     kind = kind_of(rows, registry, options.dataset_name)
     name, tokenizer = options.model_name_or_path, None
@@ -154,6 +159,9 @@ def _words(job: Job, advice: Advice) -> list[str]:
     words += ["--dataset_name", str(options.dataset_name)]
     if options.dataset_config is not None:
         words += ["--dataset_config", options.dataset_config]
+    if options.dataset_kwargs is not None:
+        given = json_object("dataset_kwargs", options.dataset_kwargs)
+        words += ["--dataset_kwargs", json.dumps(given)]
     if options.dataset_train_split != "train":
         words += ["--dataset_train_split", options.dataset_train_split]
     if job.kind.columns:
