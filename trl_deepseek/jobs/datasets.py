@@ -12,6 +12,8 @@ from trl_deepseek.jobs.options import DataArguments
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
+TRLS_KEY = "skip_prepare_dataset"  # of SFTConfig.dataset_kwargs, the same option
+
 
 def load(
     options: DataArguments,
@@ -78,7 +80,10 @@ def load(
 
 def options_of(name: str, options: DataArguments) -> Any:
     """The ``dataset_kwargs`` of one of the datasets: they are about that which is trained on."""
-    return options.dataset_kwargs if name == options.dataset_name else None
+    if name != options.dataset_name or options.dataset_kwargs is None:
+        return None
+    own: Any = options.dataset_kwargs
+    return {key: value for key, value in own.items() if key != TRLS_KEY}
 
 
 def kinds_to_measure(

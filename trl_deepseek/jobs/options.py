@@ -154,7 +154,8 @@ def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) ->
     """
     from transformers import HfArgumentParser
 
-    added = HfArgumentParser(list(classes), add_help=False)
+    # TRL's SFTConfig has a dataset_kwargs, too, which holds one key of its own: one flag sets both.
+    added = HfArgumentParser(list(classes), add_help=False, conflict_handler="resolve")
     hints = {name: hint for kind in classes for name, hint in get_type_hints(kind).items()}
     for action in added._actions:
         alternatives = get_args(hints[action.dest])
