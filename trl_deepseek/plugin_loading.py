@@ -39,7 +39,15 @@ from trl_deepseek.registry import (
     Registry,
 )
 from trl_deepseek.sources import import_file, import_module, no_exit
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Quantization, Reward
+from trl_deepseek.types import (
+    ChatTemplate,
+    EmbeddedDataset,
+    Loss,
+    Metric,
+    Preset,
+    Quantization,
+    Reward,
+)
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
 BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
@@ -48,6 +56,7 @@ BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 WRAPPED: Mapping[str, type] = MappingProxyType(
     {
         "advantages": Advantage,
+        "datasets": EmbeddedDataset,
         "losses": Loss,
         "metrics": Metric,
         "policy_losses": PolicyLoss,

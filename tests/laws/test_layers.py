@@ -25,7 +25,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types", "policy_types"},
+    {"metric_types", "policy_types", "dataset_types"},
     {"errors"},
     {"secrets", "releases"},
 )

@@ -8,7 +8,6 @@ from typing import Any
 from trl_deepseek.answers.notation import normalise
 from trl_deepseek.answers.quantities import read_quantity
 
-
 _MARKS = r"\$|\\[()\[\],;!]"
 
 
