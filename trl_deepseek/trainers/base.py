@@ -32,6 +32,7 @@ from trl_deepseek import (
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
+from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
     manifest,
@@ -77,6 +78,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         self.inputs = inputs
         secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
+        self._prefix_sharing = PrefixSharing(getattr(inputs.args, "prefix_sharing", "auto"))
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,
