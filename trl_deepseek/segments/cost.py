@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from trl_deepseek.lm_head import unwrap
+from trl_deepseek.segments.layout import Layout
 from trl_deepseek.segments.mask import Span
 
 ATTENTION = {"sdpa": 2.0, "eager": 4.0}
@@ -61,6 +62,14 @@ class Costs:
                 area += span.length * (before + own * span.length)
                 calls += 1
         return linear + area * self.pair + calls * self.call
+
+
+def pays(costs: Costs, layout: Layout, one_row: bool) -> bool:
+    """Whether a layout costs enough less than the batch that it was made of."""
+    rows, width = layout.real.shape
+    as_it_is = costs.padded(rows, width, padded=not bool(layout.real.all()))
+    laid_out = costs.laid_out(layout.spans, layout.input_ids.shape[1], one_row)
+    return laid_out <= WORTH * as_it_is
 
 
 def costs(model: nn.Module) -> Costs:

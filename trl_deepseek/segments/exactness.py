@@ -26,14 +26,48 @@ _FULL = ("full_attention", "attention")
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
-def obstacle(model: nn.Module, options: dict[str, Any]) -> str | None:
-    """Why rows of this model cannot share prefixes; None where they can.
+def known(model: nn.Module) -> str | None:
+    """Why rows of this model cannot share prefixes, as its config tells; None for nothing."""
+    return next(_known(model), None)
+
+
+@torch.no_grad()
+def tried(model: nn.Module, options: dict[str, Any]) -> str | None:
+    """Why rows of this model cannot share prefixes, as two of random tokens tell; None for nothing.
 
     Args:
         model: As the training loop holds it, perhaps wrapped.
         options: What its forward gets beside tokens, mask and positions.
     """
-    return next(iter(_known(model)), None) or _tried(model, options)
+    config = unwrap(model).config.get_text_config()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(config.vocab_size, (2, 8), generator=generator)
+    drawn[1, :4] = drawn[0, :4]
+    drawn[1, 4] = (drawn[0, 4] + 1) % config.vocab_size
+    rows = drawn.to(device)
+    layout = lay_out(rows, None, shortest=1, one_row=config._attn_implementation == "sdpa")
+    assert layout is not None
+    given = {"use_cache": False, **options}
+    try:
+        alone = _logits(model(input_ids=rows, attention_mask=torch.ones_like(rows), **given))
+        laid = layout.back(
+            _logits(
+                model(
+                    input_ids=layout.input_ids,
+                    attention_mask=layout.mask(),
+                    position_ids=layout.position_ids,
+                    **given,
+                )
+            )
+        )
+    except Exception as error:  # whatever a model does with a mask that it does not know
+        return f"{type(unwrap(model)).__name__} fails on a row of segments ({error})"
+    tolerance = TOLERANCE.get(alone.dtype, 0.05)
+    difference = float((laid - alone).abs().max() / alone.abs().max())
+    if not difference <= tolerance:
+        return f"{type(unwrap(model)).__name__} gives other values for a row of segments"
+    return None
 
 
 def left_padding_shifts(model: nn.Module) -> bool:
@@ -87,40 +121,6 @@ def _slides(config: Any) -> bool:
     return bool(
         getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     )
-
-
-@torch.no_grad()
-def _tried(model: nn.Module, options: dict[str, Any]) -> str | None:
-    """Run two rows of random tokens alone and laid out."""
-    config = unwrap(model).config.get_text_config()
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(config.vocab_size, (2, 8), generator=generator)
-    drawn[1, :4] = drawn[0, :4]
-    drawn[1, 4] = (drawn[0, 4] + 1) % config.vocab_size
-    rows = drawn.to(device)
-    layout = lay_out(rows, None, shortest=1, one_row=config._attn_implementation == "sdpa")
-    assert layout is not None
-    given = {"use_cache": False, **options}
-    try:
-        alone = _logits(model(input_ids=rows, attention_mask=torch.ones_like(rows), **given))
-        laid = layout.back(
-            _logits(
-                model(
-                    input_ids=layout.input_ids,
-                    attention_mask=layout.mask(),
-                    position_ids=layout.position_ids,
-                    **given,
-                )
-            )
-        )
-    except Exception as error:  # whatever a model does with a mask that it does not know
-        return f"{type(unwrap(model)).__name__} fails on a row of segments ({error})"
-    tolerance = TOLERANCE.get(alone.dtype, 0.05)
-    difference = float((laid - alone).abs().max() / alone.abs().max())
-    if not difference <= tolerance:
-        return f"{type(unwrap(model)).__name__} gives other values for a row of segments"
-    return None
 
 
 def _logits(outputs: Any) -> Tensor:

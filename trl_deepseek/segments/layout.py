@@ -51,7 +51,7 @@ class Layout:
         return laid.view_as(self.input_ids)
 
     def back(self, values: Tensor) -> Tensor:
-        """What was found for each position, (R, L, ...), for the rows that it stands for, (B, T, ...)."""
+        """What was found for each position, (R, L), for the rows that it stands for, (B, T)."""
         return values.flatten(0, 1)[self.place.to(values.device)]
 
 
@@ -108,7 +108,9 @@ def _laid(
     begins = first.tolist()
     spans: list[list[Span]] = []
     for number, row in enumerate(row_trees):
-        start, made, index_in_row = 0, [], {}
+        start = 0
+        made: list[Span] = []
+        index_in_row: dict[int, int] = {}
         for index in (i for tree in row for i in tree):
             segment = forest[index]
             own = slice(start, start + len(segment))
@@ -127,4 +129,5 @@ def _laid(
             start = own.stop
         spans.append(made)
 
-    return Layout(spans, *(each.to(device) for each in (ids, positions, copies, place)), real)
+    ids, positions, copies, place = (e.to(device) for e in (ids, positions, copies, place))
+    return Layout(spans, ids, positions, copies, place, real)

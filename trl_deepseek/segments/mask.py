@@ -88,10 +88,12 @@ class SegmentMask(Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         """There is nothing in memory to look at; whoever comes here has gone around us."""
         if func is torch.ops.aten.detach.default:
-            return _[1][0]
+            return args[0]
         raise RuntimeError(f"{func} cannot read an attention mask by segments")
 
     @functools.cached_property
@@ -129,10 +131,10 @@ def _attend(
 ) -> Tensor:
     """Attention by segments, (R, heads, L, D), from (R, heads, L, D) each."""
     options.pop("is_causal", None)
-    rows = [
-        _attend_row(*(each[row : row + 1] for each in (query, key, value)), spans, **options)
-        for row, spans in enumerate(attn_mask.spans)
-    ]
+    rows = []
+    for row, spans in enumerate(attn_mask.spans):
+        q, k, v = (each[row : row + 1] for each in (query, key, value))
+        rows.append(_attend_row(q, k, v, spans, **options))
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 

@@ -7,12 +7,14 @@ import weakref
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from trl_deepseek import lm_head
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.lm_head import HeadOutput, unwrap
 from trl_deepseek.segments import cost, exactness
+from trl_deepseek.segments.forest import SHORTEST
 from trl_deepseek.segments.layout import Layout, lay_out
 
 logger = logging.getLogger(__name__)
@@ -38,9 +40,10 @@ class PrefixSharing:
         self.mode = mode
         self.shared = 0
         self._said: set[str] = set()
-        self._models: weakref.WeakKeyDictionary[nn.Module, tuple[str | None, cost.Costs]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._obstacles: weakref.WeakKeyDictionary[nn.Module, str | None]
+        self._obstacles = weakref.WeakKeyDictionary()
+        self._trials: weakref.WeakKeyDictionary[nn.Module, str | None]
+        self._trials = weakref.WeakKeyDictionary()
 
     def token_logps(
         self,
@@ -65,7 +68,11 @@ class PrefixSharing:
                 row its own.
             **backbone: Passed to the model's forward.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "entropy": entropy}
+        given: dict[str, Any] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "entropy": entropy,
+        }
         layout = self.layout(model, input_ids, attention_mask, noised=noised, **backbone)
         if layout is None:
             return lm_head.token_logps(model, labels=labels, **given, **backbone)
@@ -103,34 +110,44 @@ class PrefixSharing:
         """
         if self.mode == "off":
             return None
-        reason, costs = self._of(model, backbone)
-        reason = reason or self._of_pass(model, input_ids, attention_mask, noised, backbone)
+        plain = {n: value for n, value in backbone.items() if isinstance(value, _PLAIN)}
+        if _several_processes():
+            self._trial(model, plain)  # by all of them, whatever each of them finds in its batch
+        reason = self._known(model) or self._of_pass(
+            model, input_ids, attention_mask, noised, backbone
+        )
         if reason is not None:
             self._leave(reason)
             return None
-        inner = unwrap(model)
-        one_row = inner.config.get_text_config()._attn_implementation == "sdpa"
-        shortest = {} if self.mode == "auto" else {"shortest": 1}
-        layout = lay_out(input_ids, attention_mask, one_row=one_row, **shortest)
+        one_row = unwrap(model).config.get_text_config()._attn_implementation == "sdpa"
+        shortest = SHORTEST if self.mode == "auto" else 1
+        layout = lay_out(input_ids, attention_mask, one_row=one_row, shortest=shortest)
         if layout is None:
             self._leave("a row has padding between its tokens, or no tokens")
             return None
-        if self.mode == "auto":
-            rows, width = input_ids.shape
-            as_it_is = costs.padded(rows, width, padded=not bool(layout.real.all()))
-            laid_out = costs.laid_out(layout.spans, layout.input_ids.shape[1], one_row)
-            if laid_out > cost.WORTH * as_it_is:
-                return None
+        if self.mode == "auto" and not cost.pays(cost.costs(model), layout, one_row):
+            return None
+        reason = self._trial(model, plain)
+        if reason is not None:
+            self._leave(reason)
+            return None
         self.shared += 1
         return layout
 
-    def _of(self, model: nn.Module, options: dict[str, Any]) -> tuple[str | None, cost.Costs]:
-        """What stands in the way in this model, if anything, and what its passes cost."""
+    def _known(self, model: nn.Module) -> str | None:
+        """What the model's config says against sharing."""
         inner = unwrap(model)
-        if inner not in self._models:
-            plain = {n: value for n, value in options.items() if isinstance(value, _PLAIN)}
-            self._models[inner] = exactness.obstacle(model, plain), cost.costs(model)
-        return self._models[inner]
+        if inner not in self._obstacles:
+            self._obstacles[inner] = exactness.known(model)
+        return self._obstacles[inner]
+
+    def _trial(self, model: nn.Module, options: dict[str, Any]) -> str | None:
+        """What the model itself says against sharing, asked once."""
+        inner = unwrap(model)
+        if inner not in self._trials:
+            known = self._known(model)
+            self._trials[inner] = known or exactness.tried(model, options)
+        return self._trials[inner]
 
     def _of_pass(
         self,
@@ -164,3 +181,7 @@ class PrefixSharing:
         if reason not in self._said:
             self._said.add(reason)
             logger.info("prefixes are not shared: %s", reason)
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

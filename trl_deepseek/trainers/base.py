@@ -61,7 +61,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
-    embedding_noise: noise.EmbeddingNoise | None
+    embedding_noise: noise.EmbeddingNoise | None = None
     _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
