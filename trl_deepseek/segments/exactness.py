@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trl_deepseek.lm_head import unwrap
+from trl_deepseek.segments.classifying import SCORE_HEAD, row_scores
 from trl_deepseek.segments.layout import lay_out
 
 ATTENTIONS = ("sdpa", "eager")
@@ -44,23 +45,28 @@ def tried(model: nn.Module, options: dict[str, Any]) -> str | None:
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(config.vocab_size, (2, 8), generator=generator)
     drawn[1, :4] = drawn[0, :4]
+    padding = getattr(config, "pad_token_id", None)
+    drawn[:, -1] = 1 if padding == 0 else 0  # a classifier looks for the last that is no padding
     drawn[1, 4] = (drawn[0, 4] + 1) % config.vocab_size
     rows = drawn.to(device)
     layout = lay_out(rows, None, shortest=1, one_row=config._attn_implementation == "sdpa")
     assert layout is not None
-    given = {"use_cache": False, **options}
     try:
-        alone = _logits(model(input_ids=rows, attention_mask=torch.ones_like(rows), **given))
-        laid = layout.back(
-            _logits(
-                model(
-                    input_ids=layout.input_ids,
-                    attention_mask=layout.mask(),
-                    position_ids=layout.position_ids,
-                    **given,
-                )
+        alone = model(
+            input_ids=rows, attention_mask=torch.ones_like(rows), use_cache=False, **options
+        ).logits
+        if hasattr(unwrap(model), SCORE_HEAD):
+            places = layout.place[:, -1]
+            laid = row_scores(model, layout, places, **options).logits
+        else:
+            outputs = model(
+                input_ids=layout.input_ids,
+                attention_mask=layout.mask(),
+                position_ids=layout.position_ids,
+                use_cache=False,
+                **options,
             )
-        )
+            laid = layout.back(outputs.logits)
     except Exception as error:  # whatever a model does with a mask that it does not know
         return f"{type(unwrap(model)).__name__} fails on a row of segments ({error})"
     tolerance = TOLERANCE.get(alone.dtype, 0.05)
@@ -121,8 +127,3 @@ def _slides(config: Any) -> bool:
     return bool(
         getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
     )
-
-
-def _logits(outputs: Any) -> Tensor:
-    logits: Tensor = outputs.logits
-    return logits

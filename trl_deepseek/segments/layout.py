@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,18 @@ class Layout:
     copies: Tensor
     place: Tensor
     real: Tensor
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model, padding too."""
+        return self.input_ids.numel()
+
+    def first(self, rows: int) -> Layout:
+        """The same, with copies counted of the first ``rows`` of the B rows only."""
+        counted = torch.zeros_like(self.copies).flatten()
+        places = self.place[:rows][self.real[:rows]]
+        counted.index_add_(0, places, torch.ones_like(places))
+        return replace(self, copies=counted.view_as(self.copies))
 
     def mask(self) -> SegmentMask:
         """Who sees whom, (R, 1, L, L)."""

@@ -30,7 +30,7 @@ _HARMLESS = {
     Tensor.requires_grad.__get__, Tensor.is_leaf.__get__, Tensor.layout.__get__,  # type: ignore[attr-defined]
     Tensor.is_cuda.__get__, Tensor.__len__,  # type: ignore[attr-defined]
 }  # fmt: skip
-_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}  # type: ignore[attr-defined]
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class SegmentMask(Tensor):
     def __new__(cls, spans: Sequence[Sequence[Span]], width: int, device: Any) -> SegmentMask:
         """Of rows of ``width`` tokens."""
         shape = (len(spans), 1, width, width)
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         made.spans, made.device_ = spans, torch.device(device)
         return made
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
 
-    def __repr__(self, *_: Any, **__: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SegmentMask({[[span.length for span in row] for row in self.spans]})"
 
     @classmethod
