@@ -93,9 +93,33 @@ _DENIED = re.compile(
 _UNCERTAIN = re.compile(
     r"\b(?:(?:don't|don’t|do not|doesn't|does not|cannot|can't|never) (?:think|believe|say|know)"
     r"|doubt|whether|suppos(?:e|ing)|assum(?:e|ing)|imagine|pretend|some (?:say|think|people)"
-    r"|nobody|no one|might|perhaps|maybe|possibly)\b|假设|也许|可能|不知道",
+    r"|nobody|no one|might|perhaps|maybe|possibly|(?:impossible|unlikely|false|not true) that"
+    r"|says|claims|thinks|believes|guesses|reckons|insists|(?:thought|believed|guessed|claimed)"
+    r"|(?<!\bI )said|according to (?:(?:my|his|her|their|the (?:text)?book|some|one)"
+    r"|(?-i:[A-Z][a-z]+)(?=,)))\b|假设|也许|可能|不知道"
+    r"|(?<![我就话来])(?:说(?!明)|声称)|(?<![我们])(?:认为|觉得)",
     re.IGNORECASE,
 )
+# After it, in its sentence.
+_DOUBTED = re.compile(
+    r"\bI doubt|\bdoubtful|\bunlikely|(?:don't|don’t|do not) (?:think|believe)|\?\s*$",
+    re.IGNORECASE,
+)
+# Right before a box.
+_NOT_BOXED = re.compile(
+    r"(?:\b(?:not|isn't|isn’t|perhaps|maybe|possibly|might be|could be)|\\ne|\\neq|≠|不是|可能是)"
+    r"[\s$*]*$",
+    re.IGNORECASE,
+)
+# What is struck out, or not to be seen.
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|~~[^~\n]+~~|\\[hv]?phantom\s*\{[^{}]*\}", re.DOTALL)
+# The labels of parts that are answered one by one.
+_PART = re.compile(
+    r"(?:(?<=[.;,\n])|^)[\s*]*(?:(?:part|question|problem|answer)\s*\(?[a-e1-9]\)?"
+    r"|(?:first|second|third|last)\s(?:part|question|problem|answer)|第[一二三四]问)[\s*]*[:：=]",
+    re.IGNORECASE,
+)
+_EQUALS = re.compile(r"[\s$]*(?:=|≈|\\approx)[\s$]*")
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
 _GAP = re.compile(r"(\s)\1{2,}")  # patterns that try every blank would take seconds over thousands
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
@@ -109,7 +133,7 @@ def claims(said: str, prompt: Any = None) -> list[str]:
         prompt: What it answers, text or messages: a line of it that shows a box is no answer
             when it is repeated.
     """
-    said = _GAP.sub(r"\1\1", _without_echo(said[-_LONG:], prompt))
+    said = _GAP.sub(r"\1\1", _UNSEEN.sub(" ", _without_echo(said[-_LONG:], prompt)))
     first, *after = _END.split(said, maxsplit=1)
     found = _of_turn(first)
     rest = _END.sub("\n", after[0]).strip() if after else ""
@@ -193,8 +217,10 @@ def _explicit(said: str) -> list[str]:
     if boxes or cut:
         return [] if cut else _of_boxes(said, boxes)
     lines = [m for m in _HASHES.finditer(said) if not _HEADING.fullmatch(m[1].strip(" *"))]
-    if lines and (re.search(r"\d", lines[-1][1]) or not said[lines[-1].end() :].strip()):
-        return [match[1] for match in lines] + _stated(said[lines[-1].end() :])
+    tail = said[lines[-1].end() :] if lines else ""
+    if lines and (re.search(r"\d", lines[-1][1]) or not tail.strip()):
+        later = _stated(tail) + re.findall(r"####[ \t]*(.+)", tail)
+        return later if _WITHDRAWN.search(tail) else [match[1] for match in lines] + later
     return _stated(said)
 
 
@@ -202,10 +228,13 @@ def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
     runs = grouped(said, boxes)
     last = runs[-1]
     tail = said[last[-1][1] :]
-    if _WITHDRAWN.search(tail):
+    before = re.split(r"[.!?。！？\n]", said[: last[0][0]])[-1]
+    if _WITHDRAWN.search(tail) or _NOT_BOXED.search(before):
         return []
     if len(runs) > 1:
         between = said[runs[-2][-1][1] : last[0][0]]
+        if _EQUALS.fullmatch(between):
+            return [said_in(runs[-2]), said_in(last), *_stated(tail)]
         distinct = {said_in(run) for run in runs}
         if len(distinct) > 1 and _HEDGE.search(between):
             return []
@@ -217,11 +246,24 @@ def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
 def _stated(said: str) -> list[str]:
     """What follows each "the answer is" that is neither taken back, denied nor asked."""
     found: list[tuple[int, str]] = []
-    for match in _STATED.finditer(said):
-        claim = _sentence(said[match.end() : match.end() + 400])
+    statements = list(_STATED.finditer(said))
+    ends = [later.start() for later in statements[1:]] + [len(said)] * bool(statements)
+    for match, end in zip(statements, ends, strict=True):
+        text = said[match.end() : min(end, match.end() + 400)]
+        claim = _sentence(text)
+        if end < len(said):  # the answer to (a) is 40, and the answer to (b) is 41
+            claim = re.sub(r",?\s*(?:and|while|but|,)?(?:\s+the|\s+my)?(?:\s+final)?$", "", claim)
+            if re.fullmatch(r"(?:the|my|our|so|correct|final|\W)*", claim, re.IGNORECASE):
+                continue  # Final answer: the final answer is 41
         claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
-        before = re.split(r"[.!?。！？\n]", said[: match.start()])[-1]
-        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", before) or _UNCERTAIN.search(before)
+        before = re.split(r"[.!?。！？\n]|\bbut\b|但", said[: match.start()])[-1]
+        rest = re.split(r"[.!。！\n](?:\s|$)", text)[0]
+        wrong = (
+            re.search(r"\b(?:wrong|incorrect|false)\s+$", before)
+            or _UNCERTAIN.search(before)
+            or _DOUBTED.search(rest)
+            or ("would" in match[0] and re.search(r"\b(?:if|unless|had)\b", rest))
+        )
         if (
             claim
             and not wrong
@@ -289,17 +331,23 @@ def _last_sentence(said: str, led: bool = False) -> list[str]:
         return []
     line = lines[-1]
     earlier = lines[-2] if len(lines) > 1 else ""
+    if len(_PART.findall(said)) > 1:
+        return []
     if _is_bare(line) and re.search(r"\d|\\", line):
         return [] if _is_bare(earlier) and "=" not in earlier and earlier else [line]
     sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\*])|(?<=[。！？])(?=.)", line)[-1]
     equations = re.sub(r"^(?:thus|so|hence|therefore|then)[,:]?\s+", "", sentence, flags=re.I)
     if re.match(r"\$?[A-Za-z]\s*=", equations) and _is_bare(equations):
         return [equations]
+    whole = sentence
     main = _ASIDE.split(sentence)[0]
     if any(_LEADS.search(main[: token.start()]) for token in _TOKEN.finditer(main)):
         sentence = main  # the maximum is 9, attained at x = 2
-    unsure = _DENIED.search(sentence) or _UNCERTAIN.search(sentence)
-    if unsure or len(sentence) > 300 or _WITHDRAWN.search(sentence):
+    for withdrawn in list(_WITHDRAWN.finditer(sentence))[-1:]:  # 15 -- wait, 16
+        sentence = sentence[withdrawn.end() :]
+    unreal = re.search(r"\bwould\b.*\b(?:if|had|unless)\b", whole)
+    unsure = unreal or _DENIED.search(sentence) or _UNCERTAIN.search(sentence)
+    if unsure or len(sentence) > 300:
         return []
     tokens = list(_TOKEN.finditer(sentence))
     if not tokens:
