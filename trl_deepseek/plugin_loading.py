@@ -39,7 +39,15 @@ from trl_deepseek.registry import (
     Registry,
 )
 from trl_deepseek.sources import import_file, import_module, no_exit
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Quantization, Reward
+from trl_deepseek.types import (
+    ChatTemplate,
+    EmbeddedDataset,
+    Loss,
+    Metric,
+    Preset,
+    Quantization,
+    Reward,
+)
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
 BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
@@ -48,6 +56,7 @@ BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 WRAPPED: Mapping[str, type] = MappingProxyType(
     {
         "advantages": Advantage,
+        "datasets": EmbeddedDataset,
         "losses": Loss,
         "metrics": Metric,
         "policy_losses": PolicyLoss,
@@ -217,13 +226,25 @@ def _check_hooks(plugin: Any, origin: Origin, manager: pluggy.PluginManager) -> 
                 origin.plugin,
                 f"{where}: unknown hook {name!r}{hint}\n  known hooks: {', '.join(HOOKS)}",
             )
-        parameters = list(inspect.signature(getattr(plugin, name)).parameters)
+        function = getattr(plugin, name)
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise PluginError(
+                origin.plugin,
+                f"{where}: {name} is asynchronous or a generator, which is never run to its end\n"
+                "  write it as a plain function",
+            )
+        parameters = list(inspect.signature(function).parameters)
         unknown = [parameter for parameter in parameters if parameter not in ("self", "register")]
         if unknown:
             raise PluginError(
                 origin.plugin,
                 f"{where}: {name} takes an unknown parameter {unknown[0]!r}\n"
                 f"  its one parameter is 'register'",
+            )
+        if "register" not in parameters:
+            raise PluginError(
+                origin.plugin,
+                f"{where}: {name} has no parameter 'register', by which it would register anything",
             )
     if not implemented:
         raise PluginError(

@@ -186,9 +186,7 @@ def test_so_it_is_where_nothing_is_given_and_ours_is_forced(
 def test_gspo_is_trls_grpo_with_the_ratio_of_the_sequence(trainers: Any) -> None:
     clip = {"epsilon": 0.01, "epsilon_high": 0.02}
     level = {"importance_sampling_level": "sequence"}
-    logged = agree(
-        trainers, {"loss_type": "gspo", **clip}, {"loss_type": "grpo", **level, **clip}
-    )
+    logged = agree(trainers, {"loss_type": "gspo", **clip}, {"loss_type": "grpo", **level, **clip})
     assert logged["clip_ratio/region_mean"][0] > 0
 
 
@@ -221,9 +219,7 @@ def test_a_setting_of_trls_does_the_same(
 ) -> None:
     options = {"loss_type": name, "beta": 0.1, **SETTINGS[setting]}
     level = {"importance_sampling_level": "sequence"} if name == "luspo" else {}
-    logged = agree(
-        trainers, {**options, "loss_kwargs": level or {"epsilon": 0.2}}, options | level
-    )
+    logged = agree(trainers, {**options, "loss_kwargs": level or {"epsilon": 0.2}}, options | level)
     if "entropy_coef" in SETTINGS[setting]:
         assert logged["policy_loss"][0] != 0
 
@@ -246,7 +242,9 @@ def test_the_correction_for_the_engine_that_sampled_is_trls(
 
 def test_gmpo_is_that_of_trls_experiment(trainers: Any) -> None:
     clip = {"epsilon": 0.2, "epsilon_high": 0.3, "beta": 0.1}
-    args = with_options(trainers["ours"].first_args, {"loss_type": "gmpo", "kl_estimator": "k3", **clip})
+    args = with_options(
+        trainers["ours"].first_args, {"loss_type": "gmpo", "kl_estimator": "k3", **clip}
+    )
     trainers["ours"].policy = plan(args, REGISTRY)
     inputs = batch(trainers["ours"].model)
     found = computed(trainers["ours"], args, inputs)

@@ -15,12 +15,19 @@ class MeasuringFields:
     Args:
         eval_metrics: Registered metrics, and whatever names a reward, measured on the evaluation
             dataset at each evaluation, with one greedy answer, and logged as ``eval_NAME``.
+        metric_kwargs: Options of metrics by the metric's name, as those of ``evaluate``.
         eval_max_new_tokens: Longest answer; when None, GRPO's ``max_completion_length``, else 512.
     """
 
     eval_metrics: list[str] | None = field(
         default=None,
         metadata={"help": "Metrics and rewards to measure at each evaluation, as eval_NAME."},
+    )
+    metric_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Options of eval_metrics, as JSON: \'{"win_rate": {"against": "reference"}}\'.'
+        },
     )
     eval_max_new_tokens: int | None = field(
         default=None,

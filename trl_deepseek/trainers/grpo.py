@@ -26,7 +26,7 @@ from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.policy.plan import PolicyPlan, plan
-from trl_deepseek.rewards import weights
+from trl_deepseek.rewards import verifiers, weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
@@ -130,7 +130,7 @@ class GRPOTrainer(PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
     def _check(cls, inputs: Inputs) -> None:
         args, registry = inputs.args, inputs.registry
         policy = plan(args, registry)
-        functions = rewards.resolve(inputs.options.pop("reward_funcs", None), registry)
+        functions = rewards.resolve(verifiers.named(inputs), registry)
         inputs.each_split(lambda rows, split: _read(rows, split, functions))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
         ours = isinstance(args, GRPOConfig)
@@ -266,11 +266,7 @@ def _check_reference(inputs: Inputs) -> None:
             "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
             "  add --sync_ref_model false, or set beta"
         )
-    if inputs.has_adapter:
-        raise ConfigError(
-            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
-            "  add --sync_ref_model false, or train all weights"
-        )
+    reference.check_moving(inputs)
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
