@@ -28,9 +28,7 @@ TINY = 1e-4
 
 def called(name: str, scores: Any = SCORES, drops: bool = False, **options: Any) -> torch.Tensor:
     given = torch.tensor(scores, dtype=torch.float64)
-    bound = bind_advantage(
-        REGISTRY.advantages[name], options, group=given.size(1), drops=drops
-    )
+    bound = bind_advantage(REGISTRY.advantages[name], options, group=given.size(1), drops=drops)
     values, _ = bound(given, torch.tensor(WEIGHTS[: given.size(2)], dtype=torch.float64), step=0)
     return values
 
@@ -60,9 +58,7 @@ def plainly(name: str) -> list[list[float]]:
     """The formula of each, in floats."""
     groups = rewards()
     everyone = known(list(itertools.chain(*groups)))
-    centred = [
-        [None if r is None else r - statistics.fmean(known(g)) for r in g] for g in groups
-    ]
+    centred = [[None if r is None else r - statistics.fmean(known(g)) for r in g] for g in groups]
     differences = known(list(itertools.chain(*centred)))
 
     def one(g: int, i: int) -> float:
@@ -86,9 +82,7 @@ def plainly(name: str) -> list[list[float]]:
     return [[one(g, i) for i in range(4)] for g in range(3)]
 
 
-@pytest.mark.parametrize(
-    "name", ["grpo", "dr_grpo", "rloo", "batch_norm", "reinforce_pp", "maxrl"]
-)
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "batch_norm", "reinforce_pp", "maxrl"])
 def test_is_its_formula(name: str) -> None:
     expected = torch.tensor(plainly(name), dtype=torch.float64)
     torch.testing.assert_close(called(name), expected, rtol=1e-12, atol=1e-12)
@@ -265,9 +259,7 @@ def test_a_penalty_among_the_rewards_is_the_divergence_of_each_completion(train:
         def register_advantages(self, register: Any) -> None:
             register("spy", spy)
 
-    trainer = train(
-        advantage="spy", plugins=[Plugin()], beta=0.2, kl_in="reward", max_steps=2
-    )
+    trainer = train(advantage="spy", plugins=[Plugin()], beta=0.2, kl_in="reward", max_steps=2)
     *_, (scores, weights) = seen
     assert weights.tolist() == pytest.approx([1.0, 0.3, 0.2])
     assert scores.shape == (2, 4, 3)

@@ -1,4 +1,4 @@
-"""Policy losses that TRL has not, against plain math in float64; the plan; the checks of plugins."""
+"""Policy losses that TRL has not, against plain math in float64, and the checks of plugins."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def double(values: Any, grad: bool = False) -> torch.Tensor:
 
 def tokens(**fields: Any) -> TokenLogps:
     mask = torch.tensor([[t < n for t in range(3)] for n in LENGTHS])
-    seen = TokenLogps(
-        double(LOGPS, True), double(OLD), double(REF), None, double(ADVANTAGES), mask
-    )
+    seen = TokenLogps(double(LOGPS, True), double(OLD), double(REF), None, double(ADVANTAGES), mask)
     return replace(seen, **fields)
 
 
