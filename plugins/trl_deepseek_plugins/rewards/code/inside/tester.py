@@ -184,8 +184,8 @@ class StandIn:
     def __init__(
         self, remote: Remote, number: int, known: bool, calls: bool, methods: bool
     ) -> None:
-        self.__dict__.update(_remote=remote, _number=number, _known=known, _calls=calls)
-        self.__dict__["_methods"] = methods
+        self.__dict__.update(_remote=remote, _number=number, _known=known)
+        self.__dict__.update(_calls=calls, _methods=methods)
 
     def _hand(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         if not self._known and not (operation == "call" and (self._calls or not (args or kwargs))):
