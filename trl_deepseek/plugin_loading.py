@@ -46,6 +46,7 @@ from trl_deepseek.types import (
     Preset,
     Quantization,
     Reward,
+    Tool,
 )
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
@@ -53,7 +54,13 @@ BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 
 # Kinds whose items carry what they were registered with; the others are kept as they are.
 WRAPPED: Mapping[str, type] = MappingProxyType(
-    {"datasets": EmbeddedDataset, "losses": Loss, "metrics": Metric, "rewards": Reward}
+    {
+        "datasets": EmbeddedDataset,
+        "losses": Loss,
+        "metrics": Metric,
+        "rewards": Reward,
+        "tools": Tool,
+    }
 )
 DATACLASSES: Mapping[str, type] = MappingProxyType(
     {"chat_templates": ChatTemplate, "quantizations": Quantization, "presets": Preset}

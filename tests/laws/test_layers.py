@@ -14,7 +14,7 @@ LAYERS = (
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
-    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging", "tools"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox", "pass_at"},
@@ -24,7 +24,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types", "dataset_types"},
+    {"metric_types", "dataset_types", "tool_types"},
     {"errors"},
     {"secrets", "releases"},
 )

@@ -16,7 +16,12 @@ from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
 from trl_deepseek.trainers import usual as tables
-from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
+from trl_deepseek.trainers.config_fields import (
+    ClassWeights,
+    MeasuringFields,
+    PreferenceFields,
+    ToolFields,
+)
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -163,7 +168,7 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, MeasuringFields, ToolFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
@@ -238,6 +243,7 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
         self.scale_rewards = older.get(str(scale).lower(), scale)
         super().__post_init__()
         self.reward_settings()
+        self.tool_settings()
 
     def reward_settings(self) -> Settings:
         """What the ``reward_*`` fields mean.
