@@ -19,7 +19,6 @@ from trl_deepseek.metric_types import Metric as Metric
 from trl_deepseek.tool_types import Tool as Tool
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 

@@ -46,7 +46,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 def test_every_family_that_writes_calls_reads_them() -> None:
     families = ("r1", "r1-0528", "r1-distill", "v2.5", "v3", "v3-0324", "v3.1", "v3.2", "v3.2-exp")
     newer = ("v4", "v4-0731", "v4.1")
-    assert READING == [f"deepseek-{family}" for family in (*families, *newer)]
+    assert [f"deepseek-{family}" for family in (*families, *newer)] == READING
 
 
 @pytest.mark.transformers("5.15")

@@ -67,7 +67,9 @@ def test_rows_of_different_tasks_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_without_a_task_is_named(tmp_path: Path) -> None:
-    rows = Dataset.from_list([{**row, "task": None if i == 2 else "terse"} for i, row in enumerate(ROWS)])
+    rows = Dataset.from_list(
+        [{**row, "task": None if i == 2 else "terse"} for i, row in enumerate(ROWS)]
+    )
     with pytest.raises(DataError, match="row 2: column 'task' names no task"):
         scored_by(rows, tmp_path)
 

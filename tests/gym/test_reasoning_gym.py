@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from reasoning_gym import create_dataset
 from reasoning_gym.factory import DATASETS
-from trl_deepseek_plugins.gym.entries import unpacked
 
 from trl_deepseek import load_registry
 from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek_plugins.gym.entries import unpacked
 
 REGISTRY = load_registry()
 REWARD = REGISTRY.rewards["reasoning_gym"]
@@ -27,7 +27,15 @@ SMALL = {
     "max_target": 20,
     "operators": ["+", "-"],
 }
-CHEAP = ("gcd", "countdown", "word_sorting", "arc_1d", "rearc", "leg_counting", "bitwise_arithmetic")
+CHEAP = (
+    "gcd",
+    "countdown",
+    "word_sorting",
+    "arc_1d",
+    "rearc",
+    "leg_counting",
+    "bitwise_arithmetic",
+)
 
 
 @functools.cache

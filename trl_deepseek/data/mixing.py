@@ -23,7 +23,17 @@ from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
-KEYS = ("path", "name", "data_dir", "data_files", "split", "columns", "fraction", "weight", "kwargs")
+KEYS = (
+    "path",
+    "name",
+    "data_dir",
+    "data_files",
+    "split",
+    "columns",
+    "fraction",
+    "weight",
+    "kwargs",
+)
 
 
 def column_mapping(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:

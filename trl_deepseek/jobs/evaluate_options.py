@@ -11,7 +11,6 @@ from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 
-
 NO_METRICS = "--metrics is required: name a metric or several"
 
 

@@ -14,7 +14,6 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, json_object, text_or_list
 from trl_deepseek.trainers import ranges
 
-
 TASK_AND_REWARDS = "task and reward_funcs both say what scores the answers: leave one out"
 
 

@@ -72,7 +72,9 @@ class Guard:
 
     def take_counts(self) -> dict[str, int]:
         """``tools/NAME/calls`` and so on since the last time."""
-        taken = {f"tools/{n}/{what}": c for n, own in self.counts.items() for what, c in own.items()}
+        taken = {
+            f"tools/{n}/{what}": c for n, own in self.counts.items() for what, c in own.items()
+        }
         for own in self.counts.values():
             own.update(dict.fromkeys(COUNTED, 0))
         return taken

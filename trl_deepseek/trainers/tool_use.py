@@ -1,7 +1,7 @@
 """Tools in GRPO: checked before a model is loaded, called under a contract, and counted.
 
 Where it touches TRL: the functions that it is given, and behind its loop of tool calls, where what
-the loop did is counted. TRL masks all that a tool says out of the loss by itself.
+the loop did is counted, and where it asks how results are written. TRL masks all that a tool says out of the loss by itself.
 """
 
 from __future__ import annotations
@@ -75,6 +75,41 @@ class ToolUse:
         for name, count in zip(counts, everywhere, strict=True):
             self._metrics[mode][name].append(float(count))
         return result
+
+    def _get_tool_suffix_ids(self: Any, tool_messages: list[dict[str, Any]]) -> list[int]:
+        """What a family writes behind the call that the model wrote, up to where it goes on.
+
+        TRL renders one call of no tool that is known and takes off what stands before its results.
+        Families since V3.2 write that differently once results follow, unless tools are defined,
+        and some close the results when there is one for each call.
+        """
+        tokenizer = self.processing_class
+        if chat.installed(tokenizer) is None:
+            return super()._get_tool_suffix_ids(tool_messages)  # type: ignore[misc,no-any-return]
+        calls = [
+            {"type": "function", "function": {"name": message["name"], "arguments": {}}}
+            for message in tool_messages
+        ]
+        called = [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "", "reasoning_content": "r", "tool_calls": calls},
+        ]
+
+        def render(messages: list[dict[str, Any]], opens: bool) -> list[int]:
+            ids: list[int] = tokenizer.apply_chat_template(
+                messages,
+                tools=self.tools or None,
+                add_generation_prompt=opens,
+                return_dict=False,
+                **self.chat_template_kwargs,
+            )
+            return ids
+
+        end = self._tokenizer.eos_token_id
+        turns = render(called, False).count(end)
+        whole = render([*called, *tool_messages], True)
+        ends = [place for place, token in enumerate(whole) if token == end]
+        return whole[ends[turns - 1] + 1 :]
 
 
 def _malformed(completion: list[dict[str, Any]]) -> int:

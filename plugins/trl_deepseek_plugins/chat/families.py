@@ -85,7 +85,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "models": ("deepseek-v3.2-speciale",),
         "parses_arguments": True,
         "roles": WITH_DEVELOPER,
-        "response": response_template("function_calls", ""),
+        "response": response_template("function_calls", "", "</function_results>\n\n"),
     },
     "deepseek-v4": {
         "models": (

@@ -13,19 +13,20 @@ from trl_deepseek.chat.reasoning import CLOSE, OPEN
 END = "<｜end▁of▁sentence｜>"
 
 
-def response_template(block: str, gap: str) -> dict[str, Any]:
+def response_template(block: str, gap: str, *anchors: str) -> dict[str, Any]:
     """The response template of a family.
 
     Args:
         block: The name of the tag around all calls of an answer.
         gap: What stands between the bar and a tag's name.
+        *anchors: Where a turn goes on behind the results of its calls, without a new header.
     """
     begin, end = "<｜DSML｜", "</｜DSML｜"
     name = r'invoke name="(?P<name>[^"]+)">'
     value = rf'string="(?:true|false)">(?P<value>.*?){end}{gap}parameter>'
     return {
         "defaults": {"role": "assistant"},
-        "start_anchor": "<｜Assistant｜>",
+        "start_anchor": ["<｜Assistant｜>", *anchors],
         "fields": {
             # a prompt that rules thinking out ends in the closing tag alone
             "reasoning_content": {

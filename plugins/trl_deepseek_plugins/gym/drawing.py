@@ -76,9 +76,7 @@ def draw(
     return Dataset.from_list(rows)
 
 
-def _parts(
-    task: str | None, options: Mapping[str, Any]
-) -> list[tuple[str, dict[str, Any], float]]:
+def _parts(task: str | None, options: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], float]]:
     """Each task with its options and weight."""
     mixture = options.get("tasks")
     if task is not None:
@@ -166,7 +164,9 @@ def _config(task: str, options: Mapping[str, Any], level: Any) -> dict[str, Any]
 
     from reasoning_gym.factory import CURRICULA, DATASETS, create_curriculum, create_dataset
 
-    known = [field.name for field in fields(DATASETS[task][1]) if field.name not in ("seed", "size")]
+    known = [
+        field.name for field in fields(DATASETS[task][1]) if field.name not in ("seed", "size")
+    ]
     for option in options:
         if option not in known:
             raise ConfigError(
