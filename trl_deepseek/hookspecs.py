@@ -88,6 +88,31 @@ def register_metrics(register: Register) -> None:
 
 
 @hookspec
+def register_advantages(register: Register) -> None:
+    """Offer advantages, to be named in ``advantage`` of GRPO.
+
+    Args:
+        register: Call as ``register(name, advantage, kl_in_reward=True)``, where
+            ``advantage(scores, weights, **options)`` takes the scores of a generated batch,
+            (groups, G, rewards), NaN where a reward abstained, and the rewards' weights, and
+            returns (groups, G), or that and a dict of metrics; see
+            :class:`trl_deepseek.policy_types.Advantage`.
+    """
+
+
+@hookspec
+def register_policy_losses(register: Register) -> None:
+    """Offer policy losses, to be named in ``loss_type`` of GRPO.
+
+    Args:
+        register: Call as ``register(name, loss, reduction="sequence_mean", stock=False,
+            owns_importance=False)``, where ``loss(tokens, **options)`` takes
+            :class:`trl_deepseek.TokenLogps` and returns the loss per token, (B, T), or that and a
+            dict of metrics; see :class:`trl_deepseek.policy_types.PolicyLoss`.
+    """
+
+
+@hookspec
 def register_models(register: Register) -> None:
     """Offer embedded models, to be named in ``model_name_or_path``.
 

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from trl_deepseek import hookspecs
-from trl_deepseek.errors import UnknownName, did_you_mean
+from trl_deepseek.errors import ModelError, UnknownName, boundary, did_you_mean
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.types import (
     ChatTemplate,
     EmbeddedDataset,
@@ -92,7 +93,9 @@ class Catalog(Mapping[str, T], Generic[T]):
 
     def _explain(self, name: str) -> str:
         hint = did_you_mean(name, self)
-        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}{hint}"]
+        kind = SINGULAR[self._kind]
+        article = "an" if kind.startswith("a") else "a"
+        lines = [f"no plugin registers {article} {kind} named {name!r}{hint}"]
         lines.append(f"  registered: {', '.join(self) or '(none)'}")
         lines += [
             f"  plugin {broken.origin.plugin!r} might, but does not load: {broken.cause}"
@@ -163,6 +166,16 @@ class Registry:
         return self._catalog("metrics")
 
     @property
+    def advantages(self) -> Catalog[Advantage]:
+        """Advantages, named in ``advantage`` of GRPO."""
+        return self._catalog("advantages")
+
+    @property
+    def policy_losses(self) -> Catalog[PolicyLoss]:
+        """Policy losses, named in ``loss_type`` of GRPO."""
+        return self._catalog("policy_losses")
+
+    @property
     def models(self) -> Catalog[ModelBuilder]:
         """Embedded models, named in ``model_name_or_path``.
 
@@ -206,7 +219,8 @@ def _with_template(
 
     @functools.wraps(build)
     def built(*args: Any, **options: Any) -> Any:
-        model, tokenizer = build(*args, **options)
+        with boundary(ModelError, f"model {name!r} cannot be built"):
+            model, tokenizer = build(*args, **options)
         own = next((template for template in templates if name in template.models), None)
         if own is not None and tokenizer.chat_template is None:
             tokenizer.chat_template = own.inference

@@ -93,7 +93,8 @@ def test_arguments_that_do_not_fit_are_told_and_stop_no_run() -> None:
     guarded = guard(double, on_error="raise")
     with pytest.raises(Exception, match="double: missing a required argument: 'number'"):
         guarded.functions[0](n=1)
-    assert guarded.failure is None and guarded.counts["double"]["errors"] == 1
+    assert guarded.failure is None
+    assert guarded.counts["double"]["errors"] == 1
 
 
 def test_a_failure_can_stop_the_run() -> None:
@@ -122,7 +123,7 @@ def test_in_a_process_of_its_own_a_tool_may_end_it(tmp_path: Path) -> None:
         .replace("os._exit", "__import__('os')._exit")
     )
     (function,) = guard(f"{file}:double", isolate=True, timeout=20.0).functions
-    with pytest.raises(Exception, match="double ended its process: .*exit code 3"):
+    with pytest.raises(Exception, match=r"double ended its process: .*exit code 3"):
         function(number=6)
     assert function(number=8) == "16"
 

@@ -17,7 +17,7 @@ REGISTRY = load_registry()
 EOS = "<｜end▁of▁sentence｜>"
 OLDER = "tool_call_one_full_no_gp__content_text"
 NEWER = "tool_one_full__thinking"
-# The case, what the prompt ends with, and what the results end with, behind which the model goes on.
+# The case, what the prompt ends with, and what the results end with.
 FAMILIES = {
     "deepseek-v3-0324": (OLDER, "<｜Assistant｜>", "<｜tool▁outputs▁end｜>"),
     "deepseek-r1-0528": (OLDER, "<｜Assistant｜>", "<｜tool▁outputs▁end｜>"),
@@ -140,6 +140,7 @@ def test_a_malformed_call_is_counted_and_ends_the_rollout(
     broken = call.replace('"Paris"', "Paris").replace('name="get_weather"', "get_weather")
     CALLED.clear()
     _, _, mask, messages = roll_out(trainer, family, case[:begin], [broken + EOS], monkeypatch)
-    assert not CALLED and set(mask) == {1}
+    assert not CALLED
+    assert set(mask) == {1}
     assert [message["role"] for message in messages] == ["assistant"]
     assert trainer._metrics["train"]["tools/malformed"].pop() == 1

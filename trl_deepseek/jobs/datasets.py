@@ -40,6 +40,11 @@ def load(
         raise ConfigError("--dataset_name is required")
     mapping = data.column_mapping(options.columns or [])
     evaluates = config.eval_strategy != "no"
+    if config.eval_on_start and not evaluates:
+        raise ConfigError(
+            "eval_on_start: there is nothing to evaluate on: eval_strategy is 'no'\n"
+            "  add --eval_strategy steps or epoch"
+        )
     if options.eval_dataset is not None and not evaluates:
         raise ConfigError(
             "eval_dataset names rows that nothing would look at: eval_strategy is 'no'\n"
@@ -97,6 +102,7 @@ def kinds_to_measure(
     measures = bool(getattr(config, "eval_metrics", None)) and config.eval_strategy != "no"
     if not measures or name is None or name not in registry.datasets:
         return None
+    measured = evaluation.resolve(config.eval_metrics, registry, config.metric_kwargs)
     split = options.dataset_test_split
     return {
         kind: data.load_held_out(
@@ -107,6 +113,6 @@ def kinds_to_measure(
             seed=config.seed,
             options=options_of(name, options),
         )
-        for kind in {each.rows for each in evaluation.resolve(config.eval_metrics, registry)}
+        for kind in {each.rows for each in measured}
         if kind is not None
     }

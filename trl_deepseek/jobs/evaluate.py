@@ -58,15 +58,18 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     settings = options.reward_settings
     if options.output_dir is not None and Path(options.output_dir).is_file():
         raise ConfigError(f"output_dir {options.output_dir!r} is a file; name a folder")
+    metric_kwargs: Any = options.metric_kwargs
     chosen = evaluation.resolve(
         options.metrics or _brought(options, registry),
         registry,
-        options.options_of_metrics,
+        metric_kwargs,
         num_samples=options.num_samples,
+        models=len(options.models or ()),
     )
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)
-    tokenizers = [_tokenizer(name, options, registry, chosen) for name in options.models or ()]
+    names = dict.fromkeys(options.models or ())
+    tokenizers = {name: _tokenizer(name, options, registry, chosen) for name in names}
     loaded = _rows(options, registry, chosen)
     rows = evaluation.prepare(loaded, chosen)
     _check_conversations(options, rows, tokenizers)
@@ -207,11 +210,13 @@ def _only_split(name: str, options: EvaluateOptions) -> str | None:
     return str(names[0])
 
 
-def _check_conversations(options: EvaluateOptions, rows: Rows, tokenizers: Sequence[Any]) -> None:
+def _check_conversations(
+    options: EvaluateOptions, rows: Rows, tokenizers: Mapping[str, Any]
+) -> None:
     """Refuse conversations where a model has no template to render them with."""
     if not any(chat.holds_conversations(each) for each in rows.by_metric.values()):
         return
-    for name, tokenizer in zip(options.models or (), tokenizers, strict=True):
+    for name, tokenizer in tokenizers.items():
         if not tokenizer.chat_template:
             raise TemplateError(
                 f"{options.dataset_name} holds conversations, and model {name!r} has no chat "

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
-from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.trainers import ranges
 
 NO_METRICS = "--metrics is required: name a metric or several"
 
@@ -72,25 +72,14 @@ class EvaluateOptions(AnsweringOptions):
             raise ConfigError(NO_METRICS)
         if self.metrics and self.task is not None:
             raise ConfigError("task and metrics both say what is measured: leave one out")
-        for option in ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs"):
-            setattr(self, option, json_object(option, getattr(self, option)))
-        for name, options in self.options_of_metrics.items():
-            if not isinstance(options, dict):
-                raise ConfigError(
-                    f"metric_kwargs: {name!r} is mapped to {options!r}; write the metric's name "
-                    f'and its options: \'{{"METRIC": {{"{name}": ...}}}}\''
-                )
+        mappings = ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs")
+        ranges.read_mappings(self, mappings, ())
         if self.max_samples is not None and self.max_samples < 1:
             raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
         if self.reward_workers < 0:
             raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
-
-    @property
-    def options_of_metrics(self) -> dict[str, Any]:
-        """``metric_kwargs`` as the mapping that it is."""
-        return json_object("metric_kwargs", self.metric_kwargs) or {}
 
     @property
     def reward_settings(self) -> Settings:

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
+from trl_deepseek.policy.plan import plan
 from trl_deepseek.rewards.resolving import MODEL_PREFIX
 from trl_deepseek.rewards.verifiers import verifier_of
 from trl_deepseek.trainers.configs import GRPOConfig
@@ -19,7 +20,9 @@ def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
     registry = job.registry_for(options)
     presets.apply(options, registry, "grpo")
-    return job.settle(options, GRPOConfig, registry)
+    settled = job.settle(options, GRPOConfig, registry)
+    plan(settled.config, registry)
+    return settled
 
 
 def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:

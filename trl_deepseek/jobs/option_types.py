@@ -6,8 +6,6 @@ import argparse
 import json
 from typing import Any
 
-from trl_deepseek.errors import ConfigError
-
 PAIRS = "OLD=NEW"  # the metavar of options that are a mapping of words
 
 
@@ -19,21 +17,6 @@ def text_or_list(text: str) -> Any:
         except ValueError:
             pass  # a pattern, such as one of layers' names
     return text
-
-
-def json_object(option: str, value: Any) -> dict[str, Any] | None:
-    """The mapping that JSON on the command line stands for; from Python it may be one already.
-
-    Raises:
-        ConfigError: It is none.
-    """
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        found = value
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
-    return found
 
 
 class OneOrMany(argparse._StoreAction):

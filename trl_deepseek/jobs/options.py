@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import trl
 
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, json_object, text_or_list
+from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, text_or_list
 from trl_deepseek.trainers import ranges
 
 TASK_AND_REWARDS = "task and reward_funcs both say what scores the answers: leave one out"
@@ -60,7 +60,7 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
-        self.dataset_kwargs = json_object("dataset_kwargs", self.dataset_kwargs)
+        ranges.read_mappings(self, ("dataset_kwargs",), ())
         if self.datasets is None:
             return
         if self.dataset_kwargs is not None:
@@ -190,7 +190,10 @@ def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list
     for kind in classes:
         names = [field.name for field in fields(kind) if field.init]
         try:
-            instances.append(kind(**{name: getattr(args, name) for name in names}))
+            instance = kind(**{name: getattr(args, name) for name in names})
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
+        if hasattr(kind, "given"):  # a config, which remembers what it was given
+            instance.given = frozenset(names).intersection(getattr(args, "given", ()))
+        instances.append(instance)
     return instances

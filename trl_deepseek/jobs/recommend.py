@@ -10,13 +10,13 @@ from typing import Any
 
 from trl_deepseek import data, models
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.recommending import guide
 from trl_deepseek.recommending.figures import Figures, figures_of
 from trl_deepseek.recommending.guide import Advice
 from trl_deepseek.recommending.kinds import Kind, kind_of
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import ranges
 
 EMBEDDED = "tiny-deepseek-llm"  # the command's model where none is named: it runs anywhere
 ROUND = 64  # tokens: lengths are rounded up to a multiple
@@ -78,14 +78,16 @@ def check(options: Options) -> Job:
     """
     if options.dataset_name is None:
         raise ConfigError("--dataset_name is required")
+    ranges.read_mappings(options, ("dataset_kwargs",), ())
     registry = load_registry(options.plugins, options.block)
+    dataset_options: Any = options.dataset_kwargs
     rows = data.load(
         options.dataset_name,
         registry,
         kind="prompts",
         split=options.dataset_train_split,
         subset=options.dataset_config,
-        options=json_object("dataset_kwargs", options.dataset_kwargs),
+        options=dataset_options,
     )
     kind = kind_of(rows, registry, options.dataset_name)
     name, tokenizer = options.model_name_or_path, None
@@ -160,8 +162,7 @@ def _words(job: Job, advice: Advice) -> list[str]:
     if options.dataset_config is not None:
         words += ["--dataset_config", options.dataset_config]
     if options.dataset_kwargs is not None:
-        given = json_object("dataset_kwargs", options.dataset_kwargs)
-        words += ["--dataset_kwargs", json.dumps(given)]
+        words += ["--dataset_kwargs", json.dumps(options.dataset_kwargs)]
     if options.dataset_train_split != "train":
         words += ["--dataset_train_split", options.dataset_train_split]
     if job.kind.columns:

@@ -20,7 +20,6 @@ from tqdm.auto import tqdm
 from trl_deepseek import chat, data, generation, rewards, stopping
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
 from trl_deepseek.generation import Sampling
-from trl_deepseek.jobs.option_types import json_object
 from trl_deepseek.jobs.sample_options import SampleOptions
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
@@ -102,6 +101,7 @@ def _weights(options: SampleOptions, names: list[str]) -> list[float]:
 def _load(options: SampleOptions, registry: Registry) -> Any:
     """The rows as they are named."""
     name = str(options.dataset_name)
+    dataset_options: Any = options.dataset_kwargs
     rows = data.load(
         name,
         registry,
@@ -110,7 +110,7 @@ def _load(options: SampleOptions, registry: Registry) -> Any:
         subset=options.dataset_config,
         size=options.max_samples,
         seed=options.seed,
-        options=json_object("dataset_kwargs", options.dataset_kwargs),
+        options=dataset_options,
     )
     return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
 

@@ -60,6 +60,7 @@ class SampleOptions(AnsweringOptions):
             if getattr(self, option) is None:
                 raise ConfigError(f"--{option} is required")
         ranges.check_numbers(self, but=["temperature"])
+        ranges.read_mappings(self, ("dataset_kwargs",), ())
         _ = self.sampling
         if self.task is not None and self.reward_funcs:
             raise ConfigError(TASK_AND_REWARDS)

@@ -25,7 +25,7 @@ from accelerate.utils import gather_object
 from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
-from trl_deepseek.losses.plan import plan
+from trl_deepseek.policy.plan import PolicyPlan, plan
 from trl_deepseek.rewards import verifiers, weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
@@ -36,6 +36,7 @@ from trl_deepseek.trainers import reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
+from trl_deepseek.trainers.policy import PolicyTrainer
 from trl_deepseek.trainers.sampling import as_trained
 from trl_deepseek.trainers.tool_use import ToolUse
 
@@ -65,10 +66,11 @@ class _Rewards:
     weights: weights.Weights | None
     settings: Settings
     code_runs: str | None  # how generated code is run; None where none is
+    policy: PolicyPlan
     tools: Guard
 
 
-class GRPOTrainer(ToolUse, PluginTrainer, trl.GRPOTrainer):
+class GRPOTrainer(ToolUse, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -109,7 +111,7 @@ class GRPOTrainer(ToolUse, PluginTrainer, trl.GRPOTrainer):
             )
             kwargs = {}
         inputs, chosen, args = model, model.parts, model.args
-        self._weights = chosen.weights
+        self._weights, self.policy = chosen.weights, chosen.policy
         self._saves_completions = getattr(args, "save_completions", True)
         self._history: History | None = None
         self._next_table = 0
@@ -130,7 +132,7 @@ class GRPOTrainer(ToolUse, PluginTrainer, trl.GRPOTrainer):
     @classmethod
     def _check(cls, inputs: Inputs) -> None:
         args, registry = inputs.args, inputs.registry
-        plan(args, registry)
+        policy = plan(args, registry)
         functions = rewards.resolve(verifiers.named(inputs), registry)
         inputs.each_split(lambda rows, split: _read(rows, split, functions))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
@@ -139,11 +141,11 @@ class GRPOTrainer(ToolUse, PluginTrainer, trl.GRPOTrainer):
         settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
         weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
         tools = tool_use.check(inputs)
-        inputs.parts = _Rewards(functions, weighed, settings, code_runs, tools)
+        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
         tool_use.check_template(inputs, tools)
         _check_reference(inputs)
-        inputs.advise()
+        inputs.advise(policy.bound)
         read_conversations(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:
@@ -268,11 +270,7 @@ def _check_reference(inputs: Inputs) -> None:
             "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
             "  add --sync_ref_model false, or set beta"
         )
-    if inputs.has_adapter:
-        raise ConfigError(
-            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
-            "  add --sync_ref_model false, or train all weights"
-        )
+    reference.check_moving(inputs)
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:

@@ -1,7 +1,8 @@
 """Tools in GRPO: checked before a model is loaded, called under a contract, and counted.
 
-Where it touches TRL: the functions that it is given, and behind its loop of tool calls, where what
-the loop did is counted, and where it asks how results are written. TRL masks all that a tool says out of the loss by itself.
+Where it touches TRL: the functions that it is given, behind its loop of tool calls, where what the
+loop did is counted, and where it asks how results are written. TRL masks all that a tool says out
+of the loss by itself.
 """
 
 from __future__ import annotations
