@@ -108,6 +108,13 @@ TABLE = [
         "inputs",
     ),
     Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
+    Name(GRPO, "_tool_call_loop", "trainers/tool_use.py", "calls of tools are counted"),
+    Name(
+        GRPO, "_get_tool_suffix_ids", "trainers/tool_use.py", "how results are written",
+        "tool_messages",
+    ),
+    Name(GRPO, "_tokenizer", "trainers/tool_use.py", "the end of the turn that calls"),
+    Name("trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before"),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
