@@ -3,8 +3,8 @@
     python examples/countdown.py                                    a tiny model, on two cores
     python examples/countdown.py --model_name_or_path MODEL         any other: a folder or a hub id
 
-1. SFT on demonstrations, a third of which search inside ``<think>``: they try signs until the sum is
-   right. The others answer at once, which is a guess.
+1. SFT on demonstrations, a third of which search inside ``<think>``: they try signs until the
+   sum is right. The others answer at once, which is a guess.
 2. GRPO on the same puzzles. ``reasoning_gym:countdown`` brings its verifier, so no reward is named;
    nothing asks the model to think.
 
@@ -85,6 +85,7 @@ def solved(trainer: Any, rows: Any, registry: Any) -> dict[str, float]:
 
 
 def main(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Train both stages; what each solves."""
     registry, seed = load_registry(), options.seed
     puzzles = registry.datasets[TASK]
     train = puzzles(size=options.puzzles, seed=seed, **PUZZLES)

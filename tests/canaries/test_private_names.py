@@ -114,7 +114,10 @@ TABLE = [
         "tool_messages",
     ),
     Name(GRPO, "_tokenizer", "trainers/tool_use.py", "the end of the turn that calls"),
-    Name("trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before"),
+    Name("transformers.utils", "get_json_schema", "tools/resolving.py", "what the model is told"),
+    Name(
+        "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
+    ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
