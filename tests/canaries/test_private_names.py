@@ -132,6 +132,16 @@ TABLE = [
     Name(GRPO, "router_aux_loss_coef", "trainers/policy.py", "how much they are"),
     Name(GRPO, "num_generations_eval", "trainers/policy.py", "the size of groups"),
     Name("trl.GRPOConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name(GRPO, "_tool_call_loop", "trainers/tool_use.py", "calls of tools are counted"),
+    Name(
+        GRPO, "_get_tool_suffix_ids", "trainers/tool_use.py", "how results are written",
+        "tool_messages",
+    ),
+    Name(GRPO, "_tokenizer", "trainers/tool_use.py", "the end of the turn that calls"),
+    Name("transformers.utils", "get_json_schema", "tools/resolving.py", "what the model is told"),
+    Name(
+        "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
+    ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
