@@ -50,6 +50,7 @@ class PrefixSharing:
         attention_mask: Tensor | None = None,
         labels: Tensor,
         entropy: bool = False,
+        temperature: float = 1.0,
         noised: bool = False,
         **backbone: Any,
     ) -> HeadOutput:
@@ -61,14 +62,16 @@ class PrefixSharing:
             attention_mask: (B, T).
             labels: Tokens to score, (B, T), not shifted; -100 where nothing is scored.
             entropy: Whether to compute the entropy too.
+            temperature: What the logits are divided by.
             noised: Whether noise is added to the embeddings of passes with gradients, to each
                 row its own.
             **backbone: Passed to the model's forward.
         """
-        given = {"input_ids": input_ids, "attention_mask": attention_mask, "entropy": entropy}
+        given: dict[str, Any] = {"entropy": entropy, "temperature": temperature, **backbone}
         layout = self.layout(model, input_ids, attention_mask, noised=noised, **backbone)
         if layout is None:
-            return lm_head.token_logps(model, labels=labels, **given, **backbone)
+            rows = {"input_ids": input_ids, "attention_mask": attention_mask}
+            return lm_head.token_logps(model, labels=labels, **rows, **given)
         found = lm_head.target_logps(
             model,
             input_ids=layout.input_ids,
@@ -76,16 +79,11 @@ class PrefixSharing:
             position_ids=layout.position_ids,
             target=layout.forth(labels),
             copies=layout.copies,
-            entropy=entropy,
-            **backbone,
+            **given,
         )
-        scored = (labels[:, 1:] != lm_head.IGNORED) & layout.real[:, :-1]
-
-        def back(values: Tensor) -> Tensor:
-            return layout.back(values)[:, :-1].where(scored, values.new_zeros(()))
-
-        spread = None if found.entropy is None else back(found.entropy)
-        return HeadOutput(back(found.logps), back(found.correct), spread, found.aux_loss)
+        logps, correct = (layout.scores(each, labels) for each in (found.logps, found.correct))
+        spread = None if found.entropy is None else layout.scores(found.entropy, labels)
+        return HeadOutput(logps, correct, spread, found.aux_loss)
 
     def layout(
         self,
@@ -106,14 +104,14 @@ class PrefixSharing:
         reason, costs = self._of(model, backbone)
         reason = reason or self._of_pass(model, input_ids, attention_mask, noised, backbone)
         if reason is not None:
-            self._leave(reason)
+            self.leave(reason)
             return None
         inner = unwrap(model)
         one_row = inner.config.get_text_config()._attn_implementation == "sdpa"
         shortest = {} if self.mode == "auto" else {"shortest": 1}
         layout = lay_out(input_ids, attention_mask, one_row=one_row, **shortest)
         if layout is None:
-            self._leave("a row has padding between its tokens, or no tokens")
+            self.leave("a row has padding between its tokens, or no tokens")
             return None
         if self.mode == "auto":
             rows, width = input_ids.shape
@@ -155,7 +153,8 @@ class PrefixSharing:
             return "padding on the left moves positions that are not rotary"
         return None
 
-    def _leave(self, reason: str) -> None:
+    def leave(self, reason: str) -> None:
+        """Say, once, why a batch is left as it is; with ``on`` that ends the run."""
         if self.mode == "on":
             raise ConfigError(
                 f"prefix_sharing on: {reason}\n"

@@ -22,7 +22,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, data, lm_head, rewards
+from trl_deepseek import chat, data, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.losses.plan import plan
@@ -36,6 +36,7 @@ from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.sampling import as_trained
+from trl_deepseek.trainers.scoring import ScoredCompletions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -65,7 +66,7 @@ class _Rewards:
     code_runs: str | None  # how generated code is run; None where none is
 
 
-class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
+class GRPOTrainer(ScoredCompletions, PluginTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -152,11 +153,6 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         finally:
             if self._history is not None:
                 self._history.flush()
-
-    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
-        with lm_head.balanced_by_trl(lm_head.unwrap(model)):
-            return super().compute_loss(model, *args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
