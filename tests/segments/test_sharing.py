@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from trl_deepseek import load_registry
 from trl_deepseek.lm_head import IGNORED
@@ -21,7 +20,7 @@ def build(name: str = "tiny-deepseek-llm", attention: str = "sdpa") -> Any:
     return model.train()
 
 
-def batch() -> dict[str, Tensor]:
+def batch() -> dict[str, Any]:
     """Six rows on two prompts, of several lengths, padded on both sides."""
     random = torch.Generator().manual_seed(1)
     prompts = torch.randint(3, 200, (2, 20), generator=random).repeat_interleave(3, 0)
@@ -37,7 +36,7 @@ def batch() -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def scored(model: Any, mode: str, rows: dict[str, Tensor], **given: Any) -> tuple[Any, Any]:
+def scored(model: Any, mode: str, rows: dict[str, Any], **given: Any) -> tuple[Any, Any]:
     model.zero_grad()
     found = PrefixSharing(mode).token_logps(model, **rows, entropy=True, **given)
     slope = torch.linspace(-1.0, 1.0, found.logps.numel()).view_as(found.logps)
@@ -48,7 +47,7 @@ def scored(model: Any, mode: str, rows: dict[str, Tensor], **given: Any) -> tupl
     return found, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_alike(model: Any, rows: dict[str, Tensor], **given: Any) -> None:
+def assert_alike(model: Any, rows: dict[str, Any], **given: Any) -> None:
     plain, plain_gradients = scored(model, "off", rows, **given)
     shared, gradients = scored(model, "on", rows, **given)
     torch.testing.assert_close(shared.logps, plain.logps, rtol=1e-5, atol=1e-5)

@@ -89,7 +89,11 @@ def token_logps(
         temperature: What the logits are divided by.
         **backbone: Passed to the model's forward (``position_ids``, ``output_router_logits``, ...).
     """
-    given = {"input_ids": input_ids, "attention_mask": attention_mask, "entropy": entropy}
+    given: dict[str, Any] = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "entropy": entropy,
+    }
     target = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
     found = target_logps(model, target=target, temperature=temperature, **given, **backbone)
     spread = None if found.entropy is None else found.entropy[:, :-1]

@@ -7,20 +7,22 @@ costs in attention (per multiply-add more than a linear layer), and what a call 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from trl_deepseek.lm_head import unwrap
-from trl_deepseek.segments.mask import Span
+from trl_deepseek.segments.layout import Layout
 
 ATTENTION = {"sdpa": 2.0, "eager": 4.0}
 """What a multiply-add in attention costs, in those of a linear layer; measured on a CPU."""
 
 CALL = {"cpu": 4e6, "accelerator": 4e8}
 """What one more call of attention costs, in multiply-adds of a linear layer."""
+
+BACKWARD = 1.5
+"""What a backward pass costs, in forward passes: 1 where the weights are frozen, 2 where not."""
 
 WORTH = 0.9
 """A layout is taken where it costs at most this share of the batch as it is: what the rule does not
@@ -35,26 +37,33 @@ class Costs:
         token: Of one token in all layers.
         pair: Of one pair of a query and a key in all layers.
         call: Of one call of attention in each layer.
-        triangle: Share of a causal square that attention computes.
+        by_segments: Whether attention goes by segments; else it forms every score of a row.
     """
 
     token: float
     pair: float
     call: float
-    triangle: float
+    by_segments: bool
 
-    def padded(self, rows: int, width: int, padded: bool) -> float:
-        """Of B rows of T tokens as they are."""
-        seen = 1.0 if padded else self.triangle
+    @property
+    def triangle(self) -> float:
+        """Share of a causal square that attention computes."""
+        return 0.5 if self.by_segments else 1.0
+
+    def padded(self, real: Tensor) -> float:
+        """Of rows as they are, told which tokens are no padding, (B, T) bool."""
+        rows, width = real.shape
+        seen = self.triangle if bool(real.all()) else 1.0
         return rows * (width * self.token + seen * width**2 * self.pair) + self.call
 
-    def laid_out(self, spans: Sequence[Sequence[Span]], width: int, one_row: bool) -> float:
+    def laid_out(self, layout: Layout) -> float:
         """Of a forest."""
-        linear = len(spans) * width * self.token
-        if not one_row:
-            return linear + len(spans) * width**2 * self.pair + self.call
+        rows, width = layout.input_ids.shape
+        linear = rows * width * self.token
+        if not self.by_segments:
+            return linear + rows * width**2 * self.pair + self.call
         area = calls = 0.0
-        for row in spans:
+        for row in layout.spans:
             for span in row:
                 before = sum(row[each].length for each in span.context)
                 own = 1.0 if before else self.triangle
@@ -75,7 +84,7 @@ def costs(model: nn.Module) -> Costs:
         token=_weights_per_token(inner, config),
         pair=2 * layers * config.num_attention_heads * head * ATTENTION.get(kind, 1.0),
         call=layers * CALL["cpu" if device == "cpu" else "accelerator"],
-        triangle=0.5 if kind == "sdpa" else 1.0,
+        by_segments=kind == "sdpa",
     )
 
 

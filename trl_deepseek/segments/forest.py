@@ -12,7 +12,6 @@ has one next token, and whoever scores next tokens needs to know nothing of segm
 from __future__ import annotations
 
 import itertools
-import os.path
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -41,7 +40,7 @@ class Segment:
         return self.end - self.begin
 
 
-def grow(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> list[Segment]:
+def grow(rows: Sequence[list[int]], shortest: int = SHORTEST) -> list[Segment]:
     """The forest of ``rows``, parents before children, each tree in one piece.
 
     Args:
@@ -55,7 +54,7 @@ def grow(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> list[Segmen
         return len(forest) - 1
 
     def branch(members: Sequence[int], begin: int, parent: int | None) -> None:
-        common = len(os.path.commonprefix([rows[member] for member in members]))  # type: ignore[type-var]
+        common = _in_common([rows[member] for member in members])
         if all(len(rows[member]) == common for member in members):
             add(begin, common, parent, members)
             return
@@ -71,6 +70,13 @@ def grow(rows: Sequence[Sequence[int]], shortest: int = SHORTEST) -> list[Segmen
 
     branch(range(len(rows)), 0, None)
     return forest
+
+
+def _in_common(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with: as many as the first and the last in order do."""
+    first, last = min(rows), max(rows)
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), len(first))
 
 
 def ancestors(forest: Sequence[Segment], index: int) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,18 @@ class Layout:
     place: Tensor
     real: Tensor
 
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model, padding too."""
+        return self.input_ids.numel()
+
+    def first(self, rows: int) -> Layout:
+        """The same, with copies counted of the first ``rows`` of the B rows only."""
+        counted = torch.zeros_like(self.copies).flatten()
+        places = self.place[:rows][self.real[:rows]]
+        counted.index_add_(0, places, torch.ones_like(places))
+        return replace(self, copies=counted.view_as(self.copies))
+
     def mask(self) -> SegmentMask:
         """Who sees whom, (R, 1, L, L)."""
         return SegmentMask(self.spans, self.input_ids.shape[1], self.input_ids.device)
@@ -51,7 +63,7 @@ class Layout:
         return laid.view_as(self.input_ids)
 
     def back(self, values: Tensor) -> Tensor:
-        """What was found for each position, (R, L, ...), for the rows that it stands for, (B, T, ...)."""
+        """What was found for each position, (R, L), for the rows that it stands for, (B, T)."""
         return values.flatten(0, 1)[self.place.to(values.device)]
 
     def scores(self, values: Tensor, labels: Tensor) -> Tensor:
@@ -114,7 +126,9 @@ def _laid(
     begins = first.tolist()
     spans: list[list[Span]] = []
     for number, row in enumerate(row_trees):
-        start, made, index_in_row = 0, [], {}
+        start = 0
+        made: list[Span] = []
+        index_in_row: dict[int, int] = {}
         for index in (i for tree in row for i in tree):
             segment = forest[index]
             own = slice(start, start + len(segment))
@@ -133,4 +147,5 @@ def _laid(
             start = own.stop
         spans.append(made)
 
-    return Layout(spans, *(each.to(device) for each in (ids, positions, copies, place)), real)
+    ids, positions, copies, place = (e.to(device) for e in (ids, positions, copies, place))
+    return Layout(spans, ids, positions, copies, place, real)

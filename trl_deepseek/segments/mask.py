@@ -30,7 +30,7 @@ _HARMLESS = {
     Tensor.requires_grad.__get__, Tensor.is_leaf.__get__, Tensor.layout.__get__,  # type: ignore[attr-defined]
     Tensor.is_cuda.__get__, Tensor.__len__,  # type: ignore[attr-defined]
 }  # fmt: skip
-_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}  # type: ignore[attr-defined]
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,14 @@ class SegmentMask(Tensor):
     def __new__(cls, spans: Sequence[Sequence[Span]], width: int, device: Any) -> SegmentMask:
         """Of rows of ``width`` tokens."""
         shape = (len(spans), 1, width, width)
-        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)  # type: ignore[attr-defined]
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
         made.spans, made.device_ = spans, torch.device(device)
         return made
 
     def __init__(self, *_: Any) -> None:
         super().__init__()
 
-    def __repr__(self, *_: Any, **__: Any) -> str:
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return f"SegmentMask({[[span.length for span in row] for row in self.spans]})"
 
     @classmethod
@@ -88,10 +88,12 @@ class SegmentMask(Tensor):
         return func(*args, **kwargs)
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, *_: Any, **__: Any) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
         """There is nothing in memory to look at; whoever comes here has gone around us."""
         if func is torch.ops.aten.detach.default:
-            return _[1][0]
+            return args[0]
         raise RuntimeError(f"{func} cannot read an attention mask by segments")
 
     @functools.cached_property
@@ -129,10 +131,10 @@ def _attend(
 ) -> Tensor:
     """Attention by segments, (R, heads, L, D), from (R, heads, L, D) each."""
     options.pop("is_causal", None)
-    rows = [
-        _attend_row(*(each[row : row + 1] for each in (query, key, value)), spans, **options)
-        for row, spans in enumerate(attn_mask.spans)
-    ]
+    rows = []
+    for row, spans in enumerate(attn_mask.spans):
+        q, k, v = (each[row : row + 1] for each in (query, key, value))
+        rows.append(_attend_row(q, k, v, spans, **options))
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
