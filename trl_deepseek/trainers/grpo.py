@@ -36,7 +36,7 @@ from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
-from trl_deepseek.trainers.sampling import as_trained
+from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
 
 if TYPE_CHECKING:
@@ -68,7 +68,9 @@ class _Rewards:
     policy: PolicyPlan
 
 
-class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrainer):
+class GRPOTrainer(
+    PluginTrainer, ScoredCompletions, SampledAsTrained, PolicyTrainer, trl.GRPOTrainer
+):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -171,10 +173,6 @@ class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrain
 
     def _weights_by_name(self) -> dict[str, float]:
         return dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with as_trained(self.model):
-            return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(
         self,
