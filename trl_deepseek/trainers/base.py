@@ -42,6 +42,7 @@ from trl_deepseek.trainers import (
     provenance,
     recording,
     room,
+    trial,
 )
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
@@ -154,6 +155,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             options=options,
         )
         with recording.heard(inputs.said.append):
+            trial.check(args)
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs

@@ -22,7 +22,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, data, lm_head, rewards
+from trl_deepseek import chat, data, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.policy.plan import PolicyPlan, plan
@@ -37,6 +37,7 @@ from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
 from trl_deepseek.trainers.sampling import as_trained
+from trl_deepseek.trainers.scoring import ScoredCompletions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +68,7 @@ class _Rewards:
     policy: PolicyPlan
 
 
-class GRPOTrainer(PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
+class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -154,11 +155,6 @@ class GRPOTrainer(PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
         finally:
             if self._history is not None:
                 self._history.flush()
-
-    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
-        with lm_head.balanced_by_trl(lm_head.unwrap(model)):
-            return super().compute_loss(model, *args, **kwargs)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
@@ -266,11 +262,7 @@ def _check_reference(inputs: Inputs) -> None:
             "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
             "  add --sync_ref_model false, or set beta"
         )
-    if inputs.has_adapter:
-        raise ConfigError(
-            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
-            "  add --sync_ref_model false, or train all weights"
-        )
+    reference.check_moving(inputs)
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
