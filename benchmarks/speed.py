@@ -155,6 +155,7 @@ def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int
         peft_config=lora,
     )
     trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1  # which training would set
     return trainer, next(iter(trainer.get_train_dataloader()))
 
 
