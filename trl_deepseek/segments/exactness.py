@@ -21,8 +21,8 @@ ATTENTIONS = ("sdpa", "eager")
 """Implementations of attention that read a mask which is given to them."""
 
 TOLERANCE = {"exact": 1e-4, "rounded": 0.03}
-"""By how much the logits of the trial may differ, of their norm. Where sums are formed in 16 bits the
-rounding alone makes a hundredth; a mask that is not heeded makes 0.15 and more."""
+"""By how much the logits of the trial may differ, of their norm. Sums in 16 bits round by
+a hundredth; a mask that is not heeded makes 0.15 and more."""
 
 _FULL = ("full_attention", "attention")
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
