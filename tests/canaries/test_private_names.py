@@ -107,7 +107,13 @@ TABLE = [
         GRPO, "_generate_and_score_completions", "trainers/grpo.py", "weights of the step",
         "inputs",
     ),
-    Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
+    Name(GRPO, "_generate_single_turn", "trainers/sampling.py", "samples as the model is trained"),
+    Name(
+        GRPO, "_get_per_token_logps_and_entropies", "trainers/scoring.py", "shared prompts",
+        "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss "
+        "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+        "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
