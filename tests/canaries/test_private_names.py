@@ -170,6 +170,9 @@ TABLE = [
     Name("accelerate.utils", "broadcast_object_list", "trainers/room.py", "what rank 0 has found"),
     # models and their heads
     Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
+    Name("transformers.PreTrainedConfig", "_attn_implementation", "segments/exactness.py", "which"),
+    Name("transformers.PreTrainedModel", "_is_stateful", "segments/exactness.py", "recurrence"),
+    Name("torch.Tensor", "_make_wrapper_subclass", "segments/mask.py", "a mask without numbers"),
     Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),
     Name("transformers.PreTrainedModel", "get_input_embeddings", "noise.py", "where noise goes"),
     Name("peft.PeftModel", "get_base_model", "noise.py", "the model inside"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ def test_each_row_is_the_way_from_a_root_to_a_leaf(rows: list[list[int]], shorte
         spans = [(forest[i].begin, forest[i].end) for i in way]
         assert spans[0][0] == 0
         assert spans[-1][1] == len(row)
-        assert all(a[1] == b[0] for a, b in zip(spans, spans[1:], strict=False))
+        assert all(a[1] == b[0] for a, b in itertools.pairwise(spans))
 
 
 @given(ROWS, SHORTEST)
