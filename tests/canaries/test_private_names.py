@@ -107,7 +107,13 @@ TABLE = [
         GRPO, "_generate_and_score_completions", "trainers/grpo.py", "weights of the step",
         "inputs",
     ),
-    Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
+    Name(GRPO, "_generate_single_turn", "trainers/sampling.py", "samples as the model is trained"),
+    Name(
+        GRPO, "_get_per_token_logps_and_entropies", "trainers/scoring.py", "shared prompts",
+        "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss "
+        "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+        "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    ),
     # GRPO: policy losses and advantages by name
     Name(
         GRPO, "_generate_and_score_completions", "trainers/policy.py", "advantages replaced",
@@ -198,6 +204,9 @@ TABLE = [
     Name("accelerate.utils", "broadcast_object_list", "trainers/room.py", "what rank 0 has found"),
     # models and their heads
     Name("transformers.PreTrainedConfig", "_name_or_path", "models/published.py", "where it is"),
+    Name("transformers.PreTrainedConfig", "_attn_implementation", "segments/exactness.py", "which"),
+    Name("transformers.PreTrainedModel", "_is_stateful", "segments/exactness.py", "recurrence"),
+    Name("torch.Tensor", "_make_wrapper_subclass", "segments/mask.py", "a mask without numbers"),
     Name("transformers.PreTrainedModel", "base_model", "noise.py", "the backbone"),
     Name("transformers.PreTrainedModel", "get_input_embeddings", "noise.py", "where noise goes"),
     Name("peft.PeftModel", "get_base_model", "noise.py", "the model inside"),

@@ -22,7 +22,7 @@ import torch
 import trl
 from accelerate.utils import gather_object
 
-from trl_deepseek import chat, data, lm_head, rewards
+from trl_deepseek import chat, data, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
 from trl_deepseek.policy.plan import PolicyPlan, plan
@@ -37,7 +37,8 @@ from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
-from trl_deepseek.trainers.sampling import as_trained
+from trl_deepseek.trainers.sampling import SampledAsTrained
+from trl_deepseek.trainers.scoring import ScoredCompletions
 from trl_deepseek.trainers.tool_use import ToolUse
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ class _Rewards:
     tools: Guard
 
 
-class GRPOTrainer(ToolUse, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
+class GRPOTrainer(
+    ToolUse, PluginTrainer, ScoredCompletions, SampledAsTrained, PolicyTrainer, trl.GRPOTrainer
+):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -159,11 +162,6 @@ class GRPOTrainer(ToolUse, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
             if self._history is not None:
                 self._history.flush()
 
-    def compute_loss(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        """As TRL's, which alone could not balance the experts of DeepSeek-V3."""
-        with lm_head.balanced_by_trl(lm_head.unwrap(model)):
-            return super().compute_loss(model, *args, **kwargs)
-
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         mode = "train" if self.model.training else "eval"
         if self._weights is not None and not self._weights.constant:
@@ -179,10 +177,6 @@ class GRPOTrainer(ToolUse, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
 
     def _weights_by_name(self) -> dict[str, float]:
         return dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with as_trained(self.model):
-            return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(
         self,
