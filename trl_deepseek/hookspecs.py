@@ -127,10 +127,26 @@ def register_datasets(register: Register) -> None:
     """Offer embedded datasets, to be named in ``dataset_name``.
 
     Args:
-        register: Call as ``register(name, build)``, where
-            ``build(split="train", kind="prompts", size=None, seed=0)`` returns a ``Dataset`` with
-            the columns that ``kind`` stands for: ``demonstrations`` (prompt, completion),
-            ``preferences`` (prompt, chosen, rejected) or ``prompts`` (prompt, solution).
+        register: Call as ``register(name, build, verifier=None, system_prompt=None,
+            requires=())``, where ``build(split="train", kind="prompts", size=None, seed=0,
+            **options)`` returns a ``Dataset`` with the columns that ``kind`` stands for:
+            ``demonstrations`` (prompt, completion), ``preferences`` (prompt, chosen, rejected) or
+            ``prompts`` (prompt, and what the verifier reads, such as solution). ``verifier`` names
+            the reward that scores answers to it, ``options`` are what ``dataset_kwargs`` sets, and
+            a builder with a parameter ``task`` is named ``NAME:TASK``; see
+            :class:`trl_deepseek.dataset_types.EmbeddedDataset`.
+    """
+
+
+@hookspec
+def register_tools(register: Register) -> None:
+    """Offer tools that a model may call while it answers, to be named in ``tools``.
+
+    Args:
+        register: Call as ``register(name, tool, timeout=None, isolate=False, requires=())``, where
+            ``tool(argument, ...)``, sync or async, returns text or what JSON can hold; the model is
+            told of it by its type hints and docstring. ``timeout`` is in seconds; see
+            :class:`trl_deepseek.types.Tool`.
     """
 
 

@@ -39,7 +39,16 @@ from trl_deepseek.registry import (
     Registry,
 )
 from trl_deepseek.sources import import_file, import_module, no_exit
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Quantization, Reward
+from trl_deepseek.types import (
+    ChatTemplate,
+    EmbeddedDataset,
+    Loss,
+    Metric,
+    Preset,
+    Quantization,
+    Reward,
+    Tool,
+)
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
 BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
@@ -48,10 +57,12 @@ BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 WRAPPED: Mapping[str, type] = MappingProxyType(
     {
         "advantages": Advantage,
+        "datasets": EmbeddedDataset,
         "losses": Loss,
         "metrics": Metric,
         "policy_losses": PolicyLoss,
         "rewards": Reward,
+        "tools": Tool,
     }
 )
 DATACLASSES: Mapping[str, type] = MappingProxyType(

@@ -13,7 +13,7 @@ from trl_deepseek.errors import ModelError, UnknownName, boundary, did_you_mean
 from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.types import (
     ChatTemplate,
-    DatasetBuilder,
+    EmbeddedDataset,
     Loss,
     Metric,
     ModelBuilder,
@@ -21,6 +21,7 @@ from trl_deepseek.types import (
     Preset,
     Quantization,
     Reward,
+    Tool,
 )
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("register_"))
@@ -103,6 +104,22 @@ class Catalog(Mapping[str, T], Generic[T]):
         return "\n".join(lines)
 
 
+class _Datasets(Catalog[EmbeddedDataset]):
+    """The embedded datasets, and the tasks of those that have some."""
+
+    def __getitem__(self, name: str) -> EmbeddedDataset:
+        head, colon, task = name.partition(":")
+        if colon and name in self:
+            return super().__getitem__(head).of(task)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        head, colon, task = str(name).partition(":")
+        if colon and task and super().__contains__(head):
+            return super().__getitem__(head).has_tasks
+        return super().__contains__(name)
+
+
 class Registry:
     """Everything that the loaded plugins offer, by kind and name."""
 
@@ -172,9 +189,14 @@ class Registry:
         return Catalog("models", entries, self.broken)
 
     @property
-    def datasets(self) -> Catalog[DatasetBuilder]:
-        """Embedded datasets, named in ``dataset_name``."""
-        return self._catalog("datasets")
+    def datasets(self) -> Catalog[EmbeddedDataset]:
+        """Embedded datasets, named in ``dataset_name``; ``DATASET:TASK`` is a task of one."""
+        return _Datasets("datasets", self._entries["datasets"], self.broken)
+
+    @property
+    def tools(self) -> Catalog[Tool]:
+        """Tools, named in ``tools``."""
+        return self._catalog("tools")
 
     @property
     def presets(self) -> Catalog[Preset]:

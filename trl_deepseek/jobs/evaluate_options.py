@@ -11,6 +11,8 @@ from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
 
+NO_METRICS = "--metrics is required: name a metric or several"
+
 
 @dataclass(kw_only=True)
 class EvaluateOptions(AnsweringOptions):
@@ -24,7 +26,7 @@ class EvaluateOptions(AnsweringOptions):
         default=None,
         metadata={
             "help": "Registered metrics (see `trl-deepseek plugins`), or whatever --reward_funcs "
-            "takes: a reward is a metric."
+            "takes: a reward is a metric. When not given: the verifier that the dataset brings."
         },
     )
     metric_kwargs: dict[str, Any] | str | None = field(
@@ -64,10 +66,14 @@ class EvaluateOptions(AnsweringOptions):
     )
 
     def __post_init__(self) -> None:
-        for option, what in (("models", "a model"), ("metrics", "a metric")):
-            if not getattr(self, option):
-                raise ConfigError(f"--{option} is required: name {what} or several")
-        ranges.read_mappings(self, ("metric_kwargs", "chat_template_kwargs"), ())
+        if not self.models:
+            raise ConfigError("--models is required: name a model or several")
+        if not self.metrics and self.dataset_name is None:
+            raise ConfigError(NO_METRICS)
+        if self.metrics and self.task is not None:
+            raise ConfigError("task and metrics both say what is measured: leave one out")
+        mappings = ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs")
+        ranges.read_mappings(self, mappings, ())
         if self.max_samples is not None and self.max_samples < 1:
             raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
         if self.reward_timeout is not None and not self.reward_timeout > 0:

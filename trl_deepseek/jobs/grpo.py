@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 
-from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
 from trl_deepseek.policy.plan import plan
 from trl_deepseek.rewards.resolving import MODEL_PREFIX
+from trl_deepseek.rewards.verifiers import verifier_of
 from trl_deepseek.trainers.configs import GRPOConfig
 
 OPTIONS = (RewardArguments, GRPOConfig)
@@ -36,12 +36,12 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
     from trl_deepseek.trainers.grpo import GRPOTrainer
 
     (chosen,) = build_dataclasses(options, [RewardArguments])
-    if not chosen.reward_funcs:
-        raise ConfigError(
-            "--reward_funcs is required: one or more registered names (see `trl-deepseek plugins`) "
-            "or file.py:function"
-        )
     settled = settle(options)
+    used = {"tools": chosen.tools, "environment_factory": chosen.environment_factory}
+    used = {name: value for name, value in used.items() if value}
+    if not chosen.reward_funcs:
+        scored = verifier_of(chosen.task, settled.registry) if chosen.task else None
+        return settled.check(GRPOTrainer, "prompts", reward_funcs=scored, **used)
     absent = tuple(MODEL_PREFIX + folder for folder in to_come)
     there = (
         [name for name in chosen.reward_funcs if not name.startswith(absent)]
@@ -55,4 +55,4 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
     ]
     if settled.later:
         settled.config.reward_weights = None  # by names that are not all known yet
-    return settled.check(GRPOTrainer, "prompts", reward_funcs=there)
+    return settled.check(GRPOTrainer, "prompts", reward_funcs=there, **used)

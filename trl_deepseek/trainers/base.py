@@ -33,6 +33,7 @@ from trl_deepseek import (
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
+from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
     manifest,
@@ -63,7 +64,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
-    embedding_noise: noise.EmbeddingNoise | None
+    embedding_noise: noise.EmbeddingNoise | None = None
     _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
@@ -80,6 +81,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         self.inputs = inputs
         secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
+        self._prefix_sharing = PrefixSharing(getattr(inputs.args, "prefix_sharing", "auto"))
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,

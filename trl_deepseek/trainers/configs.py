@@ -21,6 +21,7 @@ from trl_deepseek.trainers.config_fields import (
     MeasuringFields,
     PolicyFields,
     PreferenceFields,
+    ToolFields,
 )
 
 if TYPE_CHECKING:
@@ -65,6 +66,9 @@ class PluginConfig:
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
+        prefix_sharing: Whether what the rows of a batch begin with in common, such as the prompt of
+            a pair, is encoded once: ``auto`` where that is exact and faster, ``on`` always, or the
+            run ends where it is not exact, ``off`` never.
         init_from_checkpoint: A checkpoint whose weights, or adapter, a fresh run begins with.
         logging_nan_inf_filter: As transformers', where it is true and logs 0 for NaN.
     """
@@ -112,6 +116,13 @@ class PluginConfig:
     lora_experts: bool = field(
         default=False,
         metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
+    )
+    prefix_sharing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Encode once what rows of a batch begin with in common: auto where that is "
+            "exact and faster, on always, off never."
+        },
     )
     init_from_checkpoint: str | None = field(
         default=None,
@@ -168,7 +179,7 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
@@ -253,6 +264,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
         self.scale_rewards = older.get(str(scale).lower(), scale)
         super().__post_init__()
         self.reward_settings()
+        self.tool_settings()
 
     def reward_settings(self) -> Settings:
         """What the ``reward_*`` fields mean.
