@@ -175,6 +175,10 @@ TABLE = [
         TRAINER, "_load_optimizer_and_scheduler", "trainers/saving.py",
         "the schedule is this run's", "checkpoint",
     ),
+    Name(
+        "torch.optim.lr_scheduler.LRScheduler", "_last_lr", "trainers/saving.py",
+        "the rate that is logged",
+    ),
     Name("trl.DPOConfig", "sync_ref_model", "trainers/saving.py", "the reference moves"),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
     Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
