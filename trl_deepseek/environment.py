@@ -184,10 +184,12 @@ def check_output_dir(path: str | Path) -> None:
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigError(
-            f"output_dir: the folder {str(path)!r} cannot be written to: {reason}\n"
-            "  name another one with --output_dir"
-        ) from error
+        file = next((each for each in (folder, *folder.parents) if each.is_file()), None)
+        problem = f"the folder {str(path)!r} cannot be written to: {reason}"
+        if file is not None:
+            what = "it is a file" if file == folder else f"{str(file)!r} is a file"
+            problem = f"{str(path)!r} cannot be a folder: {what}"
+        raise ConfigError(f"output_dir: {problem}\n  name another one with --output_dir") from error
     finally:
         for each in made:
             with contextlib.suppress(OSError):  # not made, or already used by another process

@@ -163,6 +163,18 @@ TABLE = [
         TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
         "epoch_iterator num_batches device",
     ),
+    Name(
+        TRAINER, "_evaluate", "trainers/stopping.py", "evaluations are broken off",
+        "trial ignore_keys_for_eval skip_scheduler",
+    ),
+    Name(
+        TRAINER, "_determine_best_metric", "trainers/stopping.py", "the best step is kept",
+        "metrics trial",
+    ),
+    Name(
+        TRAINER, "_load_optimizer_and_scheduler", "trainers/saving.py",
+        "the schedule is this run's", "checkpoint",
+    ),
     Name("trl.DPOConfig", "sync_ref_model", "trainers/saving.py", "the reference moves"),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
     Name(TRAINER, "_total_loss_scalar", "trainers/tallies.py", "the loss of all steps"),
