@@ -14,7 +14,8 @@ LAYERS = (
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
-    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
+    {"policy"},
+    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "segments", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox", "pass_at"},
@@ -24,7 +25,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types"},
+    {"metric_types", "policy_types", "dataset_types"},
     {"errors"},
     {"secrets", "releases"},
 )

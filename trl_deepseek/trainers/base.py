@@ -27,11 +27,13 @@ from trl_deepseek import (
     models,
     noise,
     quantization,
+    report,
     secrets,
 )
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
+from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
     manifest,
@@ -40,6 +42,7 @@ from trl_deepseek.trainers import (
     provenance,
     recording,
     room,
+    trial,
 )
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
@@ -60,7 +63,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
-    embedding_noise: noise.EmbeddingNoise | None
+    embedding_noise: noise.EmbeddingNoise | None = None
     _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
@@ -77,6 +80,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         self.inputs = inputs
         secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
+        self._prefix_sharing = PrefixSharing(getattr(inputs.args, "prefix_sharing", "auto"))
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,
@@ -151,6 +155,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             options=options,
         )
         with recording.heard(inputs.said.append):
+            trial.check(args)
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs
@@ -221,7 +226,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         """As TRL's, with the noise on the model meanwhile.
 
         ``True`` goes on from the newest whole checkpoint; torn ones that are passed over are named,
-        and so is what has changed since.
+        and so is what has changed since. However it ends, the run's report is written.
 
         Raises:
             ConfigError: There is no whole checkpoint, or the one named is not whole.
@@ -235,6 +240,8 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             if self.args.should_save:
                 around.enter_context(output_folder.alone_in(folder))
                 self._object_to(folder)
+                if self.is_world_process_zero():
+                    around.callback(report.written_beside, folder)  # once it is noted how it went
                 with room.explained(self.args.output_dir):
                     around.enter_context(manifest.noted(folder, self._manifest(), self._resumed))
                 said, resumes = self.inputs.said, self._resumed is not None

@@ -16,7 +16,12 @@ from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
 from trl_deepseek.trainers import usual as tables
-from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
+from trl_deepseek.trainers.config_fields import (
+    ClassWeights,
+    MeasuringFields,
+    PolicyFields,
+    PreferenceFields,
+)
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -60,6 +65,9 @@ class PluginConfig:
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
+        prefix_sharing: Whether what the rows of a batch begin with in common, such as the prompt of
+            a pair, is encoded once: ``auto`` where that is exact and faster, ``on`` always, or the
+            run ends where it is not exact, ``off`` never.
         init_from_checkpoint: A checkpoint whose weights, or adapter, a fresh run begins with.
         logging_nan_inf_filter: As transformers', where it is true and logs 0 for NaN.
     """
@@ -108,6 +116,13 @@ class PluginConfig:
         default=False,
         metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
     )
+    prefix_sharing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Encode once what rows of a batch begin with in common: auto where that is "
+            "exact and faster, on always, off never."
+        },
+    )
     init_from_checkpoint: str | None = field(
         default=None,
         metadata={"help": "Begin a fresh run with the weights, or adapter, of this checkpoint."},
@@ -126,7 +141,7 @@ class PluginConfig:
         own: Any = type(self)
         ranges.read_mappings(
             self,
-            [*own._VALID_DICT_FIELDS, "liger_kernel_config"],
+            [*own._VALID_DICT_FIELDS, "liger_kernel_config", "metric_kwargs"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)
@@ -163,10 +178,12 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
+        loss_type: Registered policy loss; TRL's own code computes its own names, see
+            :mod:`trl_deepseek.policy.plan`.
         reward_weights: As TRL's, one number per reward; or by name, ``{"math_accuracy": 1.0,
             "think_format": {0: 0.5, 500: 0.0}}``, where a mapping of steps is a schedule, straight
             between them. On the command line ``math_accuracy=1.0 think_format=0.2``.
@@ -186,10 +203,18 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
         ConfigError: One of these has a value that it cannot have.
     """
 
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *trl.GRPOConfig._VALID_DICT_FIELDS,
+        *("advantage_kwargs", "loss_kwargs"),
+    ]
     usual: ClassVar[tables.Table] = tables.GRPO
     compares_with_reference: ClassVar[bool] = True
     words: ClassVar[Mapping[str, Sequence[str]]] = ranges.POLICY_WORDS
 
+    loss_type: str = field(
+        default="dapo",
+        metadata={"help": "Registered policy loss (see `trl-deepseek plugins`)."},
+    )
     reward_weights: RewardWeights = field(
         default=None,
         metadata={
