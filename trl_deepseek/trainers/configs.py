@@ -283,6 +283,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
             output_dir=str(self.output_dir),
             max_completion_length=self.max_completion_length,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
+            processes=self.world_size,
         )
 
 
