@@ -31,6 +31,10 @@ def on_step_begin(self, args, state, control, **kwargs):
     return begin(self, args, state, control, **kwargs)
 
 DefaultFlowCallback.on_step_begin = on_step_begin
+
+@hookimpl
+def register_rewards(register):
+    pass
 """
 
 
