@@ -18,15 +18,12 @@ from trl_deepseek.sources import import_file
 SCRIPT = Path(__file__).with_name("trainings.py")
 NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo")
 CLOCK = ("step_time",)
+CONFIG = Path(__file__).parents[2] / "examples" / "launch" / "fsdp2.yaml"
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All trainings by two processes."""
-    folder = tmp_path_factory.mktemp("two") / "runs"
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+def launch(module: str, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(folder)],
+        [sys.executable, "-m", module, *words],
         capture_output=True,
         text=True,
         timeout=500,
@@ -34,6 +31,13 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All trainings by two processes."""
+    folder = tmp_path_factory.mktemp("two") / "runs"
+    launch("torch.distributed.run", "--standalone", "--nproc_per_node=2", str(SCRIPT), str(folder))
     return folder
 
 
@@ -56,11 +60,7 @@ def weights(folder: Path, rank: int, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-def test_what_is_logged_and_learned_is_what_one_process_logs_and_learns(
-    name: str, one: Path, two: Path
-) -> None:
+def compare(name: str, one: Path, two: Path) -> None:
     expected, found = logged(one, name), logged(two, name)
     assert len(found) == len(expected) == 3
     for mine, theirs in zip(found, expected, strict=True):
@@ -70,6 +70,23 @@ def test_what_is_logged_and_learned_is_what_one_process_logs_and_learns(
         torch.testing.assert_close(value, before[key], rtol=0, atol=1e-6)
         torch.testing.assert_close(weights(two, 1, name)[key], value, rtol=0, atol=0)
     assert expected[0]["loss"] != expected[-1]["loss"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_logged_and_learned_is_what_one_process_logs_and_learns(
+    name: str, one: Path, two: Path
+) -> None:
+    compare(name, one, two)
+
+
+@pytest.mark.matrix
+@pytest.mark.slow
+def test_a_model_split_over_both_learns_the_same(one: Path, tmp_path: Path) -> None:
+    words = ("--config_file", str(CONFIG), "--num_processes", "2", "--main_process_port", "0")
+    launch("accelerate.commands.accelerate_cli", "launch", *words, str(SCRIPT), str(tmp_path / "w"))
+    for name in ("sft", "dpo", "orpo"):
+        compare(name, one, tmp_path / "w")
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Train with every trainer: ``test_two_processes.py`` has it done by one process and by two.
 
 Each process writes what it holds in the end into ``FOLDER/RANK``. A step is of four rows or
-completions, whatever the number of processes.
+completions, whatever the number of processes. Only what is known of sharded models is run on them.
 """
 
 from __future__ import annotations
@@ -108,7 +108,9 @@ def run(name: str, trainer: Any, folder: Path) -> None:
     trainer.train()
     logged = [line for line in trainer.state.log_history if "loss" in line]
     (folder / f"{name}.json").write_text(json.dumps(logged))
-    torch.save(trainer.model.state_dict(), folder / f"{name}.pt")
+    weights = trainer.model.state_dict().items()
+    whole = {key: v.full_tensor() if hasattr(v, "full_tensor") else v for key, v in weights}
+    torch.save(whole, folder / f"{name}.pt")
 
 
 def tiny() -> tuple[Any, Any]:
@@ -142,6 +144,8 @@ def everything(whole: Path) -> None:
         paired = DPOConfig(**options(whole / loss, loss_type=loss))
         run(loss, DPOTrainer(model, None, paired, None, pairs, None, tokenizer), folder)
 
+    if os.environ.get("ACCELERATE_USE_FSDP"):
+        return
     model, tokenizer = tiny()
     unpaired = KTOConfig(**options(whole / "kto", train_sampling_strategy="sequential"))
     singles = Dataset.from_list(SINGLES)
