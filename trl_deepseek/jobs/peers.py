@@ -44,13 +44,13 @@ def explained(error: Exception, timeout: float) -> Exception:
             return RunError(f"rank {rank} failed: {said}")
         if said is None and gone:
             return RunError(
-                f"rank {rank} has ended without a word, as a process does that is killed\n"
-                "  the launcher says by what signal; SIGKILL often is the system, short of memory"
+                f"rank {rank} has ended without a word, as a process does that is killed (the "
+                "launcher says by what; SIGKILL often comes of a system that is short of memory)"
             )
         if said is None:
             return RunError(
-                f"rank {rank} hangs: the others have waited for it for {timeout:g} seconds\n"
-                "  --ddp_timeout sets how long they wait"
+                f"rank {rank} hangs: the others have waited for it for {timeout:g} seconds, "
+                "which --ddp_timeout sets"
             )
     return error
 
