@@ -129,7 +129,6 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
-
         kept: list[HeadOutput] = []
 
         def score(*, input_ids: Tensor, **given: Any) -> Any:
