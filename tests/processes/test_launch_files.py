@@ -82,7 +82,7 @@ def test_zero_splits_what_its_stage_says(name: str, monkeypatch: pytest.MonkeyPa
 def test_deepspeed_itself_takes_what_the_files_mean(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deepspeed = pytest.importorskip("deepspeed", reason="pip install deepspeed: the extra is not")
+    deepspeed = pytest.importorskip("deepspeed", reason="pip install 'trl-deepseek[deepspeed]'")
     for key, text in environment(name).items():
         monkeypatch.setenv(key, text)
     plugin = DeepSpeedPlugin()
