@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from trl_deepseek import load_registry
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.lm_head import IGNORED
 from trl_deepseek.segments import PrefixSharing
 
@@ -73,3 +77,82 @@ def test_layers_run_again_in_the_backward_pass_see_the_same_segments() -> None:
     model = build()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     assert_alike(model, batch())
+
+
+def test_a_prompt_counts_in_the_balancing_loss_as_often_as_it_stands_in_the_batch() -> None:
+    for name in ("tiny-deepseek-v2", "tiny-deepseek-v3"):
+        assert_alike(build(name), batch(), output_router_logits=True)
+
+
+def test_auto_shares_what_gains_and_leaves_what_does_not() -> None:
+    model = build()
+    random = torch.Generator().manual_seed(0)
+    alike = torch.randint(3, 200, (1, 2000), generator=random).repeat(4, 1)
+    alike[:, -8:] = torch.randint(3, 200, (4, 8), generator=random)
+    sharing = PrefixSharing("auto")
+    assert sharing.layout(model, alike, None) is not None
+    apart = torch.randint(3, 200, (4, 60), generator=random)
+    assert sharing.layout(model, apart, None) is None
+    assert sharing.shared == 1
+
+
+def left_alone(model: Any, caplog: pytest.LogCaptureFixture, **given: Any) -> str:
+    """What ``auto`` says once of a batch that it leaves, and ``on`` refuses with."""
+    rows = batch()
+    caplog.set_level("INFO", "trl_deepseek.segments.sharing")
+    auto = PrefixSharing("auto")
+    auto.mode = "on"  # as if it gained
+    with pytest.raises(ConfigError, match="prefix_sharing on: ") as refused:
+        auto.token_logps(model, **rows, **given)
+    auto.mode = "auto"
+    for _ in range(2):
+        auto.token_logps(model, **rows, **given)
+    assert auto.shared == 0
+    (said,) = [r.getMessage() for r in caplog.records if r.name.endswith("segments.sharing")]
+    reason = said.removeprefix("prefixes are not shared: ")
+    assert reason in str(refused.value)
+    return reason
+
+
+def small(config: Any, **options: Any) -> Any:
+    return AutoModelForCausalLM.from_config(
+        config(
+            vocab_size=256, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            num_attention_heads=2, num_key_value_heads=2, **options,
+        )
+    ).train()  # fmt: skip
+
+
+def test_models_that_are_not_exact_are_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    sliding = small(MistralConfig, sliding_window=8)
+    assert left_alone(sliding, caplog) == "MistralForCausalLM attends within a sliding window"
+    caplog.clear()
+    prompted = get_peft_model(
+        build(), PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+    assert "PROMPT_TUNING puts tokens of its own" in left_alone(prompted, caplog)
+    caplog.clear()
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    dynamic = small(LlamaConfig, rope_parameters=scaled)
+    assert "depend on the longest row" in left_alone(dynamic, caplog)
+
+
+def test_what_differs_from_row_to_row_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    lora = LoraConfig(r=2, target_modules="all-linear", lora_dropout=0.1)
+    dropping = get_peft_model(build(), lora).train()
+    assert "differs from row to row" in left_alone(dropping, caplog)
+    caplog.clear()
+    assert "noise on the embeddings" in left_alone(build(), caplog, noised=True)
+
+
+def test_a_model_that_does_not_heed_the_mask_is_found_by_trying() -> None:
+    model = build()
+    for layer in model.model.layers:
+        attend = layer.self_attn.forward
+        layer.self_attn.forward = partial(_without_mask, attend)
+    with pytest.raises(ConfigError, match="gives other values for a row of segments"):
+        PrefixSharing("on").token_logps(model, **batch())
+
+
+def _without_mask(attend: Any, *args: Any, **given: Any) -> Any:
+    return attend(*args, **{**given, "attention_mask": None})

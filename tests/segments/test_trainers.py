@@ -20,6 +20,7 @@ from trl_deepseek import (
     RewardTrainer,
     load_registry,
 )
+from trl_deepseek.lm_head import unwrap
 
 PROMPT = "Add the two numbers and say nothing but the sum: "
 TRAINERS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -51,15 +52,20 @@ def build(folder: Path, kind: str, model: str, tuning: str, attention: str, **op
         "gradient_checkpointing": False, "disable_tqdm": True, **named, **options,
     }  # fmt: skip
     built, tokenizer = load_registry().models[model](seed=0)
-    built.set_attn_implementation(attention)
+    if kind == "reward":  # which ours makes of a language model that it finds by name
+        built = model
     rest: dict[str, Any] = {}
     if tuning == "lora":
         rest["peft_config"] = LoraConfig(r=4, target_modules="all-linear", lora_dropout=0.0)
     if tuning == "qlora":
         settings["quantization"] = "qlora"
-    return trainer(
+    made = trainer(
         built, args=config(**settings), train_dataset=pairs(), processing_class=tokenizer, **rest
     )
+    for each in (made.model, getattr(made, "ref_model", None)):
+        if each is not None:
+            unwrap(each).set_attn_implementation(attention)
+    return made
 
 
 def loss_and_gradients(trainer: Any) -> tuple[float, dict[str, torch.Tensor], int]:
@@ -74,7 +80,7 @@ def loss_and_gradients(trainer: Any) -> tuple[float, dict[str, torch.Tensor], in
     gradients = {
         n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None
     }
-    return float(loss), gradients, trainer._prefix_sharing.shared
+    return loss.item(), gradients, trainer._prefix_sharing.shared
 
 
 CELLS = list(
@@ -108,8 +114,6 @@ def test_a_batch_has_the_loss_and_gradients_that_it_has_without(
     options: dict[str, Any] = {"gradient_checkpointing": checkpointing}
     if checkpointing:
         options["gradient_checkpointing_kwargs"] = {"use_reentrant": False}
-    if kind != "reward" and "llm" not in model:
-        options["model_init_kwargs"] = None
     found = [
         loss_and_gradients(
             build(tmp_path, kind, model, tuning, attention, prefix_sharing=mode, **options)

@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from trl_deepseek import SFTConfig, SFTTrainer, load_registry
+from trl_deepseek.segments import by_documents
 
 TEXTS = ["one", "two and three", "a somewhat longer document", "four"]
 
@@ -80,3 +81,23 @@ def test_packed_documents_are_as_they_are_alone(tmp_path: Path, model: str, atte
         assert (ours.grad is None) == (theirs.grad is None)
         if ours.grad is not None:
             assert torch.allclose(ours.grad, theirs.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["tiny-deepseek-llm", "tiny-deepseek-v3"])
+def test_packed_rows_attend_by_documents_with_the_same_loss_and_gradients(
+    tmp_path: Path, model: str
+) -> None:
+    found = []
+    for mode in ("off", "on"):
+        trainer = build(tmp_path, model, "sdpa", packing=True, max_length=200, prefix_sharing=mode)
+        batch = trainer.data_collator(list(trainer.train_dataset))
+        with by_documents(trainer.model, mode, batch["position_ids"]) as apart:
+            assert apart is (mode == "on")
+        loss = trainer.compute_loss(trainer.model, batch)
+        loss.backward()
+        found.append((loss.item(), {n: p.grad for n, p in trainer.model.named_parameters()}))
+    (loss, gradients), (loss_apart, gradients_apart) = found
+    assert loss_apart == pytest.approx(loss, rel=1e-5)
+    for name, gradient in gradients.items():
+        if gradient is not None:
+            torch.testing.assert_close(gradients_apart[name], gradient, rtol=1e-5, atol=1e-6)

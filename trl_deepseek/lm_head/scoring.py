@@ -72,6 +72,7 @@ def token_logps(
     attention_mask: Tensor | None = None,
     labels: Tensor,
     entropy: bool = False,
+    temperature: float = 1.0,
     **backbone: Any,
 ) -> HeadOutput:
     """Score ``labels``: position t of the result holds ``log p(labels[:, t + 1] | up to t)``.
@@ -85,6 +86,7 @@ def token_logps(
         attention_mask: As the model takes it; None for none.
         labels: Tokens to score, (B, T), not shifted; -100 where nothing is scored.
         entropy: Whether to compute the entropy too.
+        temperature: What the logits are divided by.
         **backbone: Passed to the model's forward (``position_ids``, ``output_router_logits``, ...).
     """
     given: dict[str, Any] = {
@@ -93,7 +95,7 @@ def token_logps(
         "entropy": entropy,
     }
     target = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-    found = target_logps(model, target=target, **given, **backbone)
+    found = target_logps(model, target=target, temperature=temperature, **given, **backbone)
     spread = None if found.entropy is None else found.entropy[:, :-1]
     return HeadOutput(found.logps[:, :-1], found.correct[:, :-1], spread, found.aux_loss)
 
@@ -105,6 +107,7 @@ def target_logps(
     attention_mask: Tensor | None = None,
     target: Tensor,
     entropy: bool = False,
+    temperature: float = 1.0,
     copies: Tensor | None = None,
     **backbone: Any,
 ) -> HeadOutput:
@@ -116,6 +119,7 @@ def target_logps(
         attention_mask: As the model takes it; None for none.
         target: The token to score at each position, (B, T); -100 where nothing is scored.
         entropy: Whether to compute the entropy too.
+        temperature: What the logits are divided by.
         copies: How often each token counts in the load-balancing loss, (B, T); None to let
             ``attention_mask`` say it.
         **backbone: Passed to the model's forward.
@@ -128,7 +132,7 @@ def target_logps(
         arguments["input_ids"] = input_ids
 
     if layers and not _transforms_logits(causal_lm):
-        with _scoring_head(layers, target, entropy) as seen:
+        with _scoring_head(layers, target, entropy, temperature) as seen:
             outputs = model(**arguments)
         placed = outputs.logits[..., 0]
         if seen and _same(placed, seen[0].logps):
@@ -142,7 +146,9 @@ def target_logps(
 
     with _labelled_only(causal_lm.get_output_embeddings(), target):
         outputs = model(**arguments)
-    found = _place(_score_logits(outputs.logits[0], target[target != IGNORED], entropy), target)
+    logits = outputs.logits[0].to(torch.promote_types(outputs.logits.dtype, torch.float32))
+    scores = _score_logits(logits / temperature, target[target != IGNORED], entropy)
+    found = _place(scores, target)
     return _output(found, balancing_loss(causal_lm, outputs, weights))
 
 
@@ -192,7 +198,9 @@ def _linear_layers(head: Any) -> list[nn.Module]:
 
 
 @contextlib.contextmanager
-def _scoring_head(layers: list[nn.Module], target: Tensor, entropy: bool) -> Iterator[list[Scores]]:
+def _scoring_head(
+    layers: list[nn.Module], target: Tensor, entropy: bool, temperature: float
+) -> Iterator[list[Scores]]:
     """While open, the head returns log-probs (B, T, 1) in place of logits; yields the scores."""
     held: list[Tensor] = []
     seen: list[Scores] = []
@@ -205,7 +213,14 @@ def _scoring_head(layers: list[nn.Module], target: Tensor, entropy: bool) -> Ite
         hidden = held.pop()[:, -target.shape[1] :]  # prompt tuning puts tokens in front
         goal = target.to(hidden.device)
         mask = goal != IGNORED
-        scores = score(hidden[mask], layer.weight, layer.bias, goal[mask], entropy=entropy)  # type: ignore[arg-type]
+        scores = score(
+            hidden[mask],
+            layer.weight,  # type: ignore[arg-type]
+            layer.bias,  # type: ignore[arg-type]
+            goal[mask],
+            entropy=entropy,
+            temperature=temperature,
+        )
         seen[:] = [_place(scores, goal)]
         return seen[0].logps[..., None].clone()  # FSDP must not be handed a view
 
@@ -238,8 +253,7 @@ def _removed(handle: RemovableHandle) -> Iterator[None]:
 
 
 def _score_logits(logits: Tensor, target: Tensor, entropy: bool) -> Scores:
-    """What :func:`score` returns, from full logits (N, V)."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    """What :func:`score` returns, from full logits (N, V), in float32."""
     target = target.to(logits.device)
     logps = logits.log_softmax(dim=-1)
     chosen = logps.gather(1, target[:, None])[:, 0]

@@ -42,7 +42,13 @@ class Scores(NamedTuple):
 
 
 def score(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *, entropy: bool = False
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    *,
+    entropy: bool = False,
+    temperature: float = 1.0,
 ) -> Scores:
     """Score ``target`` under the softmax of a linear layer, differentiable in all it is given.
 
@@ -55,6 +61,7 @@ def score(
         bias: The layer's bias, (V,), or None.
         target: The token to score at each position, (N,), in [0, V).
         entropy: Whether to compute the entropy too; it costs one more pass over each tile.
+        temperature: What the logits are divided by.
     """
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -63,7 +70,7 @@ def score(
     )
     with torch.autocast(device, enabled=False):
         logps, correct, spread = _StreamingSoftmax.apply(
-            hidden, weight, bias, target, dtype, wanted, entropy
+            hidden, weight, bias, target, dtype, wanted, entropy, 1 / temperature
         )
     return Scores(logps, correct, spread)
 
@@ -102,13 +109,14 @@ class _StreamingSoftmax(torch.autograd.Function):
         dtype: torch.dtype,
         differentiate: bool,
         want_entropy: bool,
+        scale: float,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         trains_head = weight.requires_grad or (bias is not None and bias.requires_grad)
         one_pass = differentiate and not trains_head
         positions, vocabulary = hidden.shape[0], weight.shape[0]
         exact = torch.promote_types(dtype, torch.float32)
         rows, columns = tile_shape(positions, vocabulary, hidden.device.type)
-        tiles = _Tiles(weight, bias, dtype, rows, columns)
+        tiles = _Tiles(weight, bias, dtype, rows, columns, scale)
 
         peak = hidden.new_full((positions,), -torch.inf, dtype=exact)
         total = hidden.new_zeros(positions, dtype=exact)
@@ -138,7 +146,7 @@ class _StreamingSoftmax(torch.autograd.Function):
                 if mean is not None:
                     tiles.add_product(mean.mul_(shrink[:, None]), tiles.narrowed(z), matrix)
             if direction is not None and mean is not None:
-                direction[part] = tiles.rows_of(goal) - mean.div_(s[:, None])
+                direction[part] = (tiles.rows_of(goal) - mean.div_(s[:, None])).mul_(scale)
 
         log_total = total.log()
         logps = target_logit - peak - log_total
@@ -147,7 +155,7 @@ class _StreamingSoftmax(torch.autograd.Function):
         if differentiate:
             saved = (direction,) if one_pass else (hidden, weight, bias, target, peak + log_total)
             ctx.save_for_backward(*saved)
-            ctx.dtype = dtype
+            ctx.dtype, ctx.scale = dtype, scale
         ctx.mark_non_differentiable(correct, *(() if entropy is None else (entropy,)))
         return logps, correct, entropy
 
@@ -161,7 +169,7 @@ class _StreamingSoftmax(torch.autograd.Function):
             return *_head_gradients(ctx, grad_logps), *_NO_GRADIENTS[2:]
 
 
-_NO_GRADIENTS = (None,) * 6
+_NO_GRADIENTS = (None,) * 7
 
 
 def _head_gradients(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
@@ -172,7 +180,8 @@ def _head_gradients(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
     """
     hidden, weight, bias, target, log_sum = ctx.saved_tensors
     rows, columns = tile_shape(hidden.shape[0], weight.shape[0], hidden.device.type)
-    tiles = _Tiles(weight, bias, ctx.dtype, rows, columns)
+    tiles = _Tiles(weight, bias, ctx.dtype, rows, columns, ctx.scale)
+    slopes = grad_logps * ctx.scale
     exact = log_sum.dtype
     grad_hidden = torch.zeros_like(hidden, dtype=exact) if ctx.needs_input_grad[0] else None
     grad_weight = torch.empty_like(weight) if ctx.needs_input_grad[1] else None
@@ -188,7 +197,7 @@ def _head_gradients(ctx: Any, grad_logps: Tensor) -> tuple[Tensor | None, ...]:
             state = hidden[part].to(ctx.dtype)
             slope = tiles.logits(state, matrix, first).sub_(log_sum[part, None]).exp_().neg_()
             _add_at_target(slope, target[part], first)
-            slope.mul_(grad_logps[part, None])
+            slope.mul_(slopes[part, None])
             if grad_bias is not None:
                 tile_bias += slope.sum(dim=0)
             slope = tiles.narrowed(slope)
@@ -215,11 +224,19 @@ class _Tiles:
         dtype: In which the products are formed; what is summed is at least float32.
         rows: Positions per tile.
         columns: Tokens per tile.
+        scale: What the logits are multiplied by.
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, rows: int, columns: int
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+        rows: int,
+        columns: int,
+        scale: float,
     ) -> None:
+        self.scale = scale
         self.weight, self.bias, self.dtype, self.columns = weight, bias, dtype, columns
         self.exact = torch.promote_types(dtype, torch.float32)
         self.buffer = weight.new_empty(rows * columns, dtype=self.exact)
@@ -245,9 +262,9 @@ class _Tiles:
         else:
             bias = self.bias[first : first + shape[1]].to(self.dtype)
             torch.addmm(bias, state, matrix.t(), out=narrow)
-        if self.narrow is self.buffer:
-            return narrow
-        return self.buffer[: narrow.numel()].view(shape).copy_(narrow)
+        if self.narrow is not self.buffer:
+            narrow = self.buffer[: narrow.numel()].view(shape).copy_(narrow)
+        return narrow if self.scale == 1 else narrow.mul_(self.scale)
 
     def narrowed(self, tile: Tensor) -> Tensor:
         """A tile in the buffer in the dtype of the products."""

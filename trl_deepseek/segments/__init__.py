@@ -27,6 +27,7 @@ exact (:mod:`~trl_deepseek.segments.exactness`); the layout itself is in
 
 from trl_deepseek.segments.layout import Layout, lay_out
 from trl_deepseek.segments.mask import SegmentMask, Span
+from trl_deepseek.segments.packing import by_documents
 from trl_deepseek.segments.sharing import MODES, PrefixSharing
 
-__all__ = ["MODES", "Layout", "PrefixSharing", "SegmentMask", "Span", "lay_out"]
+__all__ = ["MODES", "Layout", "PrefixSharing", "SegmentMask", "Span", "by_documents", "lay_out"]

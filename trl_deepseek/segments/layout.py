@@ -66,6 +66,12 @@ class Layout:
         """What was found for each position, (R, L), for the rows that it stands for, (B, T)."""
         return values.flatten(0, 1)[self.place.to(values.device)]
 
+    def scores(self, values: Tensor, labels: Tensor) -> Tensor:
+        """Scores of next tokens, (R, L), as those of ``labels``, (B, T-1); else 0."""
+        scored = (labels[:, 1:] != IGNORED) & self.real[:, :-1]
+        zero = values.new_zeros(())
+        return self.back(values)[:, :-1].where(scored.to(values.device), zero)
+
 
 def lay_out(
     input_ids: Tensor,

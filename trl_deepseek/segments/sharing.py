@@ -53,6 +53,7 @@ class PrefixSharing:
         attention_mask: Tensor | None = None,
         labels: Tensor,
         entropy: bool = False,
+        temperature: float = 1.0,
         noised: bool = False,
         **backbone: Any,
     ) -> HeadOutput:
@@ -64,6 +65,7 @@ class PrefixSharing:
             attention_mask: (B, T).
             labels: Tokens to score, (B, T), not shifted; -100 where nothing is scored.
             entropy: Whether to compute the entropy too.
+            temperature: What the logits are divided by.
             noised: Whether noise is added to the embeddings of passes with gradients, to each
                 row its own.
             **backbone: Passed to the model's forward.
@@ -72,11 +74,12 @@ class PrefixSharing:
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "entropy": entropy,
+            "temperature": temperature,
         }
         layout = self.layout(model, input_ids, attention_mask, noised=noised, **backbone)
         if layout is None:
             return lm_head.token_logps(model, labels=labels, **given, **backbone)
-        return _scored(model, layout, labels, entropy, backbone)
+        return _scored(model, layout, labels, entropy, {"temperature": temperature, **backbone})
 
     def joined_logps(
         self,
@@ -173,20 +176,20 @@ class PrefixSharing:
             model, input_ids, attention_mask, noised, backbone
         )
         if reason is not None:
-            self._leave(reason)
+            self.leave(reason)
             return None
         one_row = unwrap(model).config.get_text_config()._attn_implementation == "sdpa"
         shortest = SHORTEST if self.mode == "auto" else 1
         layout = lay_out(input_ids, attention_mask, one_row=one_row, shortest=shortest)
         if layout is None:
-            self._leave("a row has padding between its tokens, or no tokens")
+            self.leave("a row has padding between its tokens, or no tokens")
             return None
         whole = [len(input_ids)]
         if (self.mode == "auto" or parts) and not self._pays(model, layout, parts or whole):
             return None
         reason = self._trial(model, plain)
         if reason is not None:
-            self._leave(reason)
+            self.leave(reason)
             return None
         self.shared += 1
         return layout
@@ -237,7 +240,8 @@ class PrefixSharing:
             return "padding on the left moves positions that are not rotary"
         return None
 
-    def _leave(self, reason: str) -> None:
+    def leave(self, reason: str) -> None:
+        """Say, once, why a batch is left as it is; with ``on`` that ends the run."""
         if self.mode == "on":
             raise ConfigError(
                 f"prefix_sharing on: {reason}\n"
@@ -262,13 +266,9 @@ def _scored(
         entropy=entropy,
         **backbone,
     )
-    scored = (labels[:, 1:] != lm_head.IGNORED) & layout.real[:, :-1]
-
-    def back(values: Tensor) -> Tensor:
-        return layout.back(values)[:, :-1].where(scored, values.new_zeros(()))
-
-    spread = None if found.entropy is None else back(found.entropy)
-    return HeadOutput(back(found.logps), back(found.correct), spread, found.aux_loss)
+    logps, correct = (layout.scores(each, labels) for each in (found.logps, found.correct))
+    spread = None if found.entropy is None else layout.scores(found.entropy, labels)
+    return HeadOutput(logps, correct, spread, found.aux_loss)
 
 
 def _widened(values: Tensor, name: str, width: int) -> Tensor:

@@ -1,0 +1,326 @@
+"""Whole training steps of ours against stock TRL's, in one process and in turn.
+
+    python benchmarks/speed.py [--only dpo kto grpo] [--rounds 3] [--layers 8] [--json]
+
+`make bench` measures everything and writes benchmarks/speed.json and its table, speed.md.
+
+Each work is a trainer on rows of exactly P prompt tokens and C tokens per completion: a small
+Llama (hidden size 512, vocabulary 32000 unless ``--layers`` and ``--vocabulary`` say otherwise),
+LoRA, float32. Both sides have the same weights and the same batch; a step is TRL's
+``training_step``, forward, reference and backward; of GRPO the update from given completions, the
+rollout, or both (``grpo step``). The order alternates from round to round;
+figures are medians of processor time, which other work on the machine distorts least, with the
+lowest and highest ratio of a round. Peak memory is what a step adds to the process at most, from
+the system's own mark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+from log_probs import tokenizer  # type: ignore[import-not-found]
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+
+import trl_deepseek
+
+SIDES = (("TRL", trl), ("ours", trl_deepseek))
+
+
+@dataclass(frozen=True)
+class Work:
+    """One row of the table.
+
+    Attributes:
+        trainer: ``DPO``, ``KTO``, ``Reward``, ``SFT`` or ``GRPO``, as classes begin.
+        rows: Makes the dataset.
+        batch: Rows in a batch.
+        options: Of both configs.
+    """
+
+    trainer: str
+    rows: Callable[[], Dataset]
+    batch: int
+    options: dict[str, Any]
+    run: Callable[[Any, Any], Any] | None = None  # what is timed, where it is not ``training_step``
+
+
+def words(count: int, seed: int) -> str:
+    """``count`` random tokens."""
+    drawn = torch.randint(1000, (count,), generator=torch.Generator().manual_seed(seed))
+    return " ".join(f"w{number}" for number in drawn.tolist())
+
+
+def pairs(prompt: int, completion: int, count: int = 4) -> Dataset:
+    """Pairs of exactly so many tokens; the trainers append the one that ends a text."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": words(prompt, 3 * i) + " ",
+                "chosen": words(completion - 1, 3 * i + 1),
+                "rejected": words(completion - 1, 3 * i + 2),
+            }
+            for i in range(count)
+        ]
+    )
+
+
+def singles(prompt: int, completion: int, count: int = 4) -> Dataset:
+    """Labelled completions, each of a prompt of its own."""
+    return Dataset.from_list(
+        [
+            {
+                "prompt": words(prompt, 2 * i) + " ",
+                "completion": words(completion - 1, 2 * i + 1),
+                "label": i % 2 == 0,
+            }
+            for i in range(count)
+        ]
+    )
+
+
+def documents(low: int, high: int, count: int = 16) -> Dataset:
+    """Texts whose lengths are spread evenly from ``low`` to ``high``."""
+    step = (high - low) / (count - 1)
+    return Dataset.from_list([{"text": words(int(low + i * step) - 1, i)} for i in range(count)])
+
+
+def preference(prompt: int, completion: int) -> Work:
+    """DPO on four pairs."""
+    return Work("DPO", lambda: pairs(prompt, completion), 4, {"max_length": 1024})
+
+
+def grpo(prompt: int, completion: int, run: Callable[[Any, Any], Any]) -> Work:
+    """Eight completions of one prompt; ``generate`` may not end one early."""
+    options = {
+        "num_generations": GROUP,
+        "max_completion_length": completion,
+        "generation_kwargs": {"min_new_tokens": completion},
+        "reward_funcs": [length],
+    }
+    return Work("GRPO", lambda: prompts(prompt), GROUP, options, run)
+
+
+def prompts(length: int) -> Dataset:
+    """Four prompts of exactly so many tokens."""
+    return Dataset.from_list([{"prompt": words(length, i)} for i in range(4)])
+
+
+def length(completions: list[str], **_: Any) -> list[float]:
+    """A reward that is not constant."""
+    return [float(len(completion)) for completion in completions]
+
+
+def update(trainer: Any, batch: Any) -> Any:
+    """Forward and backward of given completions."""
+    ids = torch.tensor([trainer.processing_class(row["prompt"])["input_ids"] for row in batch])
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.randint(4, 1000, (GROUP, trainer.max_completion_length), generator=random)
+    completions = {
+        "prompt_ids": ids,
+        "prompt_mask": torch.ones_like(ids),
+        "completion_ids": drawn,
+        "completion_mask": torch.ones_like(drawn),
+        "advantages": torch.linspace(-1, 1, GROUP),
+        "num_items_in_batch": torch.tensor(drawn.numel()),
+    }
+    loss = trainer.compute_loss(trainer.model, completions)
+    loss.backward()
+    return loss
+
+
+def rollout(trainer: Any, batch: Any) -> float:
+    """Sampling alone."""
+    torch.manual_seed(0)
+    ids = [trainer.processing_class(row["prompt"])["input_ids"] for row in batch]
+    trainer._generate_single_turn(ids, None, {}, GROUP)
+    return 0.0
+
+
+def whole(trainer: Any, batch: Any) -> Any:
+    """Sampling, rewards, and the update."""
+    trainer._step = 0
+    return trainer.training_step(trainer.model, batch, None)
+
+
+GROUP = 8
+WORKS = {
+    "dpo P=512 C=64": preference(512, 64),
+    "dpo P=512 C=128": preference(512, 128),
+    "dpo P=128 C=256": preference(128, 256),
+    "kto P=512 C=64": Work("KTO", lambda: singles(512, 64), 4, {"max_length": 1024}),
+    "reward P=512 C=64": Work("Reward", lambda: pairs(512, 64), 4, {"max_length": 1024}),
+    "sft packed 64..512": Work(
+        "SFT",
+        lambda: documents(64, 512),
+        1,
+        {"max_length": 4608, "packing": True, "shuffle_dataset": False},
+    ),
+    "grpo update P=512 C=64": grpo(512, 64, update),
+    "grpo update P=256 C=32": grpo(256, 32, update),
+    "grpo update P=256 C=128": grpo(256, 128, update),
+    "grpo update P=64 C=256": grpo(64, 256, update),
+    "grpo rollout P=512 C=64": grpo(512, 64, rollout),
+    "grpo step P=256 C=64": grpo(256, 64, whole),
+}
+
+
+def model(work: Work, layers: int, vocabulary: int) -> Any:
+    """A small Llama, always with the same weights."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=512,
+        intermediate_size=1376,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    if work.trainer != "Reward":
+        return AutoModelForCausalLM.from_config(config)
+    config.num_labels = 1
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int) -> Any:
+    """A trainer of one side, and the batch that it is to learn from."""
+    settings = {
+        "output_dir": folder,
+        "per_device_train_batch_size": work.batch,
+        "gradient_checkpointing": False,
+        "bf16": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": 0,
+    }
+    task = "SEQ_CLS" if work.trainer == "Reward" else "CAUSAL_LM"
+    saved = ["score"] if work.trainer == "Reward" else None
+    lora = LoraConfig(r=8, target_modules="all-linear", task_type=task, modules_to_save=saved)
+    options = {**work.options}
+    more = {n: options.pop(n) for n in ("reward_funcs",) if n in options}
+    trainer = getattr(library, f"{work.trainer}Trainer")(
+        model(work, layers, vocabulary),
+        args=getattr(library, f"{work.trainer}Config")(**settings, **options),
+        train_dataset=work.rows(),
+        processing_class=tokenizer(),
+        peft_config=lora,
+        **more,
+    )
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1  # which training would set
+    return trainer, next(iter(trainer.get_train_dataloader()))
+
+
+def step(work: Work, trainer: Any, batch: Any) -> tuple[float, float, float, float]:
+    """Processor seconds, peak megabytes, loss and seconds on the clock of one step."""
+    run = work.run or (lambda trainer, batch: trainer.training_step(trainer.model, {**batch}))
+    trainer.model.zero_grad()
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
+    before = resident("VmRSS")
+    clock, began = time.perf_counter(), time.process_time()
+    loss = float(run(trainer, batch))
+    spent, clock = time.process_time() - began, time.perf_counter() - clock
+    return spent, resident("VmHWM") - before, loss, clock
+
+
+def resident(which: str) -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (at most so far) of this process, in MB."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in status if line.startswith(which))
+
+
+def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """One row of the table."""
+    work = WORKS[name]
+    found: dict[str, list[tuple[float, float, float, float]]] = {side: [] for side, _ in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        made = {s: prepared(library, work, folder, layers, vocabulary) for s, library in SIDES}
+        for number in range(rounds + 1):
+            for side in found if number % 2 == 0 else reversed(found):
+                found[side].append(step(work, *made[side]))
+    stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side, _ in SIDES)
+    ratios = [a / b for a, b in zip(stock[0], ours[0], strict=True)]
+    return {
+        "work": name,
+        "trl_seconds": statistics.median(stock[0]),
+        "ours_seconds": statistics.median(ours[0]),
+        "trl_clock": statistics.median(stock[3]),
+        "ours_clock": statistics.median(ours[3]),
+        "faster": statistics.median(ratios),
+        "lowest": min(ratios),
+        "highest": max(ratios),
+        "trl_megabytes": max(stock[1]),
+        "ours_megabytes": max(ours[1]),
+        "losses": [stock[2][0], ours[2][0]],
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """Markdown."""
+    lines = [
+        "| step | TRL, processor (clock) | ours | faster | memory, TRL | ours |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        lines.append(
+            f"| {r['work']} | {r['trl_seconds']:.2f} s ({r['trl_clock']:.2f}) "
+            f"| {r['ours_seconds']:.2f} s ({r['ours_clock']:.2f}) "
+            f"| {r['faster']:.2f}x ({r['lowest']:.2f} to {r['highest']:.2f}) "
+            f"| {r['trl_megabytes']:.0f} MB | {r['ours_megabytes']:.0f} MB |"
+        )
+    return "\n".join(lines)
+
+
+def roofline(threads: int) -> str:
+    """What the machine multiplies, measured on the spot."""
+    left = torch.randn(2048, 2048)
+    rates = []
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ left
+        rates.append(2 * 2048**3 / (time.perf_counter() - began) / 1e9)
+    return f"Matrix product, float32, {threads} threads: {max(rates):.0f} GFLOP/s."
+
+
+def main() -> int:
+    """Measure the works that are asked for, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--only", "--works", nargs="+", default=[""], help="beginnings of names")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--vocabulary", type=int, default=32_000)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", help="also write NAME.json and its table, NAME.md, here")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    chosen = [name for name in WORKS if name.startswith(tuple(args.only))]
+    results = []
+    for name in chosen:
+        results.append(compare(name, args.rounds, args.layers, args.vocabulary))
+        print(json.dumps(results[-1]), file=sys.stderr, flush=True)  # what is known so far
+    text = f"{table(results)}\n\n{roofline(args.threads)}"
+    if args.write:
+        Path(f"{args.write}.json").write_text(json.dumps(results, indent=1) + "\n")
+        Path(f"{args.write}.md").write_text(f"# Steps against stock TRL: `make bench`\n\n{text}\n")
+    print(json.dumps(results) if args.json else text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
