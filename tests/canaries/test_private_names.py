@@ -266,7 +266,7 @@ TABLE = [
     Name(
         "torch.distributed.distributed_c10d",
         "_get_default_store",
-        "cli/ranks.py",
+        "jobs/peers.py",
         "what the ranks of a run share",
     ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),

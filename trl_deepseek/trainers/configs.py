@@ -285,6 +285,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GR
             output_dir=str(self.output_dir),
             max_completion_length=self.max_completion_length,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
+            processes=self.world_size,
         )
 
 
