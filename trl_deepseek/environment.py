@@ -17,7 +17,7 @@ from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
 
-EXTRAS = ("liger", "tensorboard", "wandb")  # of this distribution, held to pyproject.toml by a test
+EXTRAS = ("liger", "tensorboard", "vllm", "wandb")  # of this distribution, held to pyproject.toml by a test
 SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # fields that may name a file
 # Warnings, as patterns: an option of TRL's that transformers renames, a default that only a GPU can
 # use, and peft's search for the base of an adapter on a model that was built in memory.
