@@ -181,6 +181,8 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
         allow_unsandboxed_code: Run generated code with your own rights where there is no sandbox;
             ``output_dir/generated_code.json`` then says so.
         save_completions: Save every completion with its scores in ``output_dir/completions``.
+        engine_tolerance: With ``use_vllm``: nats per token by which the engine's log-probs may
+            differ from the policy's just after it was given the policy's weights; 0 for any.
 
     Raises:
         ConfigError: One of these has a value that it cannot have.
@@ -229,6 +231,13 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
     save_completions: bool = field(
         default=True,
         metadata={"help": "Save every completion with its scores in OUTPUT_DIR/completions."},
+    )
+    engine_tolerance: float = field(
+        default=0.1,
+        metadata={
+            "help": "With use_vllm: nats per token by which the engine's log-probs may differ from "
+            "the policy's just after it was given the weights, or the run stops; 0 for any."
+        },
     )
 
     def __post_init__(self) -> None:

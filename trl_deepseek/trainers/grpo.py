@@ -34,6 +34,7 @@ from trl_deepseek.rollouts.history import History
 from trl_deepseek.trainers import reference
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.trainers.engine import EngineTraining, check_engine
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.sampling import as_trained
 
@@ -65,7 +66,7 @@ class _Rewards:
     code_runs: str | None  # how generated code is run; None where none is
 
 
-class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
+class GRPOTrainer(EngineTraining, PluginTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -139,6 +140,7 @@ class GRPOTrainer(PluginTrainer, trl.GRPOTrainer):
         inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
         find(inputs)
         _check_reference(inputs)
+        check_engine(inputs)
         inputs.advise()
         read_conversations(inputs)
 

@@ -1,0 +1,191 @@
+"""TRL's generation by vLLM, with the policy that is trained in it and nothing else.
+
+A subclass of TRL's own: the engine and the transfer of weights are TRL's. Here is what it is
+started from (a model in memory is written to a folder first), which weights it gets
+(:mod:`trl_deepseek.engines.weights`), and what is said when it fails.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import random
+import tempfile
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+from safetensors.torch import save_file
+from trl.generation.vllm_generation import VLLMGeneration
+
+from trl_deepseek import chat
+from trl_deepseek.engines import cpu, weights
+from trl_deepseek.errors import RunError, TrlDeepseekError, boundary
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+# Read by vLLM as it starts, where they are not set: in this process, so that weights can be given
+# to it, and without a line for every step of its start.
+SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+class Policy(VLLMGeneration):
+    """The policy in vLLM, colocated or on a server.
+
+    Attributes:
+        source: What a colocated engine is started from; None to write the model to a folder.
+        synced: How often it was given the policy's weights.
+    """
+
+    def __init__(self, *args: Any, source: str | None, **kwargs: Any) -> None:
+        self.source = source
+        self.synced = 0
+        super().__init__(*args, **kwargs)
+
+    def _init_vllm(self) -> None:
+        if self.mode == "server":
+            with boundary(RunError, "the vLLM server cannot be used"):
+                super()._init_vllm()
+            return
+        policy = self.model
+        # Weights are sent in 16 bits or more, so the engine holds no quantized ones: TRL looks for
+        # them among the modules.
+        with written(policy, self.processing_class, self.source) as folder, starting():
+            self.model = SimpleNamespace(name_or_path=folder, named_modules=lambda: ())
+            try:
+                super()._init_vllm()
+            finally:
+                self.model = policy
+        self._say_precision()
+
+    def _say_precision(self) -> None:
+        held = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
+        trained = str(self.model.dtype).removeprefix("torch.")
+        if self.accelerator.is_main_process:
+            where = "" if held == trained else f"; it is trained in {trained}"
+            logger.info("vLLM holds the policy in %s%s", held, where)
+
+    def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
+        if self._dist.is_fsdp or self.accelerator.distributed_type == "DEEPSPEED":
+            yield from super()._iter_named_params()
+        else:
+            yield from weights.named(self.model)
+
+    def sync_weights(self) -> None:
+        """As TRL's; what an engine derives from its weights is derived anew."""
+        with boundary(RunError, "the engine did not take the policy's weights"), torch.no_grad():
+            super().sync_weights()
+            if self.mode == "colocate":
+                derive_again(self.llm)
+        self.synced += 1
+
+    def generate(self, prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, which lets an engine cut completions at the end of its context.
+
+        Raises:
+            RunError: Prompt and completion do not fit into it, or it failed.
+        """
+        if self.mode == "colocate" and prompts:
+            room = self.llm.llm_engine.model_config.max_model_len
+            longest = max(map(len, prompts))
+            if longest + self.max_completion_length > room:
+                raise RunError(
+                    f"a prompt of {longest} tokens and a completion of "
+                    f"{self.max_completion_length} do not fit into the {room} of the engine\n"
+                    f"  --vllm_max_model_length {longest + self.max_completion_length}, or more"
+                )
+        with boundary(_failed):
+            return super().generate(prompts, *args, **kwargs)
+
+    @contextlib.contextmanager
+    def plainly(self, tokens: int) -> Iterator[None]:
+        """Within it, it samples ``tokens`` by the model's own probabilities, the same each time."""
+        plain = {
+            "repetition_penalty": 1.0,
+            "top_p": 1.0,
+            "top_k": 0,
+            "min_p": None,
+            "max_completion_length": tokens,
+            "structured_outputs_regex": None,
+            "generation_kwargs": {"seed": 0, "ignore_eos": True},
+        }
+        kept = {name: getattr(self, name) for name in plain}
+        vars(self).update(plain)
+        try:
+            yield
+        finally:
+            vars(self).update(kept)
+
+
+def _failed(message: str) -> TrlDeepseekError:
+    return RunError(f"vLLM failed while it generated: {message}")
+
+
+@contextlib.contextmanager
+def written(model: Any, tokenizer: Any, source: str | None) -> Iterator[str]:
+    """``source``, or a folder with the model as it is now, which is gone afterwards."""
+    if source is not None:
+        yield source
+        return
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    config = copy.deepcopy(base.config)
+    config.architectures, config.dtype = [type(base).__name__], base.dtype
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    with tempfile.TemporaryDirectory() as folder:
+        stored = {name: value.cpu().contiguous() for name, value in weights.named(model, True)}
+        save_file(stored, f"{folder}/model.safetensors", metadata={"format": "pt"})
+        config.save_pretrained(folder)
+        with chat.inference_template(tokenizer):
+            tokenizer.save_pretrained(folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """Around the start of an engine in this process, which is to leave the process as it is.
+
+    An engine seeds the generators that it shares with the trainer, so that every run would sample
+    alike whatever its seed.
+
+    Raises:
+        RunError: It does not start.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    devices = range(torch.accelerator.device_count())
+    numbers, numpys = random.getstate(), numpy.random.get_state()
+    with contextlib.ExitStack() as around:
+        around.enter_context(boundary(RunError, "vLLM did not start"))
+        around.enter_context(torch.random.fork_rng(devices))
+        if not torch.cuda.is_available():
+            around.enter_context(cpu.plain_linear_layers())
+        yield
+    random.setstate(numbers)
+    numpy.random.set_state(numpys)
+
+
+def derive_again(llm: Any) -> None:
+    """Have latent attention derive its absorbed projections from the weights that it has now.
+
+    They are derived when a model is loaded, and decoding reads nothing else; they are changed in
+    place, for the graphs that have been captured.
+    """
+    engine = llm.llm_engine
+    for module in engine.model_executor.driver_worker.model_runner.model.modules():
+        if not (hasattr(module, "kv_b_proj") and hasattr(module, "process_weights_after_loading")):
+            continue
+        before = {k: v for k, v in vars(module).items() if isinstance(v, torch.Tensor)}
+        module.process_weights_after_loading(engine.model_config.dtype)
+        for name, old in before.items():
+            new = getattr(module, name)
+            if new is not old and new.shape == old.shape:
+                old.copy_(new)
+                setattr(module, name, old)
