@@ -35,7 +35,7 @@ VLLM_WITHOUT := torchvision torchaudio torchcodec
 VLLM_PIP = $(VLLM)/bin/python -m pip install --quiet
 
 test-vllm: $(VLLM)/installed
-	OMP_NUM_THREADS=2 $(VLLM)/bin/python -m pytest -q -rs --durations=5 tests/vllm
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -rs --durations=5 tests/vllm
 
 $(VLLM)/installed: pyproject.toml constraints-vllm.txt
 	$(PYTHON) -m venv $(VLLM)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.hookspecs import hookimpl
 from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.policy_types import TokenLogps
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import ChatTemplate, PairLogps, PairRewards, UnpairedLogps
 
@@ -54,6 +55,7 @@ __all__ = [
     "RewardTrainer",
     "SFTConfig",
     "SFTTrainer",
+    "TokenLogps",
     "UnpairedLogps",
     "hookimpl",
     "load_registry",

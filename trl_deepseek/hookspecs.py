@@ -88,6 +88,31 @@ def register_metrics(register: Register) -> None:
 
 
 @hookspec
+def register_advantages(register: Register) -> None:
+    """Offer advantages, to be named in ``advantage`` of GRPO.
+
+    Args:
+        register: Call as ``register(name, advantage, kl_in_reward=True)``, where
+            ``advantage(scores, weights, **options)`` takes the scores of a generated batch,
+            (groups, G, rewards), NaN where a reward abstained, and the rewards' weights, and
+            returns (groups, G), or that and a dict of metrics; see
+            :class:`trl_deepseek.policy_types.Advantage`.
+    """
+
+
+@hookspec
+def register_policy_losses(register: Register) -> None:
+    """Offer policy losses, to be named in ``loss_type`` of GRPO.
+
+    Args:
+        register: Call as ``register(name, loss, reduction="sequence_mean", stock=False,
+            owns_importance=False)``, where ``loss(tokens, **options)`` takes
+            :class:`trl_deepseek.TokenLogps` and returns the loss per token, (B, T), or that and a
+            dict of metrics; see :class:`trl_deepseek.policy_types.PolicyLoss`.
+    """
+
+
+@hookspec
 def register_models(register: Register) -> None:
     """Offer embedded models, to be named in ``model_name_or_path``.
 
@@ -102,10 +127,14 @@ def register_datasets(register: Register) -> None:
     """Offer embedded datasets, to be named in ``dataset_name``.
 
     Args:
-        register: Call as ``register(name, build)``, where
-            ``build(split="train", kind="prompts", size=None, seed=0)`` returns a ``Dataset`` with
-            the columns that ``kind`` stands for: ``demonstrations`` (prompt, completion),
-            ``preferences`` (prompt, chosen, rejected) or ``prompts`` (prompt, solution).
+        register: Call as ``register(name, build, verifier=None, system_prompt=None,
+            requires=())``, where ``build(split="train", kind="prompts", size=None, seed=0,
+            **options)`` returns a ``Dataset`` with the columns that ``kind`` stands for:
+            ``demonstrations`` (prompt, completion), ``preferences`` (prompt, chosen, rejected) or
+            ``prompts`` (prompt, and what the verifier reads, such as solution). ``verifier`` names
+            the reward that scores answers to it, ``options`` are what ``dataset_kwargs`` sets, and
+            a builder with a parameter ``task`` is named ``NAME:TASK``; see
+            :class:`trl_deepseek.dataset_types.EmbeddedDataset`.
     """
 
 

@@ -43,8 +43,10 @@ class Metric:
       columns, ``generation_prefix``, and ``scores`` (one per answer, None where the judge
       abstained) where there is a ``judge``. One value per prompt.
     - ``model``: ``model``, ``tokenizer`` and ``dataset`` (of kind ``rows``), and if it takes them
-      ``registry``, ``sampling`` and ``progress`` (what a bar is called, or None). One value per
-      row, or a mapping of names to :class:`Estimate` where there are no rows.
+      ``registry``, ``sampling``, ``progress`` (what a bar is called, or None) and ``complete``
+      (``complete(prompts)`` gives the model's ``completions``, (N, S), drawn as all others are, and
+      kept with them; into its ``values`` goes what is to be kept beside each, (N, S) by a label).
+      One value per row, or a mapping of names to :class:`Estimate` where there are no rows.
 
     A value is a number, None to abstain, or a mapping of names to numbers, which are then shown as
     ``metric/name``. Where ``aggregate`` is given, the mapping holds what is added up over prompts,
@@ -64,8 +66,9 @@ class Metric:
         judge: For ``groups``: the reward that scores each answer, where the option ``judge`` names
             no other.
         requires: Modules of optional packages that it imports when it is called.
-        check: ``check(options, num_samples)`` says what is wrong with the options (``judge`` among
-            them, None where no reward judges), or None.
+        check: ``check(options)`` says what is wrong with the options (``judge`` among them, None
+            where no reward judges), or None. It may take ``num_samples``, answers per prompt, and
+            ``models``, how many are measured side by side, by these names.
         check_row: Says what is wrong with a row of the dataset (column to value), or None.
         higher_is_better: Whether a larger number is a better model.
         scores: For ``model``: whether it measures reward models too, which answer nothing.
@@ -80,7 +83,7 @@ class Metric:
     aggregate: Callable[[Mapping[str, float]], float | Mapping[str, float]] | None = None
     judge: str | None = None
     requires: tuple[str, ...] = ()
-    check: Callable[[Mapping[str, Any], int], str | None] | None = None
+    check: Callable[..., str | None] | None = None
     check_row: Callable[[Mapping[str, Any]], str | None] | None = None
     higher_is_better: bool = True
     scores: bool = False

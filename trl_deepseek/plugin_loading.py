@@ -27,6 +27,7 @@ import pluggy
 
 from trl_deepseek import hookspecs
 from trl_deepseek.errors import ConfigError, PluginError, boundary, did_you_mean
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.registry import (
     HOOKS,
     KINDS,
@@ -38,14 +39,29 @@ from trl_deepseek.registry import (
     Registry,
 )
 from trl_deepseek.sources import import_file, import_module, no_exit
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Quantization, Reward
+from trl_deepseek.types import (
+    ChatTemplate,
+    EmbeddedDataset,
+    Loss,
+    Metric,
+    Preset,
+    Quantization,
+    Reward,
+)
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
 BLOCK_VARIABLE = "TRL_DEEPSEEK_BLOCK"
 
 # Kinds whose items carry what they were registered with; the others are kept as they are.
 WRAPPED: Mapping[str, type] = MappingProxyType(
-    {"losses": Loss, "metrics": Metric, "rewards": Reward}
+    {
+        "advantages": Advantage,
+        "datasets": EmbeddedDataset,
+        "losses": Loss,
+        "metrics": Metric,
+        "policy_losses": PolicyLoss,
+        "rewards": Reward,
+    }
 )
 DATACLASSES: Mapping[str, type] = MappingProxyType(
     {"chat_templates": ChatTemplate, "quantizations": Quantization, "presets": Preset}

@@ -10,9 +10,10 @@ from typing import Any, Generic, TypeVar
 
 from trl_deepseek import hookspecs
 from trl_deepseek.errors import UnknownName, did_you_mean
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.types import (
     ChatTemplate,
-    DatasetBuilder,
+    EmbeddedDataset,
     Loss,
     Metric,
     ModelBuilder,
@@ -91,13 +92,31 @@ class Catalog(Mapping[str, T], Generic[T]):
 
     def _explain(self, name: str) -> str:
         hint = did_you_mean(name, self)
-        lines = [f"no plugin registers a {SINGULAR[self._kind]} named {name!r}{hint}"]
+        kind = SINGULAR[self._kind]
+        article = "an" if kind.startswith("a") else "a"
+        lines = [f"no plugin registers {article} {kind} named {name!r}{hint}"]
         lines.append(f"  registered: {', '.join(self) or '(none)'}")
         lines += [
             f"  plugin {broken.origin.plugin!r} might, but does not load: {broken.cause}"
             for broken in self._broken
         ]
         return "\n".join(lines)
+
+
+class _Datasets(Catalog[EmbeddedDataset]):
+    """The embedded datasets, and the tasks of those that have some."""
+
+    def __getitem__(self, name: str) -> EmbeddedDataset:
+        head, colon, task = name.partition(":")
+        if colon and name in self:
+            return super().__getitem__(head).of(task)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        head, colon, task = str(name).partition(":")
+        if colon and task and super().__contains__(head):
+            return super().__getitem__(head).has_tasks
+        return super().__contains__(name)
 
 
 class Registry:
@@ -146,6 +165,16 @@ class Registry:
         return self._catalog("metrics")
 
     @property
+    def advantages(self) -> Catalog[Advantage]:
+        """Advantages, named in ``advantage`` of GRPO."""
+        return self._catalog("advantages")
+
+    @property
+    def policy_losses(self) -> Catalog[PolicyLoss]:
+        """Policy losses, named in ``loss_type`` of GRPO."""
+        return self._catalog("policy_losses")
+
+    @property
     def models(self) -> Catalog[ModelBuilder]:
         """Embedded models, named in ``model_name_or_path``.
 
@@ -159,9 +188,9 @@ class Registry:
         return Catalog("models", entries, self.broken)
 
     @property
-    def datasets(self) -> Catalog[DatasetBuilder]:
-        """Embedded datasets, named in ``dataset_name``."""
-        return self._catalog("datasets")
+    def datasets(self) -> Catalog[EmbeddedDataset]:
+        """Embedded datasets, named in ``dataset_name``; ``DATASET:TASK`` is a task of one."""
+        return _Datasets("datasets", self._entries["datasets"], self.broken)
 
     @property
     def presets(self) -> Catalog[Preset]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
+from trl_deepseek.dataset_types import EmbeddedDataset as EmbeddedDataset
 from trl_deepseek.metric_types import Estimate as Estimate
 from trl_deepseek.metric_types import Metric as Metric
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -382,16 +382,3 @@ class ModelBuilder(Protocol):
 
     def __call__(self, *, seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Build both anew, the weights random from ``seed``."""
-
-
-class DatasetBuilder(Protocol):
-    """Builds one split of an embedded dataset in the shape that a kind of training needs."""
-
-    def __call__(
-        self,
-        split: str = "train",
-        kind: DatasetKind = "prompts",
-        size: int | None = None,
-        seed: int = 0,
-    ) -> Dataset:
-        """Build the rows of ``split``; every size and seed is allowed."""

@@ -199,6 +199,40 @@ def test_every_stage_of_a_recipe_is_looked_at(validate: Validate) -> None:
     assert not Path("out").exists()
 
 
+def test_all_that_is_wrong_with_stages_that_do_not_train_is_said(validate: Validate) -> None:
+    write("prompts.jsonl", [{"prompt": "1+1", "solution": "2"}] * 2)
+    Path("recipe.yaml").write_text(
+        "output_dir: out\nmodel_name_or_path: tiny-deepseek-llm\nstages:\n"
+        "  - command: sft\n    dataset_name: chats.jsonl\n"
+        "  - command: sample\n    dataset_name: none.jsonl\n    reward_funcs: [exact_mach]\n"
+        "    chat_template: deepseek-v33\n    num_samples: many\n"
+        "  - command: evaluate\n    models: [sft, ./nowhere]\n    dataset_name: prompts.jsonl\n"
+        "    metrics: [exact_match, win_rate, rouge, blue]\n    max_new_tokens: -1\n"
+        "    metric_kwargs: {win_rate: {judge: exact_match}, exact_match: {k: 3}}\n"
+    )
+    code, report = validate("recipe.yaml", "--no_model")
+    assert code == 2
+    assert said(report) == [
+        ("recipe.yaml:10", "num_samples takes a whole number, not 'many'"),
+        ("recipe.yaml:8", "no plugin registers a reward named 'exact_mach'"),
+        ("recipe.yaml:9", "no plugin registers a chat template named 'deepseek-v33'"),
+        ("recipe.yaml:7", "data file 'none.jsonl' does not exist"),
+        ("recipe.yaml:15", "max_new_tokens is -1; it must be a whole number from 1"),
+        ("recipe.yaml:16", "metric_kwargs: 'exact_match' has no option 'k'"),
+        ("recipe.yaml:14", "no plugin registers a metric or a reward named 'blue'"),
+        ("recipe.yaml:12", "model folder './nowhere' does not exist"),
+        (
+            "recipe.yaml:13",
+            "metric 'rouge' compares with known answers, which prompts.jsonl does not have: the "
+            "column 'reference', or demonstrations",
+        ),
+    ]
+    assert [job["unchecked"] for job in report["jobs"][-2:]] == [
+        ["the rest: mend the problems above first"]
+    ] * 2
+    assert not Path("out").exists()
+
+
 def test_every_mistake_in_how_a_recipe_is_built_is_said(validate: Validate) -> None:
     Path("recipe.yaml").write_text(
         "output_dir: out\nmodel_name_or_path: tiny-deepseek-llm\nstages:\n"

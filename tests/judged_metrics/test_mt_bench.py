@@ -60,7 +60,12 @@ def test_two_turns_are_answered_and_graded_by_turn_and_category(
         )
 
     server.answer = judge
-    found = measured(registry, tiny).estimates()
+    evaluation = measured(registry, tiny)
+    found = evaluation.estimates()
+    assert [
+        (each["row"], each["completion"][-1], each["metrics/mt_bench"])
+        for each in evaluation.samples
+    ] == [(0, "1", 1), (1, "1", 8), (0, "3", 4), (1, "3", 9)]
     assert {label: estimate.value for label, estimate in found.items()} == pytest.approx(
         {
             "mt_bench": (1 + 4 + 8 + 9) / 4,

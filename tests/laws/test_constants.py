@@ -13,13 +13,11 @@ import pytest
 import trl
 
 from trl_deepseek import environment
-from trl_deepseek.losses.plan import TRL_GRPO
 from trl_deepseek.trainers import ranges
 
 ROOT = Path(__file__).parents[2]
 # Where TRL looks at a word only once the run is under way.
 READERS: dict[str, Any] = {
-    "loss_type": trl.GRPOTrainer._compute_loss,
     "scale_rewards": trl.GRPOTrainer._generate_and_score_completions,
     "importance_sampling_level": trl.GRPOTrainer._compute_loss,
     "multi_objective_aggregation": trl.GRPOTrainer._generate_and_score_completions,
@@ -50,10 +48,6 @@ def words_in(function: Any) -> set[str]:
 @pytest.mark.parametrize("option", READERS)
 def test_the_words_that_are_allowed_are_those_that_trl_compares_with(option: str) -> None:
     assert set(ranges.POLICY_WORDS[option]) - words_in(READERS[option]) == set()
-
-
-def test_the_two_lists_of_policy_losses_are_one() -> None:
-    assert set(TRL_GRPO) == set(ranges.POLICY_WORDS["loss_type"])
 
 
 def test_the_divergences_are_those_of_trl() -> None:

@@ -14,6 +14,7 @@ LAYERS = (
     {"cli"},
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
+    {"policy"},
     {"engines", "generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
@@ -24,7 +25,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types"},
+    {"metric_types", "policy_types", "dataset_types"},
     {"errors"},
     {"secrets", "releases"},
 )

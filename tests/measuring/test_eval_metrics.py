@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -191,12 +193,18 @@ def test_grpo_and_dpo_measure_what_is_not_their_reward(tmp_path: Path, plugin: s
     pairs = held_out().rename_column("completion", "chosen")
     wrong = [[{"role": "assistant", "content": "no"}]] * 3
     config = DPOConfig(
-        str(tmp_path / "dpo"), eval_metrics=["answers"], eval_max_new_tokens=5, **shared
+        str(tmp_path / "dpo"),
+        eval_metrics=["answers", "win_rate"],
+        metric_kwargs={"win_rate": {"judge": "exact_match", "against": "reference"}},
+        eval_max_new_tokens=5,
+        **shared,
     )
-    data = pairs.add_column("rejected", wrong)
+    data = pairs.add_column("rejected", wrong).add_column("reference", pairs["solution"])
     dpo = DPOTrainer("tiny-deepseek-llm", args=config, train_dataset=data, eval_dataset=data)
+    measured = dpo.evaluate()
     # The same weights and prompts: the same answers.
-    assert dpo.evaluate()["eval_answers"] == found["eval_a_answers"]
+    assert measured["eval_answers"] == found["eval_a_answers"]
+    assert measured["eval_win_rate"] == 0.0  # of an untrained model against what is right
 
 
 @pytest.mark.parametrize(
@@ -238,6 +246,23 @@ def test_what_cannot_be_measured_is_refused_before_a_model_is_loaded(
 ) -> None:
     with pytest.raises(error, match=says):
         sft(tmp_path, plugin, **given)
+
+
+def test_a_run_in_which_no_process_has_the_whole_model_is_refused_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = SFTConfig(
+        str(tmp_path), eval_metrics=["exact_match"], report_to=[], chat_template="deepseek-v3"
+    )
+    rows = held_out()
+    for stage, refused in ((2, False), (3, True)):
+        config.deepspeed_plugin = SimpleNamespace(zero_stage=stage)
+        with pytest.raises(ConfigError, match="ZeRO-3") if refused else nullcontext():
+            SFTTrainer.check("tiny-deepseek-llm", config, rows, rows)
+    config.deepspeed_plugin = None
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="no process has the whole model"):
+        SFTTrainer.check("tiny-deepseek-llm", config, rows, rows)
 
 
 def test_rows_that_lack_what_a_metric_needs_are_refused(tmp_path: Path, plugin: str) -> None:

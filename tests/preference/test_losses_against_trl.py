@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from trl_deepseek import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, load_registry
 from trl_deepseek.losses import plan
+from trl_deepseek.policy.plan import TRL_LOSSES
 
 Build = Callable[..., Any]
 
@@ -252,7 +253,7 @@ def test_trl_knows_the_names_that_the_plan_says_it_knows() -> None:
     assert names_in(trl.KTOTrainer._compute_loss, f"self.{one}") == {"kto", "apo_zero_unpaired"}
     some = r"self.loss_type in \[(.*?)\]:"
     grpo = trl.GRPOTrainer._compute_loss
-    assert names_in(grpo, f"self.{one}") | names_in(grpo, some) == set(plan.TRL_GRPO)
+    assert names_in(grpo, f"self.{one}") | names_in(grpo, some) == set(TRL_LOSSES)
     setup = trl.SFTTrainer.__init__
     assert names_in(setup, r"loss_type not in \((.*?)\)") == set(plan.TRL_SFT)
     setup = trl.DPOTrainer.__init__

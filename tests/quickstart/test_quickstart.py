@@ -36,10 +36,23 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers_loads(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    assert main(["quickstart", "--seed", "1", "--output_dir", str(out), "--json"]) == 0
+    results: list[Result] = []
+    run = job.Quickstart.run
+
+    def kept(self: job.Quickstart) -> Result:
+        results.extend([] if results else [run(self)])
+        return results[0]
+
+    monkeypatch.setattr(job.Quickstart, "run", kept)
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["quickstart", "--seed", "1", "--output_dir", str(out)]) == 0
+    _is_printed(capsys.readouterr().out, results[0])
+
+    other = str(tmp_path / "same")  # the result of the same run, for programs
+    assert main(["quickstart", "--seed", "1", "--output_dir", other, "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert set(printed) == {"stages", "seconds", "output_dir"}
     assert [stage["name"] for stage in printed["stages"]] == ["sft", "grpo"]
@@ -71,6 +84,26 @@ def test_the_job_ends_with_figures_a_picture_and_a_model_that_plain_transformers
 
     assert main(["quickstart", "--output_dir", str(out)]) == 2
     assert "is not empty; nothing is overwritten" in capsys.readouterr().err
+
+
+def _is_printed(text: str, result: Result) -> None:
+    """Each stage's figures, the gain, answers of both stages side by side, and where things are."""
+    cells = [[cell.strip() for cell in line.strip("│").split("│")] for line in text.splitlines()]
+    for stage in result.stages:
+        figures = [f"{stage.exact_match:.1%}", f"{stage.thinks:.1%}"]
+        assert [stage.name, *figures] in [row[:3] for row in cells]
+    assert "grpo less sft: " in text
+    assert ["after sft", "after grpo"] in [
+        re.split(r"\s*┃\s*", line.strip("┃ "))[1:] for line in text.splitlines()
+    ]
+    questions: dict[str, list[str]] = {}
+    for sample in result.evaluation.samples:
+        asked = json.loads(sample["prompt"])[-1]["content"]
+        questions.setdefault(asked, []).append(sample["completion"].strip())
+    shown = {row[0]: row[1:] for row in cells if row[0] in questions}
+    assert len(shown) == report.SHOWN
+    assert all(answers == questions[asked] for asked, answers in shown.items())
+    assert f"models, curves.png and report.html in {result.output_dir}" in text.replace("\n", "")
 
 
 @pytest.mark.usefixtures("small")

@@ -131,6 +131,10 @@ def test_from_python_it_tells_what_was_given_and_holds_no_secret(
     text = (tmp_path / "run.json").read_text()
     assert "hf_secret" not in text
     assert "value-of-the-key" not in text
+    page = (tmp_path / "report.html").read_text()
+    assert "finished" in page
+    assert "hf_secret" not in page
+    assert "value-of-the-key" not in page
 
     card = (tmp_path / "README.md").read_text()
     assert "[None]" not in card

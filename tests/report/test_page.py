@@ -150,6 +150,20 @@ def test_of_many_completions_it_holds_best_worst_unscored_and_some_of_each_step(
     assert str(run / "completions") in page.text
 
 
+def test_of_few_completions_each_scored_one_is_among_the_better_or_the_worse_half(
+    made_up: Callable[..., Path],
+) -> None:
+    run = made_up(1, lambda step, n: str(n), lambda step, n: None if n == 7 else float(n))
+    kept = completions.choose(run, 10**6)
+    assert kept is not None
+    named = {row["completion"]: [why for why in row["why"] if why != "sample"] for row in kept.rows}
+    assert named == {
+        **{str(n): ["worst"] for n in (7, 0, 1, 2)},
+        **{str(n): ["best"] for n in (3, 4, 5, 6)},
+        "7": ["worst", "unscored"],
+    }
+
+
 def test_prompts_whose_groups_never_vary_are_named(made_up: Callable[..., Path]) -> None:
     # the two of a pair differ for prompts 2 and 3, for 3 in one step only
     def score(step: int, n: int) -> float:

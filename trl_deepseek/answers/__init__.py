@@ -1,6 +1,7 @@
 """What the answer of a text is, what a solution is, and whether the two are the same.
 
-- ``finding``: the answers that a completion commits itself to, and the one that a solution gives.
+- ``finding``: the answers that a completion commits itself to, and the one that a solution gives;
+  of prose (``prose``) too, and none that only repeats the question (``echoes``).
 - ``boxes``: the boxes of a text, and those that are one answer.
 - ``notation``: one way to write what LaTeX, Unicode and Chinese write in many.
 - ``quantities``: numbers with their units, exactly.
@@ -16,6 +17,7 @@ answer.
 from trl_deepseek.answers.boxes import boxed
 from trl_deepseek.answers.choices import chosen
 from trl_deepseek.answers.comparing import checker, numbers_agree
+from trl_deepseek.answers.echoes import restated
 from trl_deepseek.answers.finding import claims, solution_text, turn, whole_answer
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "chosen",
     "claims",
     "numbers_agree",
+    "restated",
     "solution_text",
     "turn",
     "whole_answer",

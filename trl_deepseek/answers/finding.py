@@ -12,8 +12,8 @@ import re
 from typing import Any
 
 from trl_deepseek.answers.boxes import boxes_in, grouped, said_in
-from trl_deepseek.answers.notation import normalise
-from trl_deepseek.answers.quantities import read_quantity
+from trl_deepseek.answers.echoes import without_echo
+from trl_deepseek.answers.prose import WITHDRAWN, last_sentence, stated, whole
 
 # Where a turn ends, and where another speaker is made to begin.
 _END = re.compile(
@@ -21,14 +21,6 @@ _END = re.compile(
     r"|Assistant|begin▁of▁sentence)\s*[｜|]>|</s>|\n[ \t]*(?:User|Human)\s*[:：]"
 )
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_WITHDRAWN = re.compile(
-    r"\b(?:wait|actually|scratch that|on second thought|correction|sorry|my mistake|hold on"
-    r"|let me (?:re|correct|fix)|I (?:was|am) wrong|no, "
-    r"|(?:that|this|it|which)(?:'s|’s| is| was| has been)(?: clearly| obviously)?"
-    r" (?:wrong|incorrect|not (?:right|correct|the answer)|a mistake)"
-    r"|isn't right)|(?<![A-Za-z])不对|等等|错了|更正|(?<!is )(?<![\w])no[,.]",
-    re.IGNORECASE,
-)
 _HEDGE = re.compile(
     r"\b(?:alternatively|or maybe|or perhaps|or possibly|otherwise|if not|could also"
     r"|might also|either)\b|要么|或者",
@@ -41,61 +33,15 @@ _CONCLUDES = re.compile(
 )
 _HASHES = re.compile(r"^[ \t]*####[ \t]*(?!#)(.+)$", re.MULTILINE)
 _HEADING = re.compile(r"(?:step|solution|case|part|method|approach|answer)\b[^=]*", re.IGNORECASE)
-_NOISE = r"[\s*_:：]*"
-_STATED = re.compile(
-    r"(?:\bans(?:wer)?\b(?:\*\*|\s+(?:to|for|of)\s[^.:：\n=]{1,60}?)?"
-    r"(?P<verb>\s*(?:\*\*)?\s*(?:[:：=]|\s[-–—]\s|\s(?:is|was|are|equals"
-    r"|should be|must be|would be|will be|comes out to|has to be)\b"
-    r"(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|clearly)\b)?)"
-    r"|\s*\*\*\s*\n|(?<=final answer)\s*\n|(?<=# answer)\s*\n)"
-    r"|(?:答案|结果)(?:\*\*)?\s*(?:应该|应|就|必须)?\s*(?:[:：=]|是|为|等于|选)|(?:^|\n)\s*答\s*[:：]|【答案】"
-    r"|(?:故选|应选|故填)\s*[:：]?)"
-    rf"{_NOISE}",
+# Right before a box.
+_NOT_BOXED = re.compile(
+    r"(?:\b(?:not|isn't|isn’t|perhaps|maybe|possibly|might be|could be)|\\ne|\\neq|≠|不是|可能是)"
+    r"[\s$*]*$",
     re.IGNORECASE,
 )
-# Where a statement ends: a stop before white space, a reason, an aside.
-_STOP = re.compile(
-    r"[.!。！\n](?=\s|$|\*)|[。！]|\n|\?|？|,?\s+(?:because|since|as|which|where|but|so|not|hence"
-    r"|when|for|if|instead of|rather than)\s"
-    r"|,?\s+i\.e\.|\s\((?:not|i\.e\.|since|because|as|which)\s"
-    r"|，(?:因为|所以|而|不)|因为|;\s|；",
-    re.IGNORECASE,
-)
-_MATHS = re.compile(
-    r"\$\$.*?\$\$|(?<!\\)\$[^$\n]*\$(?!\d)|\\\(.*?\\\)|(?<!\\)\\\[.*?\\\]", re.DOTALL
-)
-_WHOLE_MATHS = re.compile(
-    r"\s*(?:\*\*)?(?:\$\$(?P<a>[^$]*)\$\$|\$(?P<b>[^$]*)\$|\\\((?P<c>.*)\\\)|\\\[(?P<d>.*)\\\])"
-    r"(?:\*\*)?[\s.。]*",
-    re.DOTALL,
-)
-_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z][A-Za-z'’-]+")
-_AMOUNT = r"\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?(?:\s?/\s?\d+)?"
-_TOKEN = re.compile(
-    rf"(?:{_MATHS.pattern})|\*\*[^*\n]+\*\*"
-    rf"|(?<![A-Za-z0-9_.])[-+−]?[$€£¥]?(?:[-+−]|\d+\s)?{_AMOUNT}\s?(?:%|percent)?(?![A-Za-z_\d])",
-    re.DOTALL,
-)
-_LEADS = re.compile(
-    r"(?:[=:：]|\b(?:is|are|equals|be|to|so|get|total(?:s|ing)?)|得|是|为|共|有|了|要|剩下?|到|\b(?:has|have|had|costs?|needs?|takes?|leaving|leaves))"
-    r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
-    re.IGNORECASE,
-)
-_ASIDE = re.compile(
-    r",?\s+(?:attained|achieved|when|where|which|since|because|if)\s", re.IGNORECASE
-)
-_DENIED = re.compile(
-    r"\b(?:not|never|cannot|can't|isn't|aren't|wrong|incorrect|neither|nor|don't|doesn't|unless"
-    r"|if|than|step|option|question|except)\b|不(?!同)|没|非|\?|？|错",
-    re.IGNORECASE,
-)
-# Before a statement, in its sentence: somebody else's, a supposition, a doubt.
-_UNCERTAIN = re.compile(
-    r"\b(?:(?:don't|don’t|do not|doesn't|does not|cannot|can't|never) (?:think|believe|say|know)"
-    r"|doubt|whether|suppos(?:e|ing)|assum(?:e|ing)|imagine|pretend|some (?:say|think|people)"
-    r"|nobody|no one|might|perhaps|maybe|possibly)\b|假设|也许|可能|不知道",
-    re.IGNORECASE,
-)
+# What is struck out, or not to be seen.
+_UNSEEN = re.compile(r"<!--.*?(?:-->|\Z)|~~[^~\n]+~~|\\[hv]?phantom\s*\{[^{}]*\}", re.DOTALL)
+_EQUALS = re.compile(r"[\s$]*(?:=|≈|\\approx)[\s$]*")
 _JSON = re.compile(r"\s*(?:```(?:json)?)?\s*(\{\s*\"[^`]*\})\s*(?:```)?\s*", re.IGNORECASE)
 _GAP = re.compile(r"(\s)\1{2,}")  # patterns that try every blank would take seconds over thousands
 _LONG = 20_000  # characters at the end of a completion in which its answer is looked for
@@ -109,7 +55,7 @@ def claims(said: str, prompt: Any = None) -> list[str]:
         prompt: What it answers, text or messages: a line of it that shows a box is no answer
             when it is repeated.
     """
-    said = _GAP.sub(r"\1\1", _without_echo(said[-_LONG:], prompt))
+    said = _GAP.sub(r"\1\1", _UNSEEN.sub(" ", without_echo(said[-_LONG:], prompt)))
     first, *after = _END.split(said, maxsplit=1)
     found = _of_turn(first)
     rest = _END.sub("\n", after[0]).strip() if after else ""
@@ -149,8 +95,8 @@ def solution_text(solution: object) -> str:
         return said_in(grouped(text, boxes)[-1]) if boxes else ""
     if hashes:
         return str(hashes[-1]).strip()
-    stated = _stated(text)
-    return stated[-1] if stated else text
+    said = stated(text)
+    return said[-1] if said else text
 
 
 def _of_turn(said: str) -> list[str]:
@@ -161,7 +107,7 @@ def _of_turn(said: str) -> list[str]:
             return []  # cut off: nobody knows what it was to be
         inside = [_of_text(tag[1]) or [tag[1]] for tag in tags]
         later = _explicit(tail)
-        return [] if _WITHDRAWN.search(tail) else [c for found in inside for c in found] + later
+        return [] if WITHDRAWN.search(tail) else [c for found in inside for c in found] + later
     return [] if "<answer>" in said else _of_text(said)
 
 
@@ -175,7 +121,7 @@ def _of_text(said: str) -> list[str]:
             return []  # a cut box may be a part: 85 begins with 8
         if boxes:
             return _of_boxes(said, boxes)
-    return _explicit(said) or _whole(said) or _last_sentence(said)
+    return _explicit(said) or whole(said) or last_sentence(said)
 
 
 def _of_object(text: str) -> list[str]:
@@ -193,136 +139,27 @@ def _explicit(said: str) -> list[str]:
     if boxes or cut:
         return [] if cut else _of_boxes(said, boxes)
     lines = [m for m in _HASHES.finditer(said) if not _HEADING.fullmatch(m[1].strip(" *"))]
-    if lines and (re.search(r"\d", lines[-1][1]) or not said[lines[-1].end() :].strip()):
-        return [match[1] for match in lines] + _stated(said[lines[-1].end() :])
-    return _stated(said)
+    tail = said[lines[-1].end() :] if lines else ""
+    if lines and (re.search(r"\d", lines[-1][1]) or not tail.strip()):
+        later = stated(tail) + re.findall(r"####[ \t]*(.+)", tail)
+        return later if WITHDRAWN.search(tail) else [match[1] for match in lines] + later
+    return stated(said)
 
 
 def _of_boxes(said: str, boxes: list[tuple[int, int, str]]) -> list[str]:
     runs = grouped(said, boxes)
     last = runs[-1]
     tail = said[last[-1][1] :]
-    if _WITHDRAWN.search(tail):
+    before = re.split(r"[.!?。！？\n]", said[: last[0][0]])[-1]
+    if WITHDRAWN.search(tail) or _NOT_BOXED.search(before):
         return []
     if len(runs) > 1:
         between = said[runs[-2][-1][1] : last[0][0]]
+        if _EQUALS.fullmatch(between):
+            return [said_in(runs[-2]), said_in(last), *stated(tail)]
         distinct = {said_in(run) for run in runs}
         if len(distinct) > 1 and _HEDGE.search(between):
             return []
         if len(distinct) > 2 and not _CONCLUDES.search(between):
             return []  # a list of what the answer may be
-    return [said_in(last), *_stated(tail)]
-
-
-def _stated(said: str) -> list[str]:
-    """What follows each "the answer is" that is neither taken back, denied nor asked."""
-    found: list[tuple[int, str]] = []
-    for match in _STATED.finditer(said):
-        claim = _sentence(said[match.end() : match.end() + 400])
-        claim = re.sub(r"^(?:一共|总共|共)?(?:有|是|为)?(?=\s*\d)", "", claim)
-        before = re.split(r"[.!?。！？\n]", said[: match.start()])[-1]
-        wrong = re.search(r"\b(?:wrong|incorrect|false)\s+$", before) or _UNCERTAIN.search(before)
-        if (
-            claim
-            and not wrong
-            and not re.match(r"(?:not|never|unknown|wrong|unclear|不)\b", claim, re.I)
-        ):
-            if not _is_bare(claim) and len(claim.split()) < 20:
-                led = "答" not in match[0][:3]
-                (claim,) = _last_sentence(claim, led) or [claim]
-            found.append((match.end(), claim))
-    withdrawn = [match.end() for match in _WITHDRAWN.finditer(said)] if found else []
-    kept = [claim for place, claim in found if not withdrawn or place > withdrawn[-1]]
-    return list(dict.fromkeys(kept))
-
-
-def _sentence(text: str) -> str:
-    """The text up to where its statement ends; formulas are not looked into."""
-    place = 0
-    while stop := _STOP.search(text, place):
-        inside = [m for m in _MATHS.finditer(text) if m.start() < stop.start() < m.end()]
-        if not inside:
-            return "" if stop[0] in "?？" else text[: stop.start()].strip(" *_\t")
-        place = inside[-1].end()
-    return text.strip(" *_\t\n")
-
-
-def _whole(said: str) -> list[str]:
-    """All of the text, where it is nothing but an answer."""
-    text = said.strip().strip("*`").strip()
-    maths = _WHOLE_MATHS.fullmatch(text)
-    if maths:
-        return [next(filter(None, maths.groups()), "")]
-    lines = [line.strip().strip("*").strip() for line in text.splitlines() if line.strip()]
-    if not lines or len(text) > 400:
-        return []
-    if all(_is_bare(line) for line in lines):
-        return [", ".join(dict.fromkeys(lines))]  # 4, 5 and 6 on lines of their own are a list
-    return []
-
-
-def _is_bare(line: str) -> bool:
-    """Whether a line has no sentence around the answer: 5 apples, x = 5, Paris."""
-    bare = _MATHS.sub("0", line)
-    words = _WORD.findall(re.sub(r"\\[A-Za-z]+|\{[^{}]*\}", " ", bare))
-    begins = re.match(r"[A-Za-z]\s*(?:\([a-z]\))?\s*[=<>]|[-+−(\[{\\.$€£¥\d√πÃ]", bare)
-    if not re.search(r"\d|[=<>^\\]", bare):  # words alone
-        if re.search(r"\b(?:is|are|was|were)\b", bare):
-            return False
-        return len(words) <= 4 and not re.search(r"[\u4e00-\u9fff]{5}|[.!?。]\s", line)
-    if "=" in bare and any(word.lower() not in ("and", "or") for word in words):
-        return False  # the area = 5
-    if re.search(r"\d\s*[.)]\s+\S|\b(?:is|are|was|were|equals|be|to)\b", bare):
-        return False  # an item of a list, or a sentence
-    return bool(begins or not words) and len(words) <= 4 and not re.match(r"[\u4e00-\u9fff]", bare)
-
-
-def _last_sentence(said: str, led: bool = False) -> list[str]:
-    """The only number or formula of the last sentence, or the one that it leads up to.
-
-    Args:
-        said: The text.
-        led: Whether only the latter counts.
-    """
-    lines = [line.strip() for line in said.strip()[-2000:].splitlines() if line.strip()]
-    if not lines:
-        return []
-    line = lines[-1]
-    earlier = lines[-2] if len(lines) > 1 else ""
-    if _is_bare(line) and re.search(r"\d|\\", line):
-        return [] if _is_bare(earlier) and "=" not in earlier and earlier else [line]
-    sentence = re.split(r"(?<=[.!?])\s+(?=[A-Z$\\*])|(?<=[。！？])(?=.)", line)[-1]
-    equations = re.sub(r"^(?:thus|so|hence|therefore|then)[,:]?\s+", "", sentence, flags=re.I)
-    if re.match(r"\$?[A-Za-z]\s*=", equations) and _is_bare(equations):
-        return [equations]
-    main = _ASIDE.split(sentence)[0]
-    if any(_LEADS.search(main[: token.start()]) for token in _TOKEN.finditer(main)):
-        sentence = main  # the maximum is 9, attained at x = 2
-    unsure = _DENIED.search(sentence) or _UNCERTAIN.search(sentence)
-    if unsure or len(sentence) > 300 or _WITHDRAWN.search(sentence):
-        return []
-    tokens = list(_TOKEN.finditer(sentence))
-    if not tokens:
-        return []
-    last = tokens[-1]
-    after = sentence[last.end() :].strip(" .。!")
-    alone = not led and len(tokens) == 1 and not re.search(r"\d", sentence[: last.start()] + after)
-    leads = _LEADS.search(sentence[: last.start()]) and len(after.split()) <= 3
-    if not alone and not leads:
-        return []
-    number = last[0].strip("* ").rstrip(".")
-    measured = f"{number} {after}"  # 5 kg is not 5 g
-    return [measured if read_quantity(normalise(measured)) else number]
-
-
-def _without_echo(said: str, prompt: Any) -> str:
-    if isinstance(prompt, (list, tuple)):
-        parts = [m.get("content") for m in prompt if isinstance(m, dict)]
-        prompt = "\n".join(part for part in parts if isinstance(part, str))
-    if not isinstance(prompt, str) or "\\boxed" not in prompt:
-        return said
-    for sentence in re.split(r"(?<=[.?!])\s+|\n", prompt):
-        bare = re.fullmatch(r"\s*\$*\\boxed\{[^{}]*\}\$*[\s.]*", sentence)
-        if "\\boxed" in sentence and not bare:
-            said = said.replace(sentence.strip(), " ")
-    return said
+    return [said_in(last), *stated(tail)]

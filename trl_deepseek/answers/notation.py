@@ -54,7 +54,7 @@ _CHARACTERS = str.maketrans(
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
 _STYLES = re.compile(
     r"\\(?:textbf|textrm|textit|textsf|texttt|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf"
-    r"|mathtt|boldsymbol|bm|operatorname\*?)\b\s*(?=\{)"
+    r"|mathtt|underline|boldsymbol|bm|operatorname\*?)\b\s*(?=\{)"
 )
 _COMMANDS = [
     (r"\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|left|right|bigl?|bigr"

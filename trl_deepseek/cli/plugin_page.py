@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from trl_deepseek.errors import UnknownName, did_you_mean
+from trl_deepseek.policy_types import CONTEXT, Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
 from trl_deepseek.types import Loss, Metric, Reward
+
+WRAPPED = (Advantage, Loss, Metric, PolicyLoss, Reward)
 
 HEADING = re.compile(r"^(Formula|Range|Source|Differs|Args|Returns|Raises):\s*(.*)$")
 ARGUMENT = re.compile(r"^    (\w+): (.*)$")
@@ -24,6 +27,13 @@ DATA = {
     "rewards": "pairs: prompt, chosen, rejected, scored by a reward model",
 }
 
+REDUCED = {
+    "sequence_mean": "sequence_mean: over each completion, then over completions",
+    "sequence_sum": "sequence_sum: a sum over each completion, a mean over completions",
+    "token_mean": "token_mean: over all tokens of the micro-batch",
+    "constant": "constant: a sum over tokens / (completions x max_completion_length)",
+    "global_tokens": "global_tokens: over all tokens of the update",
+}
 OVER = {
     "completions": "each answer",
     "groups": "all answers to a prompt together",
@@ -52,7 +62,7 @@ def find(registry: Registry, name: str) -> list[Entry]:
 def describe(entry: Entry) -> dict[str, Any]:
     """The page as plain data, the same for the screen and for ``--json``."""
     item = entry.item
-    function = item.function if isinstance(item, (Loss, Metric, Reward)) else item
+    function = item.function if isinstance(item, WRAPPED) else item
     is_function = callable(function)
     sections = _sections(inspect.getdoc(function) or "") if is_function else {}
     page: dict[str, Any] = {
@@ -67,6 +77,12 @@ def describe(entry: Entry) -> dict[str, Any]:
     if isinstance(item, Loss):
         page["data"] = DATA[item.data]
         page["reference"] = _reference(item)
+    if isinstance(item, PolicyLoss):
+        page["reduction"] = REDUCED[item.reduction]
+        page["computed by"] = "TRL, unless something is asked for that it has not" * item.stock
+    if isinstance(item, Advantage):
+        asked = inspect.signature(function).parameters
+        page["asks for"] = [name for name in CONTEXT if name in asked]
     if isinstance(item, Reward):
         page["columns"] = list(item.columns)
     if isinstance(item, Metric):
@@ -93,6 +109,9 @@ def lines(page: dict[str, Any]) -> Iterator[str]:
         "range",
         "data",
         "reference",
+        "reduction",
+        "computed by",
+        "asks for",
         "over",
         "rows",
         "columns",
@@ -100,14 +119,14 @@ def lines(page: dict[str, Any]) -> Iterator[str]:
     for key in (*keys, "source", "differs"):
         value = page.get(key)
         if value:
-            yield f"  {key:11}{', '.join(value) if isinstance(value, list) else value}"
+            yield f"  {key:12}{', '.join(value) if isinstance(value, list) else value}"
     for number, option in enumerate(page["options"]):
         head = "options" if number == 0 else ""
-        yield f"  {head:11}{option['name']}={option['default']!r}  {option['meaning']}".rstrip()
+        yield f"  {head:12}{option['name']}={option['default']!r}  {option['meaning']}".rstrip()
     origin = " ".join(filter(None, (page["distribution"], page["version"])))
-    yield f"  {'plugin':11}{page['plugin']}{f' ({origin})' if origin else ''}"
+    yield f"  {'plugin':12}{page['plugin']}{f' ({origin})' if origin else ''}"
     if page["file"]:
-        yield f"  {'file':11}{page['file']}"
+        yield f"  {'file':12}{page['file']}"
 
 
 def _reference(loss: Loss) -> str | None:
@@ -127,9 +146,10 @@ def _options(item: Any, function: Any, text: str) -> Iterator[dict[str, Any]]:
         for name, default in options_of(item).items():
             yield {"name": name, "default": default, "meaning": meanings.get(name, "")}
         return
+    provided = CONTEXT if isinstance(item, Advantage) else PROVIDED
     for parameter in inspect.signature(function).parameters.values():
         # What a trainer passes is not for the user to set.
-        if parameter.default is not parameter.empty and parameter.name not in PROVIDED:
+        if parameter.default is not parameter.empty and parameter.name not in provided:
             meaning = meanings.get(parameter.name, "")
             yield {"name": parameter.name, "default": parameter.default, "meaning": meaning}
 

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Embedded dataset, .jsonl/.json/.csv/.parquet file, folder or hub id.",
     )
     parser.add_argument("--dataset_config", help="Configuration of a hub dataset.")
+    parser.add_argument("--dataset_kwargs", help="Options of an embedded dataset, as JSON.")
     parser.add_argument("--dataset_train_split", default="train", help="Split to look at.")
     parser.add_argument(
         "--model_name_or_path",

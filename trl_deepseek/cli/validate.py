@@ -25,6 +25,7 @@ from trl_deepseek.jobs import stage_checks
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.progress import Progress
 from trl_deepseek.jobs.references import IN_BRACES
+from trl_deepseek.jobs.setting_aside import refusals
 from trl_deepseek.jobs.stages import KINDS
 from trl_deepseek.yaml_files import Settings
 
@@ -282,21 +283,38 @@ def _stage(path: str, stage: recipe_files.Stage) -> _Target:
     # Without its rows, a job is checked as far as `trl-deepseek run` checks it.
     whole = stage.kind.trains and not stage_checks.reads_rows_of_a_stage(stage)
     options = stage.options
-    if whole:
+    if stage.command != "merge":  # whose only option is an argument
         own = functools.partial(recipes.parser_of, stage.command)
         options = _sound(options, own, path, target.wrong)
     try:
         parsed = parser.parse_args(recipes.words_of(stage, parser, options))
-        if not whole:
-            # What a run has left there is taken out of the way by `run` where it does not fit.
-            target.unchecked = stage_checks.check(stage, parsed, (), anew=True)
     except UserError as error:
         error.place = error.place or f"{path}:{stage.line}"
         target.wrong.append(error)
         return target
+    parsed.places = {key: f"{path}:{line}" for key, line in options.lines.items()}
     if whole:
         target.options = recipes.from_base(stage, parsed)
-        target.options.places = {key: f"{path}:{line}" for key, line in options.lines.items()}
+        return target
+
+    models = getattr(parsed, stage.kind.model)
+    count = len(models) if isinstance(models, list) else None
+
+    def check(options: argparse.Namespace) -> list[str]:
+        # In the place of a model that was refused, the one that the chain begins with.
+        kept = getattr(options, stage.kind.model)
+        full = kept or stage.base
+        if count is not None:
+            full = [*(kept or ()), *[stage.base] * (count - len(kept or ()))]
+        options = argparse.Namespace(**{**vars(options), stage.kind.model: full})
+        # What a run has left there is taken out of the way by `run` where it does not fit.
+        return stage_checks.check(stage, options, (), anew=True)
+
+    wrong, later = refusals(parsed, target.defaults, check)
+    for each in wrong:
+        each.place = each.place or f"{path}:{stage.line}"
+    target.wrong += wrong
+    target.unchecked = ["the rest: mend the problems above first"] if later is None else later
     return target
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.data.rows import some
+from trl_deepseek.dataset_types import dataset_options
 from trl_deepseek.errors import DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
@@ -46,6 +47,7 @@ def load(
     size: int | None = None,
     seed: int = 0,
     streaming: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Any:
     """The rows of one split.
 
@@ -59,13 +61,18 @@ def load(
         size: Rows of an embedded dataset.
         seed: Order of an embedded dataset.
         streaming: Read rows as they are needed: an ``IterableDataset`` instead of a ``Dataset``.
+        options: Of an embedded dataset: ``dataset_kwargs``; ``size`` may be one of them.
 
     Raises:
+        ConfigError: An option is not known to that dataset, or it is none that has options.
         DataError: The file is missing, empty or malformed (with its line), or the hub has no such
             dataset.
     """
+    own = dataset_options(options, name, embedded=name in registry.datasets)
     if name in registry.datasets:
-        rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed)
+        given = own.pop("size", None)
+        size = given if size is None else size
+        rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed, **own)
         rows = rows.to_iterable_dataset() if streaming else rows
     else:
         rows = _load_named(name, registry, split, subset, streaming)

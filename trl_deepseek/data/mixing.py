@@ -6,6 +6,7 @@
         split: train[:1000]
         columns: [prompt, completion]    kept; or {question: prompt}, renamed as well
         fraction: 0.7                share of the mixture, as in TRL: first rows, none repeated
+        kwargs: {max_numbers: 3}     options of an embedded dataset, as dataset_kwargs
         weight: 0.7                  or the chance that the next row is from here; also in streams
 
 Source: ``trl.scripts.utils.DatasetMixtureConfig`` and ``get_dataset``; ``weight`` is ours.
@@ -22,7 +23,17 @@ from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
-KEYS = ("path", "name", "data_dir", "data_files", "split", "columns", "fraction", "weight")
+KEYS = (
+    "path",
+    "name",
+    "data_dir",
+    "data_files",
+    "split",
+    "columns",
+    "fraction",
+    "weight",
+    "kwargs",
+)
 
 
 def column_mapping(given: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
@@ -178,6 +189,7 @@ def _load(
             subset=part.get("name"),
             seed=seed,
             streaming=streaming,
+            options=part.get("kwargs"),
         )
     columns = part.get("columns")
     if columns is None:

@@ -27,7 +27,12 @@ OFFERED: Mapping[str, frozenset[str]] = MappingProxyType(
                 *("scores", "answers"),
             }
         ),
-        "model": frozenset({"model", "tokenizer", "dataset", "registry", "sampling", "progress"}),
+        "model": frozenset(
+            {
+                *("model", "tokenizer", "dataset", "registry", "sampling", "progress"),
+                "complete",
+            }
+        ),
     }
 )
 JUDGE = "judge"  # the option of a metric that has one
@@ -83,6 +88,7 @@ def resolve(
     metric_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     num_samples: int = 1,
+    models: int = 1,
 ) -> list[Chosen]:
     """The metrics of an evaluation.
 
@@ -92,6 +98,7 @@ def resolve(
         registry: Where names are looked up.
         metric_kwargs: Options by the metric's name.
         num_samples: Answers per prompt.
+        models: How many are measured side by side.
 
     Raises:
         UnknownName: Nobody registers a metric or a reward of that name.
@@ -99,18 +106,25 @@ def resolve(
             not installed.
     """
     given = dict(metric_kwargs or {})
+    for name, options in given.items():
+        if not isinstance(options, Mapping):
+            raise ConfigError(
+                f"metric_kwargs: {name!r} is mapped to {options!r}; write the metric's name "
+                f'and its options: \'{{"METRIC": {{"{name}": ...}}}}\''
+            )
     chosen = [_resolve_one(name, registry, given) for name in names]
     seen: set[str] = set()
     for each in chosen:
         if each.name in seen:
             raise ConfigError(f"metric {each.name!r} is named twice: list it once")
         seen.add(each.name)
-        _check(each, num_samples)
+        _check(each, {"num_samples": num_samples, "models": models})
     unknown = [name for name in given if name not in seen]
     if unknown:
+        hint = did_you_mean(unknown[0], seen, inline=True)
         raise ConfigError(
-            f"metric_kwargs: {unknown[0]!r} is not among the metrics"
-            f"{did_you_mean(unknown[0], seen, inline=True)}\n  they are: {', '.join(seen)}"
+            f"metric_kwargs: {unknown[0]!r} is not among the metrics{hint}\n"
+            f"  they are: {', '.join(seen) or '(none)'}"
         )
     return chosen
 
@@ -229,7 +243,7 @@ def _check_options(name: str, options: Mapping[str, Any], allowed: Mapping[str, 
             )
 
 
-def _check(chosen: Chosen, num_samples: int) -> None:
+def _check(chosen: Chosen, asked: Mapping[str, int]) -> None:
     metric = chosen.metric
     if metric is None:
         return
@@ -250,7 +264,8 @@ def _check(chosen: Chosen, num_samples: int) -> None:
     if metric.check is not None:
         judge = None if chosen.reward is None else rewards.name_of(chosen.reward)
         given = {**options_of(metric), **chosen.options, JUDGE: judge}
-        fault = metric.check(given, num_samples)
+        taken = {parameter.name for parameter in _parameters(metric.check)}
+        fault = metric.check(given, **{name: asked[name] for name in taken & asked.keys()})
         if fault is not None:
             raise ConfigError(f"metric {chosen.name!r}: {fault}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from trl_deepseek.generation import Sampling
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
+from trl_deepseek.types import Messages
 
 if TYPE_CHECKING:
     from trl_deepseek.registry import Registry
@@ -66,7 +68,7 @@ def evaluate(
     sampling = sampling or Sampling()
     chosen = [each for each in metrics if isinstance(each, Chosen)]
     if len(chosen) < len(metrics):
-        chosen = resolve(metrics, registry, num_samples=sampling.num_samples)
+        chosen = resolve(metrics, registry, num_samples=sampling.num_samples, models=len(models))
     rows = dataset if isinstance(dataset, Rows) else prepare(dataset, chosen)
     answers: dict[str, dict[str, list[list[str]]]] = {}
     measured: dict[str, list[Measured]] = {}
@@ -91,9 +93,11 @@ def evaluate(
                         registry=registry,
                         sampling=sampling,
                         progress=label,
+                        complete=functools.partial(once.to_prompts, prefix=prefix),
                     )
                 else:
-                    answered = once.to(rows.by_metric[each.name], prefix)
+                    asked = asking.questions(rows.by_metric[each.name])
+                    answered = once.to(asked, prefix)
                     guard = by_reward.get(id(each.reward))
                     found = scoring.measure_answers(each, answered, guard)
                 _say_counts(name, found)
@@ -126,9 +130,13 @@ class _Answers:
         self._progress = progress
         self._answered: dict[str, Answered] = {}
 
-    def to(self, dataset: Any, prefix: str) -> Answered:
-        """The answers to a dataset that :func:`questions.read` has seen."""
-        asked = asking.questions(dataset)
+    def to_prompts(self, prompts: Sequence[str | Messages], prefix: str) -> Answered:
+        """The answers to prompts that a metric over the model has made."""
+        own = [prompt if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        return self.to(asking.Questions(own, {}, [{} for _ in own]), prefix)
+
+    def to(self, asked: asking.Questions, prefix: str) -> Answered:
+        """The answers to questions."""
         key = json.dumps([asked.prompts, asked.rendered_with], default=repr)
         known = self._answered.get(key)
         if known is None:

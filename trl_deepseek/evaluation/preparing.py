@@ -36,12 +36,13 @@ def prepare(dataset: Any, chosen: Sequence[Chosen]) -> Rows:
             continue
         given = dataset[each.rows] if isinstance(dataset, Mapping) else dataset
         source = data.source_of(given, "the dataset")
-        answers = each.over != "model"
+        compares = each.rows == "demonstrations" and each.over != "model"
         own = each.metric.format_row if each.metric is not None else None
-        key = (id(given), each.rows, answers, own)
+        key = (id(given), each.rows, compares, own)
         if key not in read:
             rows = given if own is None else _formatted(own, each.name, given, source)
-            read[key] = questions.read(rows, each.rows, source, answers=answers)
+            by = each.name if compares else None
+            read[key] = questions.read(rows, each.rows, source, compared_by=by)
         check_rows([each], read[key], source)
         found[each.name] = read[key]
     return Rows(found)

@@ -7,6 +7,7 @@ from typing import Any
 
 from trl_deepseek import data
 from trl_deepseek.data import demonstrations, preferences
+from trl_deepseek.errors import DataError
 from trl_deepseek.types import DatasetKind, Messages
 
 REFERENCE = "reference"  # the column of known answers
@@ -29,7 +30,7 @@ class Questions:
     rendered_with: list[dict[str, Any]]
 
 
-def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) -> Any:
+def read(dataset: Any, kind: DatasetKind, source: str, *, compared_by: str | None = None) -> Any:
     """The dataset, seen to be of a kind.
 
     ``demonstrations`` in any layout that SFT takes get a column ``reference`` with the answer that
@@ -39,8 +40,8 @@ def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) 
         dataset: A table.
         kind: What is wanted of it.
         source: Its name, for messages.
-        answers: Whether its prompts are answered, for which a ``reference`` will do instead of a
-            whole demonstration.
+        compared_by: The metric that compares answers with those of demonstrations, for which a
+            ``reference`` will do instead of a whole one; None where nobody answers.
 
     Raises:
         DataError: It is not, or a row is malformed.
@@ -53,8 +54,10 @@ def read(dataset: Any, kind: DatasetKind, source: str, *, answers: bool = True) 
     names = dataset.column_names
     if kind == "prompts" and ("prompt" in names or "messages" not in names):
         return data.check_prompts(dataset, source, who="an evaluation")
-    if answers and {"prompt", REFERENCE} <= set(names):
-        return data.check_prompts(dataset, source, who="an evaluation")
+    if compared_by is not None:
+        if {"prompt", REFERENCE} <= set(names):
+            return data.check_prompts(dataset, source, who="an evaluation")
+        _require_answers(dataset, source, compared_by)
     rows, layout = demonstrations.prepare(dataset, name=source)
     if layout.kind == "tokens" or REFERENCE in names or not asks(rows):
         return rows
@@ -80,6 +83,21 @@ def questions(dataset: Any) -> Questions:
 def asks(dataset: Any) -> bool:
     """Whether there is something to answer in a dataset, rather than text to read."""
     return bool({"prompt", "messages"}.intersection(dataset.column_names))
+
+
+def _require_answers(dataset: Any, source: str, metric: str) -> None:
+    try:
+        if {"prompt", "messages"}.intersection(
+            demonstrations.layout_of(dataset, name=source).columns
+        ):
+            return
+    except DataError:
+        pass  # no layout that SFT takes, of which the metric needs one of two things only
+    raise DataError(
+        f"metric {metric!r} compares with known answers, which {source} does not have: the column "
+        f"{REFERENCE!r}, or demonstrations\n  columns found: {', '.join(dataset.column_names)}\n"
+        f"  another column can stand for it: --columns OTHER={REFERENCE}"
+    )
 
 
 def _answer(shown: Any, column: str) -> str:

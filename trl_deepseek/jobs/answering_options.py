@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs.option_types import PAIRS
@@ -19,6 +19,16 @@ class AnsweringOptions:
     )
     dataset_config: str | None = field(
         default=None, metadata={"help": "Configuration of a hub dataset."}
+    )
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of an embedded dataset, as JSON: '{\"max_numbers\": 4}'."},
+    )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedded dataset whose verifier scores these rows, or a registered reward."
+        },
     )
     columns: list[str] | None = field(
         default=None,

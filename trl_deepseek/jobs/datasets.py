@@ -12,6 +12,8 @@ from trl_deepseek.jobs.options import DataArguments
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
+TRLS_KEY = "skip_prepare_dataset"  # of SFTConfig.dataset_kwargs, the same option
+
 
 def load(
     options: DataArguments,
@@ -59,6 +61,7 @@ def load(
             subset=None if held_out else subset,
             seed=config.seed,
             streaming=streaming,
+            options=options_of(name, options),
         )
         return data.rename_columns(rows, mapping, name)
 
@@ -75,6 +78,14 @@ def load(
     return train, data.without(held_out, without.get("eval", ()))
 
 
+def options_of(name: str, options: DataArguments) -> Any:
+    """The ``dataset_kwargs`` of one of the datasets: they are about that which is trained on."""
+    if name != options.dataset_name or options.dataset_kwargs is None:
+        return None
+    own: Any = options.dataset_kwargs
+    return {key: value for key, value in own.items() if key != TRLS_KEY}
+
+
 def kinds_to_measure(
     options: DataArguments, config: Any, registry: Registry
 ) -> dict[DatasetKind, Any] | None:
@@ -86,9 +97,17 @@ def kinds_to_measure(
     measures = bool(getattr(config, "eval_metrics", None)) and config.eval_strategy != "no"
     if not measures or name is None or name not in registry.datasets:
         return None
+    measured = evaluation.resolve(config.eval_metrics, registry, config.metric_kwargs)
     split = options.dataset_test_split
     return {
-        kind: data.load_held_out(name, registry, kind=kind, split=split, seed=config.seed)
-        for kind in {each.rows for each in evaluation.resolve(config.eval_metrics, registry)}
+        kind: data.load_held_out(
+            name,
+            registry,
+            kind=kind,
+            split=split,
+            seed=config.seed,
+            options=options_of(name, options),
+        )
+        for kind in {each.rows for each in measured}
         if kind is not None
     }

@@ -13,10 +13,11 @@ from trl_deepseek import chat, data, evaluation, generation, rewards
 from trl_deepseek.errors import ConfigError, ModelError, TemplateError
 from trl_deepseek.evaluation import Chosen, Evaluation, Rows
 from trl_deepseek.generation import Sampling
-from trl_deepseek.jobs.evaluate_options import EvaluateOptions
+from trl_deepseek.jobs.evaluate_options import NO_METRICS, EvaluateOptions
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import model_reward
 from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.rewards.verifiers import brought_by, verifier_of
 from trl_deepseek.types import DatasetKind
 
 logger = logging.getLogger(__name__)
@@ -57,19 +58,32 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     settings = options.reward_settings
     if options.output_dir is not None and Path(options.output_dir).is_file():
         raise ConfigError(f"output_dir {options.output_dir!r} is a file; name a folder")
+    metric_kwargs: Any = options.metric_kwargs
     chosen = evaluation.resolve(
-        options.metrics or (),
+        options.metrics or _brought(options, registry),
         registry,
-        options.options_of_metrics,
+        metric_kwargs,
         num_samples=options.num_samples,
+        models=len(options.models or ()),
     )
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)
-    tokenizers = [_tokenizer(name, options, registry, chosen) for name in options.models or ()]
+    names = dict.fromkeys(options.models or ())
+    tokenizers = {name: _tokenizer(name, options, registry, chosen) for name in names}
     loaded = _rows(options, registry, chosen)
     rows = evaluation.prepare(loaded, chosen)
     _check_conversations(options, rows, tokenizers)
     return Job(options, registry, chosen, rows, sampling, settings, _models(options, registry))
+
+
+def _brought(options: EvaluateOptions, registry: Registry) -> list[str]:
+    """The verifier of the rows or of their task, where no metric is named."""
+    if options.task is not None:
+        return [verifier_of(options.task, registry)]
+    found = brought_by(_load(str(options.dataset_name), options, registry, "prompts"), registry)
+    if not found:
+        raise ConfigError(NO_METRICS)
+    return found
 
 
 def run(job: Job, *, show_progress: bool = False) -> Evaluation:
@@ -163,6 +177,7 @@ def _rows(
 
 def _load(name: str, options: EvaluateOptions, registry: Registry, kind: DatasetKind) -> Any:
     load = functools.partial(data.load, name, registry, kind=kind, subset=options.dataset_config)
+    load = functools.partial(load, options=options.dataset_kwargs)
     split = options.dataset_split
     if name in registry.datasets:
         rows = load(split=split or HELD_OUT, size=options.max_samples)
@@ -195,11 +210,13 @@ def _only_split(name: str, options: EvaluateOptions) -> str | None:
     return str(names[0])
 
 
-def _check_conversations(options: EvaluateOptions, rows: Rows, tokenizers: Sequence[Any]) -> None:
+def _check_conversations(
+    options: EvaluateOptions, rows: Rows, tokenizers: Mapping[str, Any]
+) -> None:
     """Refuse conversations where a model has no template to render them with."""
     if not any(chat.holds_conversations(each) for each in rows.by_metric.values()):
         return
-    for name, tokenizer in zip(options.models or (), tokenizers, strict=True):
+    for name, tokenizer in tokenizers.items():
         if not tokenizer.chat_template:
             raise TemplateError(
                 f"{options.dataset_name} holds conversations, and model {name!r} has no chat "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +9,9 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
+from trl_deepseek.trainers import ranges
+
+NO_METRICS = "--metrics is required: name a metric or several"
 
 
 @dataclass(kw_only=True)
@@ -24,7 +26,7 @@ class EvaluateOptions(AnsweringOptions):
         default=None,
         metadata={
             "help": "Registered metrics (see `trl-deepseek plugins`), or whatever --reward_funcs "
-            "takes: a reward is a metric."
+            "takes: a reward is a metric. When not given: the verifier that the dataset brings."
         },
     )
     metric_kwargs: dict[str, Any] | str | None = field(
@@ -64,28 +66,20 @@ class EvaluateOptions(AnsweringOptions):
     )
 
     def __post_init__(self) -> None:
-        for option, what in (("models", "a model"), ("metrics", "a metric")):
-            if not getattr(self, option):
-                raise ConfigError(f"--{option} is required: name {what} or several")
-        for option in ("metric_kwargs", "chat_template_kwargs"):
-            setattr(self, option, _object(option, getattr(self, option)))
-        for name, options in self.options_of_metrics.items():
-            if not isinstance(options, dict):
-                raise ConfigError(
-                    f"metric_kwargs: {name!r} is mapped to {options!r}; write the metric's name "
-                    f'and its options: \'{{"METRIC": {{"{name}": ...}}}}\''
-                )
+        if not self.models:
+            raise ConfigError("--models is required: name a model or several")
+        if not self.metrics and self.dataset_name is None:
+            raise ConfigError(NO_METRICS)
+        if self.metrics and self.task is not None:
+            raise ConfigError("task and metrics both say what is measured: leave one out")
+        mappings = ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs")
+        ranges.read_mappings(self, mappings, ())
         if self.max_samples is not None and self.max_samples < 1:
             raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
         if self.reward_timeout is not None and not self.reward_timeout > 0:
             raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
         if self.reward_workers < 0:
             raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
-
-    @property
-    def options_of_metrics(self) -> dict[str, Any]:
-        """``metric_kwargs`` as the mapping that it is."""
-        return _object("metric_kwargs", self.metric_kwargs) or {}
 
     @property
     def reward_settings(self) -> Settings:
@@ -102,14 +96,3 @@ class EvaluateOptions(AnsweringOptions):
             max_completion_length=self.max_new_tokens,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
         )
-
-
-def _object(option: str, value: Any) -> dict[str, Any] | None:
-    """The mapping that JSON on the command line stands for; from Python it may be one already."""
-    try:
-        found = json.loads(value) if isinstance(value, str) else value
-    except ValueError:
-        found = value
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"{option} is {value!r}; it must be a JSON object")
-    return found

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 
-from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
+from trl_deepseek.policy.plan import plan
 from trl_deepseek.rewards.resolving import MODEL_PREFIX
+from trl_deepseek.rewards.verifiers import verifier_of
 from trl_deepseek.trainers.configs import GRPOConfig
 
 OPTIONS = (RewardArguments, GRPOConfig)
@@ -19,7 +20,9 @@ def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
     registry = job.registry_for(options)
     presets.apply(options, registry, "grpo")
-    return job.settle(options, GRPOConfig, registry)
+    settled = job.settle(options, GRPOConfig, registry)
+    plan(settled.config, registry)
+    return settled
 
 
 def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
@@ -33,12 +36,10 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
     from trl_deepseek.trainers.grpo import GRPOTrainer
 
     (chosen,) = build_dataclasses(options, [RewardArguments])
-    if not chosen.reward_funcs:
-        raise ConfigError(
-            "--reward_funcs is required: one or more registered names (see `trl-deepseek plugins`) "
-            "or file.py:function"
-        )
     settled = settle(options)
+    if not chosen.reward_funcs:
+        scored = verifier_of(chosen.task, settled.registry) if chosen.task else None
+        return settled.check(GRPOTrainer, "prompts", reward_funcs=scored)
     absent = tuple(MODEL_PREFIX + folder for folder in to_come)
     there = (
         [name for name in chosen.reward_funcs if not name.startswith(absent)]

@@ -14,6 +14,8 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, text_or_list
 from trl_deepseek.trainers import ranges
 
+TASK_AND_REWARDS = "task and reward_funcs both say what scores the answers: leave one out"
+
 
 @dataclass
 class DataArguments:
@@ -37,6 +39,10 @@ class DataArguments:
         default=None,
         metadata={"help": "Another dataset to evaluate on, instead of the test split."},
     )
+    dataset_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Options of an embedded dataset, as JSON: '{\"max_numbers\": 4}'."},
+    )
     columns: list[str] | None = field(
         default=None,
         metadata={
@@ -54,8 +60,14 @@ class DataArguments:
     )
 
     def __post_init__(self) -> None:
+        ranges.read_mappings(self, ("dataset_kwargs",), ())
         if self.datasets is None:
             return
+        if self.dataset_kwargs is not None:
+            raise ConfigError(
+                "dataset_kwargs goes with dataset_name\n"
+                "  give each of datasets its own: {path: ..., kwargs: {...}}"
+            )
         if self.dataset_name is not None:
             raise ConfigError(
                 "dataset_name and datasets both say what to train on: leave one out\n"
@@ -116,9 +128,21 @@ class RewardArguments:
     reward_funcs: list[str] | None = field(
         default=None,
         metadata={
-            "help": "Registered names, file.py:function, module.function, model:PATH; one or more."
+            "help": "Registered names, file.py:function, module.function, model:PATH; one or more. "
+            "When not given: the verifier that the dataset brings."
         },
     )
+    task: str | None = field(
+        default=None,
+        metadata={
+            "help": "Embedded dataset whose verifier scores these rows, or a registered reward; "
+            "instead of --reward_funcs."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        if self.task is not None and self.reward_funcs:
+            raise ConfigError(TASK_AND_REWARDS)
 
 
 def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) -> None:
@@ -129,7 +153,8 @@ def add_dataclasses(parser: argparse.ArgumentParser, classes: Sequence[type]) ->
     """
     from transformers import HfArgumentParser
 
-    added = HfArgumentParser(list(classes), add_help=False)
+    # TRL's SFTConfig has a dataset_kwargs, too, which holds one key of its own: one flag sets both.
+    added = HfArgumentParser(list(classes), add_help=False, conflict_handler="resolve")
     hints = {name: hint for kind in classes for name, hint in get_type_hints(kind).items()}
     for action in added._actions:
         alternatives = get_args(hints[action.dest])
@@ -152,7 +177,10 @@ def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list
     for kind in classes:
         names = [field.name for field in fields(kind) if field.init]
         try:
-            instances.append(kind(**{name: getattr(args, name) for name in names}))
+            instance = kind(**{name: getattr(args, name) for name in names})
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
+        if hasattr(kind, "given"):  # a config, which remembers what it was given
+            instance.given = frozenset(names).intersection(getattr(args, "given", ()))
+        instances.append(instance)
     return instances

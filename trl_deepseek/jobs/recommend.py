@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from trl_deepseek.recommending.figures import Figures, figures_of
 from trl_deepseek.recommending.guide import Advice
 from trl_deepseek.recommending.kinds import Kind, kind_of
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import ranges
 
 EMBEDDED = "tiny-deepseek-llm"  # the command's model where none is named: it runs anywhere
 ROUND = 64  # tokens: lengths are rounded up to a multiple
@@ -31,6 +33,7 @@ class Options:
         model_name_or_path: The model to train, whose tokenizer counts tokens; None for the
             embedded tiny one, and no tokens.
         output_dir: In the command.
+        dataset_kwargs: Options of an embedded dataset.
         plugins: Beside the installed ones.
         block: To leave out.
     """
@@ -40,6 +43,7 @@ class Options:
     dataset_train_split: str = "train"
     model_name_or_path: str | None = None
     output_dir: str = "out"
+    dataset_kwargs: dict[str, Any] | str | None = None
     plugins: list[str] = field(default_factory=list)
     block: list[str] = field(default_factory=list)
 
@@ -74,13 +78,16 @@ def check(options: Options) -> Job:
     """
     if options.dataset_name is None:
         raise ConfigError("--dataset_name is required")
+    ranges.read_mappings(options, ("dataset_kwargs",), ())
     registry = load_registry(options.plugins, options.block)
+    dataset_options: Any = options.dataset_kwargs
     rows = data.load(
         options.dataset_name,
         registry,
         kind="prompts",
         split=options.dataset_train_split,
         subset=options.dataset_config,
+        options=dataset_options,
     )
     kind = kind_of(rows, registry, options.dataset_name)
     name, tokenizer = options.model_name_or_path, None
@@ -154,6 +161,8 @@ def _words(job: Job, advice: Advice) -> list[str]:
     words += ["--dataset_name", str(options.dataset_name)]
     if options.dataset_config is not None:
         words += ["--dataset_config", options.dataset_config]
+    if options.dataset_kwargs is not None:
+        words += ["--dataset_kwargs", json.dumps(options.dataset_kwargs)]
     if options.dataset_train_split != "train":
         words += ["--dataset_train_split", options.dataset_train_split]
     if job.kind.columns:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, report, stopping
+from trl_deepseek import checkpoints, stopping
 from trl_deepseek.errors import ConfigError, describe
 from trl_deepseek.trainers import room
 from trl_deepseek.trainers.stopping import StopWhenAsked
@@ -20,8 +19,6 @@ BEGIN_ANEW = (
 
 def train(trainer: Any) -> Any:
     """Train, save the model, and push it where that is asked for; returns TRL's output.
-
-    However it ends, the run's report is written.
 
     Raises:
         Interrupted: A signal ended it; the message says what is saved.
@@ -44,9 +41,6 @@ def train(trainer: Any) -> Any:
         # The signal may have ended a process that the step needed.
         message = f"the step could not be finished: {describe(error)}; {saved_checkpoint(output)}"
         raise stopping.Interrupted(by, message) from error
-    finally:
-        if trainer.is_world_process_zero() and Path(output).is_dir():
-            report.written_beside(output)
     return result
 
 

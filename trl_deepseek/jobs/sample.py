@@ -25,6 +25,7 @@ from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
+from trl_deepseek.rewards.verifiers import brought_by, verifier_of
 from trl_deepseek.rollouts import for_training
 from trl_deepseek.rollouts.drawing import Drawing
 from trl_deepseek.rollouts.drawn import REPLACED, Kind, Selection
@@ -58,6 +59,15 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     Raises:
         UserError: Something does not exist or does not fit, or the output file is another's.
     """
+    if options.task is not None:
+        options.reward_funcs = [verifier_of(options.task, registry)]
+    loaded = _load(options, registry)
+    if options.goes_by_rewards and not options.reward_funcs:
+        options.reward_funcs = brought_by(loaded, registry)
+        if not options.reward_funcs:
+            raise ConfigError(
+                f"{options.goes_by_rewards} goes by rewards: name some with --reward_funcs"
+            )
     functions = rewards.resolve(options.reward_funcs, registry)
     for function in functions:
         if not rewards.is_function(function):
@@ -69,7 +79,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     tokenizer = generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
-    rows = _read(options, registry, functions, tokenizer)
+    rows = _read(options, registry, functions, tokenizer, loaded)
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
     sampling = options.sampling
@@ -88,14 +98,10 @@ def _weights(options: SampleOptions, names: list[str]) -> list[float]:
     return weighed.at(0)
 
 
-def _read(
-    options: SampleOptions,
-    registry: Registry,
-    functions: Sequence[Any],
-    tokenizer: Any,
-) -> Any:
-    """The prompts, each of which can be answered and scored."""
+def _load(options: SampleOptions, registry: Registry) -> Any:
+    """The rows as they are named."""
     name = str(options.dataset_name)
+    dataset_options: Any = options.dataset_kwargs
     rows = data.load(
         name,
         registry,
@@ -104,8 +110,20 @@ def _read(
         subset=options.dataset_config,
         size=options.max_samples,
         seed=options.seed,
+        options=dataset_options,
     )
-    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+
+
+def _read(
+    options: SampleOptions,
+    registry: Registry,
+    functions: Sequence[Any],
+    tokenizer: Any,
+    rows: Any,
+) -> Any:
+    """The prompts, each of which can be answered and scored."""
+    name = str(options.dataset_name)
     rows = rows.take(min(len(rows), options.max_samples or len(rows)))
     rewards.check_columns(functions, rows.column_names)
     rewards.check_rows(functions, rows)

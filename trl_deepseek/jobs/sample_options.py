@@ -7,9 +7,13 @@ from pathlib import Path
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
+from trl_deepseek.jobs.options import TASK_AND_REWARDS
 from trl_deepseek.trainers import ranges
 
 FORMATS = (".jsonl", ".parquet")
+
+
+GO_BY_REWARDS = ("best_of", "pairs", "min_reward", "reward_weights")
 
 
 @dataclass(kw_only=True)
@@ -56,11 +60,10 @@ class SampleOptions(AnsweringOptions):
             if getattr(self, option) is None:
                 raise ConfigError(f"--{option} is required")
         ranges.check_numbers(self, but=["temperature"])
+        ranges.read_mappings(self, ("dataset_kwargs",), ())
         _ = self.sampling
-        scored = bool(self.reward_funcs)
-        for option in ("best_of", "pairs", "min_reward", "reward_weights"):
-            if getattr(self, option) not in (None, False) and not scored:
-                raise ConfigError(f"{option} goes by rewards: name some with --reward_funcs")
+        if self.task is not None and self.reward_funcs:
+            raise ConfigError(TASK_AND_REWARDS)
         if self.best_of is not None and self.pairs:
             raise ConfigError("best_of and pairs are two kinds of rows: leave one of them out")
         needed = self.best_of or (2 if self.pairs else 1)
@@ -74,3 +77,9 @@ class SampleOptions(AnsweringOptions):
             raise ConfigError(
                 f"output_file {self.output_file!r}: its name must end in {' or '.join(FORMATS)}"
             )
+
+    @property
+    def goes_by_rewards(self) -> str | None:
+        """The first option that is given and goes by rewards."""
+        given = (each for each in GO_BY_REWARDS if getattr(self, each) not in (None, False))
+        return next(given, None)

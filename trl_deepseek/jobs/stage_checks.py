@@ -81,7 +81,7 @@ def with_base(options: argparse.Namespace, to_come: Collection[Stage]) -> argpar
     for option in references.MODELS:
         value = getattr(options, option, None)
         if isinstance(value, list):
-            setattr(changed, option, list(dict.fromkeys(bases.get(each, each) for each in value)))
+            setattr(changed, option, [bases.get(each, each) for each in value])
         elif value in bases:
             setattr(changed, option, bases[value])
     return changed

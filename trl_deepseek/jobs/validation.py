@@ -25,20 +25,11 @@ from trl_deepseek.jobs.findings import SHOWN, Finding, Report, Warnings
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.places import option_of
 from trl_deepseek.jobs.samples import row_numbers, small_trainer
+from trl_deepseek.jobs.setting_aside import TOGETHER, set_aside
 from trl_deepseek.memory import disk
 
 # What is said of too few rows, when some have been set aside.
 TOO_FEW = re.compile(r"has no rows|one generated batch|none of the \d+ rows|^all \d+ rows")
-# Options that mean nothing, or something else, without the one that was set aside.
-TOGETHER = {
-    "loss_type": (
-        *("loss_kwargs", "loss_weights", "beta", "label_smoothing", "desirable_weight"),
-        *("undesirable_weight", "ld_alpha", "discopop_tau", "f_divergence_type", "use_weighting"),
-    ),
-    "reward_funcs": ("reward_weights",),
-    "datasets": ("dataset_name",),
-    "eval_dataset": ("eval_strategy", "load_best_model_at_end", "eval_metrics"),
-}
 
 
 def validate(
@@ -159,14 +150,8 @@ class _Validation:
         self.report.add(error, self.options.places.get(option or ""))
         if option is None or option not in values or option == "model_name_or_path":
             return False
-        kept = _without_word(values[option], str(error).partition("\n")[0])
-        setattr(self.options, option, kept or self.defaults[option])
-        if not kept:
+        if set_aside(self.options, option, error, self.defaults):
             self.aside.add(option)
-            for name in (option, *TOGETHER.get(option, ())):
-                if name in self.defaults:
-                    setattr(self.options, name, self.defaults[name])
-                    self.options.given.discard(name)
         return True
 
     def _refused(self, error: UserError | RunError, split: str) -> bool:
@@ -298,11 +283,3 @@ def _original(row: int, gone: list[int]) -> int:
     for other in gone:
         row += other <= row
     return row
-
-
-def _without_word(value: Any, line: str) -> Any:
-    """A list without the items that a message quotes; nothing where it is no list."""
-    if not isinstance(value, list):
-        return None
-    kept = [item for item in value if f"{item!r}" not in line]
-    return kept if len(kept) < len(value) else None

@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError, UnknownName, did_you_mean
+from trl_deepseek.policy_types import CONTEXT, Advantage, PolicyLoss
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Loss
 
+Registered = Loss | PolicyLoss | Advantage
 DataShape = Literal["pairs", "unpaired", "rewards"]
 
 # What a loss on each kind of data sees, and the command that trains with it.
@@ -51,34 +53,46 @@ def find(name: str, registry: Registry, *shapes: DataShape) -> Loss:
     return loss
 
 
-def has_option(loss: Loss, option: str) -> bool:
-    """Whether the loss takes an option of that name."""
+def has_option(item: Registered, option: str) -> bool:
+    """Whether what is registered takes an option of that name."""
     return any(
         parameter.name == option or parameter.kind is parameter.VAR_KEYWORD
-        for parameter in _parameters(loss)
+        for parameter in _parameters(item)
     )
 
 
-def check_options(loss: Loss, options: Mapping[str, Any]) -> None:
-    """Refuse options that the loss does not have, or required ones that are not given.
+def check_options(
+    item: Registered,
+    options: Mapping[str, Any],
+    *,
+    kind: str = "loss",
+    field: str = "loss_kwargs",
+) -> None:
+    """Refuse options that a loss does not have, or required ones that are not given.
+
+    Args:
+        item: The loss, or whatever else is registered with its options as keywords.
+        options: By name.
+        kind: What messages call it.
+        field: Of the config, in which its options are given.
 
     Raises:
         ConfigError: Names the option, the nearest that exists, and all with their defaults.
     """
-    known = {each.name: each for each in _parameters(loss) if each.kind is not each.VAR_KEYWORD}
+    known = {each.name: each for each in _parameters(item) if each.kind is not each.VAR_KEYWORD}
     listed = ", ".join(map(_described, known.values())) or "(none)"
     for option in options:
-        if not has_option(loss, option):
+        if not has_option(item, option):
             hint = did_you_mean(option, known, inline=True)
             raise ConfigError(
-                f"loss_kwargs: loss {loss.name!r} has no option {option!r}{hint}\n"
+                f"{field}: {kind} {item.name!r} has no option {option!r}{hint}\n"
                 f"  its options: {listed}"
             )
     missing = [p.name for p in known.values() if p.default is p.empty and p.name not in options]
     if missing:
         raise ConfigError(
-            f"loss {loss.name!r} needs the option {missing[0]!r}: "
-            f'loss_kwargs={{"{missing[0]}": ...}}\n  its options: {listed}'
+            f"{kind} {item.name!r} needs the option {missing[0]!r}: "
+            f'{field}={{"{missing[0]}": ...}}\n  its options: {listed}'
         )
 
 
@@ -118,9 +132,12 @@ def require_range(
         raise ValueError(f"{name} = {value!r}: it must be a number {' and '.join(bounds)}")
 
 
-def _parameters(loss: Loss) -> list[inspect.Parameter]:
-    """Parameters of the registered function after the first, which is what it sees."""
-    return list(inspect.signature(loss.function).parameters.values())[1:]
+def _parameters(item: Registered) -> list[inspect.Parameter]:
+    """Parameters of the registered function that are options: not what it sees."""
+    parameters = list(inspect.signature(item.function).parameters.values())
+    if isinstance(item, Advantage):
+        return [each for each in parameters[2:] if each.name not in CONTEXT]
+    return parameters[1:]
 
 
 def _described(parameter: inspect.Parameter) -> str:

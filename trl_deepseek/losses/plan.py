@@ -2,7 +2,7 @@
 
 Two settings of TRL's, ``f_divergence_type`` and ``use_weighting``, are written into its formulas;
 with one of them, all names must be TRL's and its own method computes them. So it does the losses of
-demonstrations and of GRPO.
+demonstrations. GRPO has a plan of its own, :mod:`trl_deepseek.policy.plan`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ TRL_SMOOTHED = ("robust", "exo_pair", "aot", "aot_unpaired")
 TRL_DIVERGED = ("sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft")
 TRL_UNWEIGHTED = ("aot", "aot_unpaired")
 TRL_SFT = ("nll", "dft")
-TRL_GRPO = ("cispo", "grpo", "bnpo", "dr_grpo", "dapo", "luspo", "sapo", "vespo")
 
 
 @dataclass(frozen=True)
@@ -126,11 +125,10 @@ def plan(args: Any, registry: Registry) -> LossPlan:
         return _plan_singles(args, registry)
     if isinstance(args, trl.RewardConfig):
         return _plan_rewards(args, registry)
-    for config, known in ((trl.SFTConfig, TRL_SFT), (trl.GRPOConfig, TRL_GRPO)):
-        if isinstance(args, config) and args.loss_type not in known:
-            hint = did_you_mean(args.loss_type, known)
-            message = f"loss_type: {args.loss_type!r} is none of TRL's: {', '.join(known)}{hint}"
-            raise UnknownName("losses", args.loss_type, message)
+    if isinstance(args, trl.SFTConfig) and args.loss_type not in TRL_SFT:
+        hint = did_you_mean(args.loss_type, TRL_SFT)
+        message = f"loss_type: {args.loss_type!r} is none of TRL's: {', '.join(TRL_SFT)}{hint}"
+        raise UnknownName("losses", args.loss_type, message)
     return LossPlan([args.loss_type])
 
 

@@ -18,8 +18,10 @@ from typing import Any
 
 from trl_deepseek.chat.reasoning import CLOSE, OPEN
 from trl_deepseek.errors import ConfigError, PluginError, RunError, TrlDeepseekError, boundary
+from trl_deepseek.plugin_kit import policy
 from trl_deepseek.plugin_kit.tricks import NUMBERS
 from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Origin
 from trl_deepseek.rewards.signature import signature_of
 from trl_deepseek.rollouts.trial import Samples, score
@@ -137,6 +139,10 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
         yield from (claim(text, test) for text, test in _Tried(item, values).claims())
     if isinstance(item, Loss):
         yield claim("gives one finite loss per sequence, with a gradient", lambda: _loss(item))
+    if isinstance(item, PolicyLoss):
+        yield from (claim(text, test) for text, test in policy.loss_claims(item))
+    if isinstance(item, Advantage):
+        yield from (claim(text, test) for text, test in policy.advantage_claims(item))
     if isinstance(item, Preset):
         yield claim("sets what its command has", lambda: _preset(item))
     if isinstance(item, Metric):

@@ -58,6 +58,8 @@ def tricks(right: str, others: tuple[str, str, str]) -> list[Trick]:
     return [
         *(Trick(name, completion, right) for name, completion in told),
         Trick("repeats the prompt's example", example, right, f"2+2? {example}"),
+        Trick("repeats the question", "2+2", right),
+        Trick("boxes the question", box("2+2"), right),
         Trick("repeats the prompt's empty box", r"Put it in \boxed{}.", right),
         Trick("answers nothing to an empty solution", "", ""),
         Trick("boxes nothing for an empty solution", r"\boxed{}", ""),

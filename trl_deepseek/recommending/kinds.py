@@ -6,6 +6,7 @@
 | ``labels`` | a completion and whether it is desirable | unpaired preference losses |
 | ``tests`` | a prompt and tests that code has to pass | GRPO |
 | ``solutions`` | a prompt and an answer that can be compared | GRPO |
+| ``verified`` | prompts of a task that brings its verifier | GRPO |
 | ``demonstrations`` | conversations, or prompts and completions | SFT |
 """
 
@@ -19,8 +20,9 @@ from trl_deepseek.data import demonstration_rows, preference_rows, rename_column
 from trl_deepseek.errors import DataError
 from trl_deepseek.recommending import solutions
 from trl_deepseek.registry import Registry
+from trl_deepseek.rewards import verifiers
 
-KindName = Literal["pairs", "labels", "tests", "solutions", "demonstrations"]
+KindName = Literal["pairs", "labels", "tests", "solutions", "verified", "demonstrations"]
 
 # What public datasets call the columns that TRL and the rewards read, the likeliest first.
 PROMPT = ("prompt", "question", "problem", "instruction", "query", "text", "input")
@@ -46,7 +48,7 @@ class Kind:
         layout: What its layout is called.
         columns: Columns to rename, old to new.
         rewrite: Row to row of TRL's columns; None where they are there.
-        reward: For ``tests``: the reward that reads them.
+        reward: For ``tests`` and ``verified``: the reward that reads them.
         solutions: For ``solutions``: how they can be read.
         unreadable: Rows of the sample that cannot be scored, with the reason.
         sampled: How many rows were asked.
@@ -69,6 +71,9 @@ def kind_of(dataset: Any, registry: Registry, source: str) -> Kind:
         DataError: It is of none; says what is missing for each.
     """
     columns = rows.column_names(dataset)
+    brought = verifiers.brought_by(dataset, registry) if "prompt" in columns else []
+    if brought:
+        return Kind("verified", f"prompts that bring the verifier {brought[0]}", reward=brought[0])
     sample = dataset.select(_spread(len(dataset)))
     for look in (_preferences, _tests, _conversations, _solutions, _texts):
         try:

@@ -147,8 +147,9 @@ def _chosen(table: _Numbers) -> dict[int, list[str]]:
 
     known = np.flatnonzero(~np.isnan(table.total) & (table.mode == "train"))
     order = known[np.argsort(table.total[known], kind="stable")]
-    take(order[::-1][:ENDS], BEST)
-    take(order[: min(ENDS, max(len(order) - ENDS, 0))], WORST)
+    half = len(order) // 2  # of few, each is one of the two
+    take(order[half:][::-1][:ENDS], BEST)
+    take(order[:half][:ENDS], WORST)
     unscored = np.flatnonzero(np.isnan(table.scores).any(axis=1))
     take(_spread(unscored, MOST_UNSCORED), UNSCORED)
     random = np.random.default_rng(SEED)

@@ -23,6 +23,7 @@ from trl_deepseek.rollouts import record
 logger = logging.getLogger(__name__)
 
 BUDGET = 6_000_000  # characters of completions, of all stages together
+LIBRARY = '<script type="text/plain" id="library">'  # no text of a run can hold this unescaped
 WIDTH, HEIGHT = 100, 24  # of the small curve beside a figure
 
 
@@ -42,7 +43,7 @@ def write(folder: str | Path, file: str | Path | None = None) -> Path:
     """
     folder = Path(folder)
     target = folder / record.REPORT if file is None else Path(file)
-    text = secrets.redacted(_render(reading.read(folder)))
+    text = _render(reading.read(folder))
     new = target.with_name(f"{target.name}.new")
     new.write_text(text, encoding="utf-8")
     new.replace(target)
@@ -50,21 +51,23 @@ def write(folder: str | Path, file: str | Path | None = None) -> Path:
 
 
 def written_beside(folder: str | Path) -> Path | None:
-    """As :func:`write`, for whoever has just done the work: an error is a warning, and None."""
+    """As :func:`write`, for whoever has just done the work: an error is a warning, and None.
+
+    A folder that somebody has removed meanwhile has no report.
+    """
+    if not Path(folder).is_dir():
+        return None
     with record.never_failing(logger.warning, record.REPORT):
         return write(folder)
     return None
 
 
 def _render(found: reading.Found) -> str:
-    from jinja2 import Environment
     from markupsafe import Markup
 
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"figure": _figure, "duration": _duration, "plain": _plain}
     budget = BUDGET // len(found.runs)
     stages = [_stage(run, f"stage-{i}", budget) for i, run in enumerate(found.runs)]
-    return environment.from_string(_asset("report.html.jinja")).render(
+    text = _template().render(
         title=found.folder.resolve().name,
         folder=str(found.folder),
         recipe=found.recipe,
@@ -81,11 +84,12 @@ def _render(found: reading.Found) -> str:
         ],
         style=Markup(_asset("report.css")),
         script=Markup(_asset("report.js")),
-        library=Markup(
-            _library() if any(stage["panels"] or stage["more"] for stage in stages) else ""
-        ),
         data=Markup(_json({"stages": [stage["data"] for stage in stages]})),
     )
+    text = secrets.redacted(text)
+    draws = any(stage["panels"] or stage["more"] for stage in stages)
+    # Behind the search for secrets, to which it would be most of the page.
+    return text.replace(LIBRARY, LIBRARY + _library(), 1) if draws else text
 
 
 def _stage(run: reading.Run, name: str, budget: int) -> dict[str, Any]:
@@ -179,6 +183,15 @@ def _again(run: reading.Run) -> str | None:
         return None
     file = shlex.quote(str(run.folder / record.MANIFEST))
     return f"trl-deepseek run --from_manifest {file} --output_dir NEW"
+
+
+@functools.cache
+def _template() -> Any:
+    from jinja2 import Environment
+
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"figure": _figure, "duration": _duration, "plain": _plain}
+    return environment.from_string(_asset("report.html.jinja"))
 
 
 @functools.cache

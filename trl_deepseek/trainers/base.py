@@ -27,6 +27,7 @@ from trl_deepseek import (
     models,
     noise,
     quantization,
+    report,
     secrets,
 )
 from trl_deepseek.errors import ConfigError
@@ -221,7 +222,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         """As TRL's, with the noise on the model meanwhile.
 
         ``True`` goes on from the newest whole checkpoint; torn ones that are passed over are named,
-        and so is what has changed since.
+        and so is what has changed since. However it ends, the run's report is written.
 
         Raises:
             ConfigError: There is no whole checkpoint, or the one named is not whole.
@@ -235,6 +236,8 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             if self.args.should_save:
                 around.enter_context(output_folder.alone_in(folder))
                 self._object_to(folder)
+                if self.is_world_process_zero():
+                    around.callback(report.written_beside, folder)  # once it is noted how it went
                 with room.explained(self.args.output_dir):
                     around.enter_context(manifest.noted(folder, self._manifest(), self._resumed))
                 said, resumes = self.inputs.said, self._resumed is not None

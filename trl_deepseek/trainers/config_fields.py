@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError
 
@@ -15,12 +15,19 @@ class MeasuringFields:
     Args:
         eval_metrics: Registered metrics, and whatever names a reward, measured on the evaluation
             dataset at each evaluation, with one greedy answer, and logged as ``eval_NAME``.
+        metric_kwargs: Options of metrics by the metric's name, as those of ``evaluate``.
         eval_max_new_tokens: Longest answer; when None, GRPO's ``max_completion_length``, else 512.
     """
 
     eval_metrics: list[str] | None = field(
         default=None,
         metadata={"help": "Metrics and rewards to measure at each evaluation, as eval_NAME."},
+    )
+    metric_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": 'Options of eval_metrics, as JSON: \'{"win_rate": {"against": "reference"}}\'.'
+        },
     )
     eval_max_new_tokens: int | None = field(
         default=None,
@@ -87,4 +94,50 @@ class ClassWeights:
     undesirable_weight: float | None = field(
         default=None,
         metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
+    )
+
+
+@dataclass
+class PolicyFields:
+    """The fields of GRPO's config that name what it is trained on.
+
+    Args:
+        advantage: Registered advantage; when None, TRL's own, by ``scale_rewards`` and
+            ``multi_objective_aggregation``.
+        advantage_kwargs: Options of that advantage.
+        drop_equal_groups: With ``advantage``: whether groups of equal rewards are left out of it
+            and of the mean.
+        loss_kwargs: Options of the policy loss that ``loss_type`` names.
+        kl_estimator: Of the KL term; when None, the loss's own.
+        kl_in: Where the KL term goes: ``loss``, or ``reward``, as a penalty on each completion.
+    """
+
+    advantage: str | None = field(
+        default=None,
+        metadata={"help": "Registered advantage (`trl-deepseek plugins`). When not given: TRL's."},
+    )
+    advantage_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of the advantage, as JSON: '{\"k\": 4}'."}
+    )
+    drop_equal_groups: bool = field(
+        default=False,
+        metadata={"help": "With --advantage: leave out groups whose rewards are all equal."},
+    )
+    loss_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Options of the policy loss, as JSON: '{\"epsilon\": 0.1}'. "
+            "`trl-deepseek plugins show NAME` lists them."
+        },
+    )
+    kl_estimator: Literal["k1", "k2", "k3", "unbiased"] | None = field(
+        default=None,
+        metadata={
+            "help": "Estimator of the KL term. When not given: the loss's own, mostly k3.",
+            "choices": ["k1", "k2", "k3", "unbiased"],
+        },
+    )
+    kl_in: Literal["loss", "reward"] = field(
+        default="loss",
+        metadata={"help": "Where the KL term goes: into the loss, or as a penalty into rewards."},
     )

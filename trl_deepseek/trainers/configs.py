@@ -16,7 +16,12 @@ from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
 from trl_deepseek.trainers import usual as tables
-from trl_deepseek.trainers.config_fields import ClassWeights, MeasuringFields, PreferenceFields
+from trl_deepseek.trainers.config_fields import (
+    ClassWeights,
+    MeasuringFields,
+    PolicyFields,
+    PreferenceFields,
+)
 
 if TYPE_CHECKING:
     RewardWeights = Mapping[str, Any] | Sequence[Any] | str | None
@@ -126,7 +131,7 @@ class PluginConfig:
         own: Any = type(self)
         ranges.read_mappings(
             self,
-            [*own._VALID_DICT_FIELDS, "liger_kernel_config"],
+            [*own._VALID_DICT_FIELDS, "liger_kernel_config", "metric_kwargs"],
             environment.SETTINGS_FILES,
         )
         ranges.check_numbers(self)
@@ -163,10 +168,12 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
+        loss_type: Registered policy loss; TRL's own code computes its own names, see
+            :mod:`trl_deepseek.policy.plan`.
         reward_weights: As TRL's, one number per reward; or by name, ``{"math_accuracy": 1.0,
             "think_format": {0: 0.5, 500: 0.0}}``, where a mapping of steps is a schedule, straight
             between them. On the command line ``math_accuracy=1.0 think_format=0.2``.
@@ -188,10 +195,18 @@ class GRPOConfig(PluginConfig, MeasuringFields, trl.GRPOConfig):
         ConfigError: One of these has a value that it cannot have.
     """
 
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        *trl.GRPOConfig._VALID_DICT_FIELDS,
+        *("advantage_kwargs", "loss_kwargs"),
+    ]
     usual: ClassVar[tables.Table] = tables.GRPO
     compares_with_reference: ClassVar[bool] = True
     words: ClassVar[Mapping[str, Sequence[str]]] = ranges.POLICY_WORDS
 
+    loss_type: str = field(
+        default="dapo",
+        metadata={"help": "Registered policy loss (see `trl-deepseek plugins`)."},
+    )
     reward_weights: RewardWeights = field(
         default=None,
         metadata={

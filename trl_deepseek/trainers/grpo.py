@@ -25,8 +25,8 @@ from accelerate.utils import gather_object
 from trl_deepseek import chat, data, lm_head, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import ConfigError, RewardError
-from trl_deepseek.losses.plan import plan
-from trl_deepseek.rewards import weights
+from trl_deepseek.policy.plan import PolicyPlan, plan
+from trl_deepseek.rewards import verifiers, weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
@@ -36,6 +36,7 @@ from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.engine import EngineTraining, check_engine
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
+from trl_deepseek.trainers.policy import PolicyTrainer
 from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class _Rewards:
     weights: weights.Weights | None
     settings: Settings
     code_runs: str | None  # how generated code is run; None where none is
+    policy: PolicyPlan
 
 
-class GRPOTrainer(EngineTraining, PluginTrainer, trl.GRPOTrainer):
+class GRPOTrainer(EngineTraining, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
@@ -106,7 +108,7 @@ class GRPOTrainer(EngineTraining, PluginTrainer, trl.GRPOTrainer):
             )
             kwargs = {}
         inputs, chosen, args = model, model.parts, model.args
-        self._weights = chosen.weights
+        self._weights, self.policy = chosen.weights, chosen.policy
         self._saves_completions = getattr(args, "save_completions", True)
         self._history: History | None = None
         self._next_table = 0
@@ -128,20 +130,20 @@ class GRPOTrainer(EngineTraining, PluginTrainer, trl.GRPOTrainer):
     @classmethod
     def _check(cls, inputs: Inputs) -> None:
         args, registry = inputs.args, inputs.registry
-        plan(args, registry)
-        functions = rewards.resolve(inputs.options.pop("reward_funcs", None), registry)
+        policy = plan(args, registry)
+        functions = rewards.resolve(verifiers.named(inputs), registry)
         inputs.each_split(lambda rows, split: _read(rows, split, functions))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
         ours = isinstance(args, GRPOConfig)
         code_runs = rewards.check_sandbox(functions, ours and args.allow_unsandboxed_code)
         settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
         weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
-        inputs.parts = _Rewards(functions, weighed, settings, code_runs)
+        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy)
         inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
         find(inputs)
         _check_reference(inputs)
         check_engine(inputs)
-        inputs.advise()
+        inputs.advise(policy.bound)
         read_conversations(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 
 from trl_deepseek import chat, data, evaluation, rewards
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
@@ -61,9 +61,11 @@ def check(inputs: Any, given: Any, of_kinds: Mapping[DatasetKind, Any] | None) -
     args = inputs.args
     names = getattr(args, "eval_metrics", None) or []
     _check_best(args, names, inputs.registry)
-    if not names:
+    options = getattr(args, "metric_kwargs", None)
+    if not names and not options:
         return Measures()
-    metrics = evaluation.resolve(names, inputs.registry)
+    _check_whole(args)
+    metrics = evaluation.resolve(names, inputs.registry, options)
     functions = [each.reward for each in metrics if each.reward is not None]
     rewards.check_sandbox(functions, getattr(args, "allow_unsandboxed_code", False))
     for each in metrics:
@@ -85,6 +87,20 @@ def check(inputs: Any, given: Any, of_kinds: Mapping[DatasetKind, Any] | None) -
         for name, each in datasets.items()
     }
     return Measures(metrics, rows)
+
+
+def _check_whole(args: Any) -> None:
+    """Refuse runs in which no process has the whole model.
+
+    Accelerate reads the environment that its launcher sets; transformers the config, of DeepSpeed
+    both.
+    """
+    sharded = args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    if sharded or getattr(args.deepspeed_plugin, "zero_stage", 0) == 3:
+        raise ConfigError(
+            "eval_metrics: with FSDP and ZeRO-3 no process has the whole model, which would "
+            "have to answer\n  leave them out and run trl-deepseek evaluate on the checkpoints"
+        )
 
 
 def _check_best(args: Any, names: Sequence[str], registry: Any) -> None:
@@ -183,7 +199,12 @@ class MeasuredEvaluation:
         own = getattr(args, "reward_settings", None)
         with _as_it_was():
             found = evaluation.evaluate(
-                {f"step {self.state.global_step}": (self._policy(), self.processing_class)},
+                {
+                    f"step {self.state.global_step}": (
+                        self.accelerator.unwrap_model(self.model),
+                        self.processing_class,
+                    )
+                },
                 rows,
                 self.inputs.measures.metrics,
                 Sampling(
@@ -204,20 +225,6 @@ class MeasuredEvaluation:
                 measured = replace(measured, units=units)
             numbers |= measured.numbers()
         return numbers
-
-    def _policy(self: Any) -> Any:
-        """The model as one that generates.
-
-        Raises:
-            ConfigError: No process has all of it.
-        """
-        plugin = self.accelerator.state.deepspeed_plugin
-        if self.is_fsdp_enabled or (plugin is not None and plugin.zero_stage == 3):
-            raise ConfigError(
-                "eval_metrics: with FSDP and ZeRO-3 no process has the whole model, which would "
-                "have to answer\n  leave them out and run trl-deepseek evaluate on the checkpoints"
-            )
-        return self.accelerator.unwrap_model(self.model)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ INCIDENTAL = (
     "resume", "disable_tqdm", "push_to_hub", "hub_", "trackio", "dataloader_", "overwrite",
     "num_completions_to_print", "reward_workers", "reward_timeout", "skip_memory", "ddp_", "load_",
     "include_", "per_device_eval", "prediction_loss_only", "ignore_data_skip", "local_rank",
-    "metric_for", "greater_is", "batch_eval", "tpu_", "past_index", "debug", "dataset_num_proc",
+    "metric_", "greater_is", "batch_eval", "tpu_", "past_index", "debug", "dataset_num_proc",
     "vllm_server", "average_tokens", "length_column", "full_determinism", "torch_empty_cache",
     "init_from",
 )  # fmt: skip

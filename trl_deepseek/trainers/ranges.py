@@ -118,10 +118,10 @@ SWITCHES = {"max_steps": (-1, "num_train_epochs decides"), "top_k": (-1, "all to
 
 # TRL looks at these words only after the first rollout.
 POLICY_WORDS = {
-    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "scale_rewards": ("group", "batch", "none"),
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+    "kl_in": ("loss", "reward"),
     "vllm_mode": ("colocate", "server"),
     "vllm_importance_sampling_mode": (
         *("token_truncate", "token_mask"),

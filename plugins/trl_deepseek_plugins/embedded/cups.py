@@ -40,7 +40,7 @@ Pair = tuple[int, int]
 
 @hookimpl
 def register_datasets(register: Register) -> None:
-    register("cups", cups)
+    register("cups", cups, verifier="exact_match")
 
 
 def cups(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
@@ -57,11 +57,8 @@ def check(options: Mapping[str, Any], num_samples: int) -> str | None:
 
 
 async def mt_bench(
-    model: Any,
-    tokenizer: Any,
     dataset: Any,
-    sampling: Any,
-    progress: str | None = None,
+    complete: Callable[[Sequence[Any]], Any],
     instructions: str = INSTRUCTIONS,
     endpoint: Mapping[str, Any] | None = None,
 ) -> list[dict[str, float] | None]:
@@ -76,34 +73,36 @@ async def mt_bench(
     Differs: there the temperature depends on the category; here it is the run's.
 
     Args:
-        model: Answers.
-        tokenizer: With its template.
         dataset: Rows as :func:`format_row` makes them.
-        sampling: How answers are drawn.
-        progress: What bars are called.
+        complete: Has the model answer.
         instructions: What the judge judges by.
         endpoint: As in ``win_rate``.
     """
-    from trl_deepseek import chat, generation
-
-    prefix = chat.generation_prefix(tokenizer)
     talks: list[list[dict[str, Any]]] = [[] for _ in dataset]
     rows = list(dataset)
     questions: list[Question] = []
+    turns = []
     for turn in range(2):
         for talk, row in zip(talks, rows, strict=True):
             talk.append({"role": "user", "content": row["turns"][turn]})
-        said = generation.complete(model, tokenizer, talks, sampling, progress=progress)
-        for talk, row, (one,) in zip(talks, rows, said, strict=True):
-            given = answer(one.text, prefix)
+        turns.append(complete(talks))
+        for talk, row, (one,) in zip(talks, rows, turns[-1].completions, strict=True):
+            given = answer(one.text, turns[-1].generation_prefix)
             reference = (row["reference"] or [None, None])[turn]
             questions.append(grading(instructions, SCALE, list(talk), reference, given))
             talk.append({"role": "assistant", "content": given})
     asked = Endpoint.of("mt_bench", endpoint)
     replies = await ask("mt_bench", questions, lambda reply: read_score(reply, SCALE), asked)
-    shares = replies.values
-    first, second = shares[: len(rows)], shares[len(rows) :]
+    grades = [None if share is None else _grade(share) for share in replies.values]
+    first, second = grades[: len(rows)], grades[len(rows) :]
+    for turn, own in zip(turns, (first, second), strict=True):
+        turn.values["mt_bench"] = [[grade] for grade in own]
     return [_value(row, a, b) for row, a, b in zip(rows, first, second, strict=True)]
+
+
+def _grade(share: float) -> float:
+    least, most = SCALE
+    return least + share * (most - least)
 
 
 def _value(
@@ -111,7 +110,5 @@ def _value(
 ) -> dict[str, float] | None:
     if first is None or second is None:
         return None
-    least, most = SCALE
-    grades = [least + share * (most - least) for share in (first, second)]
-    mean = sum(grades) / 2
-    return {"": mean, "turn_1": grades[0], "turn_2": grades[1], row["category"]: mean}
+    mean = (first + second) / 2
+    return {"": mean, "turn_1": first, "turn_2": second, row["category"]: mean}

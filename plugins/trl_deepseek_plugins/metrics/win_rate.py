@@ -25,8 +25,19 @@ def rows(options: Mapping[str, Any]) -> DatasetKind:
     return AGAINST.get(str(options["against"]), "prompts")
 
 
-def check(options: Mapping[str, Any], num_samples: int) -> str | None:
-    """What is wrong with the options, or None."""
+def check(options: Mapping[str, Any], models: int) -> str | None:
+    """What is wrong with the options, or with a model alone; None where it is well."""
+    found = _fault(options)
+    if found is None and options["against"] == "first" and models == 1:
+        return (
+            "it compares with the first of the models, and there is one alone\n"
+            "  name another in --models of evaluate; or compare with the answers that the data "
+            'shows: \'{"win_rate": {"against": "reference"}}\''
+        )
+    return found
+
+
+def _fault(options: Mapping[str, Any]) -> str | None:
     if options["against"] not in AGAINST:
         return f"against is {options['against']!r}; it must be one of {', '.join(AGAINST)}"
     if not isinstance(options["instructions"], str):

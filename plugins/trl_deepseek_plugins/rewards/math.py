@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import hookimpl
-from trl_deepseek.answers import checker, claims
+from trl_deepseek.answers import checker, claims, restated, solution_text
 from trl_deepseek.chat.reasoning import Completion, answer, token_counts
 from trl_deepseek.rewards.columns import options_from_columns
 from trl_deepseek.types import Register
@@ -38,9 +38,10 @@ def math_accuracy(
 
     The answer is found as in every first-party reward, see ``trl_deepseek.answers``: in
     ``<answer>``, in the last ``\boxed{}``, after ``####`` or "the answer is", else all of it, else
-    the one number of its last sentence. Who gives several has to be right in all. An answer that
-    cannot be read, or not be compared within ``seconds``, scores 0.0. Abstains where the solution
-    is missing or cannot be read, or not within ``seconds``.
+    the one number of its last sentence. Who gives several has to be right in all; who only repeats
+    a formula of the question has not answered it. An answer that cannot be read, or not be
+    compared within ``seconds``, scores 0.0. Abstains where the solution is missing or cannot be
+    read, or not within ``seconds``.
 
     Range: 0.0 or 1.0.
 
@@ -52,18 +53,19 @@ def math_accuracy(
     """
     golds = ["" if gold is None else answer(str(gold)) for gold in solution]
     asked = prompts if prompts is not None else [None] * len(completions)
-    answers = [
-        tuple(claims(answer(completion, generation_prefix), prompt))
-        for completion, prompt in zip(completions, asked, strict=True)
-    ]
+    answers = []
+    for completion, prompt, gold in zip(completions, asked, golds, strict=True):
+        found = claims(answer(completion, generation_prefix), prompt)
+        own = solution_text(gold)
+        answers.append(() if any(restated(a, prompt, own) for a in found) else tuple(found))
     pairs = list(dict.fromkeys(zip(golds, answers, strict=True)))  # samples often repeat
-    found = dict(zip(pairs, call_each(checker, pairs, seconds), strict=True))
+    right = dict(zip(pairs, call_each(checker, pairs, seconds), strict=True))
     for gold, given in pairs:
-        if isinstance(found[gold, given], Unfinished):
+        if isinstance(right[gold, given], Unfinished):
             # Which of the two took too long? Without an answer only the solution is read.
             (readable,) = call_each(checker, [(gold, ())], seconds)
-            found[gold, given] = None if isinstance(readable, Unfinished) else readable
-    verdicts = [found[pair] for pair in zip(golds, answers, strict=True)]
+            right[gold, given] = None if isinstance(readable, Unfinished) else readable
+    verdicts = [right[pair] for pair in zip(golds, answers, strict=True)]
     return [None if verdict is None else float(verdict) for verdict in verdicts]
 
 

@@ -1,0 +1,90 @@
+"""A run without rewards is scored by the verifier that its rows bring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset
+
+from trl_deepseek import GRPOConfig, GRPOTrainer, hookimpl, load_registry, rewards
+from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.types import Register
+
+ROWS = [{"prompt": [{"role": "user", "content": "1+1"}], "solution": "2"}] * 4
+
+
+class Plugin:
+    """A task with a system prompt, a verifier of its own and a package that is not there."""
+
+    @hookimpl
+    def register_rewards(self, register: Register) -> None:
+        register("short", lambda completion: -len(str(completion)))
+
+    @hookimpl
+    def register_datasets(self, register: Register) -> None:
+        def build(split: str, kind: str, size: int | None, seed: int, tens: int = 1) -> Dataset:
+            return Dataset.from_list(ROWS * tens)
+
+        register("terse", build, verifier="short", system_prompt="Be brief.")
+        register("absent", build, requires="no_such_module")
+
+
+REGISTRY = load_registry(plugins=[Plugin()])
+
+
+def scored_by(rows: Any, tmp_path: Path, **options: Any) -> list[str]:
+    config = GRPOConfig(
+        str(tmp_path), per_device_train_batch_size=2, num_generations=2, report_to="none"
+    )
+    inputs = GRPOTrainer.check("tiny-deepseek-llm", config, rows, registry=REGISTRY, **options)
+    return [rewards.name_of(each) for each in inputs.parts.functions]
+
+
+def test_an_embedded_task_brings_its_verifier(tmp_path: Path) -> None:
+    for name, verifier in (("arithmetic", "exact_match"), ("cups", "exact_match")):
+        assert scored_by(REGISTRY.datasets[name](size=4), tmp_path) == [verifier]
+    assert scored_by(REGISTRY.datasets["terse"](), tmp_path) == ["short"]
+
+
+def test_rewards_that_are_named_win(tmp_path: Path) -> None:
+    rows = REGISTRY.datasets["arithmetic"](size=4)
+    assert scored_by(rows, tmp_path, reward_funcs="short") == ["short"]
+
+
+@pytest.mark.parametrize(("task", "verifier"), [("terse", "short"), ("numeric_match",) * 2])
+def test_rows_name_their_task(task: str, verifier: str, tmp_path: Path) -> None:
+    rows = Dataset.from_list([{**row, "task": task} for row in ROWS])
+    assert scored_by(rows, tmp_path) == [verifier]
+
+
+def test_rows_of_different_tasks_are_refused(tmp_path: Path) -> None:
+    tasks = ("terse", "arithmetic", "terse", "terse")
+    rows = Dataset.from_list([{**r, "task": t} for r, t in zip(ROWS, tasks, strict=True)])
+    with pytest.raises(ConfigError, match="tasks with different verifiers: short, exact_match"):
+        scored_by(rows, tmp_path)
+
+
+def test_a_row_without_a_task_is_named(tmp_path: Path) -> None:
+    rows = Dataset.from_list(
+        [{**row, "task": None if i == 2 else "terse"} for i, row in enumerate(ROWS)]
+    )
+    with pytest.raises(DataError, match="row 2: column 'task' names no task"):
+        scored_by(rows, tmp_path)
+
+
+def test_a_system_prompt_begins_every_conversation() -> None:
+    for row in REGISTRY.datasets["terse"]():
+        assert row["prompt"] == [{"role": "system", "content": "Be brief."}, *ROWS[0]["prompt"]]
+
+
+def test_options_reach_the_builder() -> None:
+    assert len(REGISTRY.datasets["terse"](tens=3)) == 12
+    with pytest.raises(ConfigError, match=r"terse has no option 'ten' \(did you mean 'tens'\?\)"):
+        REGISTRY.datasets["terse"](ten=3)
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match="dataset 'absent' needs the module 'no_such_module'"):
+        REGISTRY.datasets["absent"]()
