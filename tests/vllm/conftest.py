@@ -25,10 +25,6 @@ def by_place(completions: list[Any], **_: Any) -> list[float]:
     return [float(place % 4) for place in range(len(completions))]
 
 
-def by_length(completions: list[Any], **_: Any) -> list[float]:
-    return [float(len(completion[0]["content"]) % 5) for completion in completions]
-
-
 Build = Callable[..., Any]
 
 

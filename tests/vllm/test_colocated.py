@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,16 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from tests.vllm.conftest import Build, by_length
 from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.rollouts.history import read
 
+Build = Callable[..., Any]
+
 GREEDY = {"top_k": 1, "vllm_importance_sampling_correction": False}
+
+
+def by_length(completions: list[Any], **_: Any) -> list[float]:
+    return [float(len(completion[0]["content"]) % 5) for completion in completions]
 
 
 def saved(folder: Path) -> list[tuple[int, Any, list[int], dict[str, Any]]]:
@@ -32,7 +38,7 @@ def test_three_greedy_steps_are_those_of_transformers(build: Build, tmp_path: Pa
     rows = saved(tmp_path / "with")
     assert rows == saved(tmp_path / "without")
     # the weights of each step reached the engine: what it answers to a prompt changes with them
-    answers = {str(prompt): set() for _, prompt, _, _ in rows}
+    answers: dict[str, set[tuple[int, ...]]] = {str(prompt): set() for _, prompt, _, _ in rows}
     for _, prompt, ids, _ in rows:
         answers[str(prompt)].add(tuple(ids))
     assert max(map(len, answers.values())) > 1
@@ -53,24 +59,27 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_whole_one(
     assert saved(tmp_path / "run")[len(rows) :] == [row for row in rows if row[0] >= 2]
     for name, tensor in weights_of(again).items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
-    assert {row["sampling/gap_after_sync"] < 1e-4 for row in whole.state.log_history[:-1]} == {True}
+    gaps = [row["sampling/gap_after_sync"] for row in whole.state.log_history if "loss" in row]
+    assert len(gaps) == 4
+    assert max(gaps) < 1e-4
 
 
 def test_noise_is_in_the_policy_alone_and_the_ratio_begins_at_one(
     build: Build, tmp_path: Path
 ) -> None:
-    seen: list[set[str]] = []
-    firings: list[int] = []
+    seen: list[bool] = []
     options = {"max_steps": 1, "reward": by_length, "beta": 0.0}
     build("plain", **options).train()
     noised = build("noised", noise="neftune", noise_alpha=5.0, **options)
     compute = noised._compute_loss
-    noised._compute_loss = lambda model, inputs: (seen.append(set(inputs)), compute(model, inputs))[1]
+    noised._compute_loss = lambda model, inputs: (seen.append(set(inputs)), compute(model, inputs))[
+        1
+    ]
     noised.train()
     firings.append(noised.embedding_noise.firings)
     assert saved(tmp_path / "noised") == saved(tmp_path / "plain")
-    assert firings == [1]
-    assert ["old_per_token_logps" in names for names in seen] == [False]
+    assert noised.embedding_noise.firings == 1
+    assert seen == [False]
     (logged,) = (row for row in noised.state.log_history if "loss" in row)
     assert logged["sampling/gap_after_sync"] < 1e-4  # noise would be of the order of 0.1
 
@@ -102,7 +111,7 @@ def test_an_engine_with_old_weights_ends_the_run(
         return sync() if len(pushed) == 1 else iter(())
 
     monkeypatch.setattr(trainer.vllm_generation, "_iter_named_params", once)
-    with pytest.raises(RunError, match="^step 1: the engine does not have the weights of the pol"):
+    with pytest.raises(RunError, match=r"^step 1: the engine does not have the weights of the pol"):
         trainer.train()
 
 
@@ -136,5 +145,7 @@ def test_a_context_that_is_too_short_is_told(build: Build) -> None:
 
 
 def test_noise_on_a_batch_that_serves_several_steps_is_refused(build: Build) -> None:
-    with pytest.raises(ConfigError, match="^use_vllm with noise: a generated batch serves several"):
+    with pytest.raises(
+        ConfigError, match=r"^use_vllm with noise: a generated batch serves several"
+    ):
         build(noise="neftune", num_iterations=2)

@@ -14,12 +14,12 @@ import os
 import random
 import tempfile
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy
 import torch
 from safetensors.torch import save_file
+from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from trl_deepseek import chat
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 # Read by vLLM as it starts, where they are not set: in this process, so that weights can be given
 # to it, and without a line for every step of its start.
 SETTINGS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"}
+ON_CPU = {"VLLM_CPU_CI_ENV": "1"}  # nothing is compiled, which takes minutes before the first token
 
 
 class Policy(VLLMGeneration):
@@ -54,16 +55,19 @@ class Policy(VLLMGeneration):
             with boundary(RunError, "the vLLM server cannot be used"):
                 super()._init_vllm()
             return
-        policy = self.model
-        # Weights are sent in 16 bits or more, so the engine holds no quantized ones: TRL looks for
-        # them among the modules.
-        with written(policy, self.processing_class, self.source) as folder, starting():
-            self.model = SimpleNamespace(name_or_path=folder, named_modules=lambda: ())
-            try:
-                super()._init_vllm()
-            finally:
-                self.model = policy
+        with (
+            written(self.model, self.processing_class, self.source) as folder,
+            starting(),
+            _built_with(model=folder, dtype=self._dtype(), quantization=None),
+        ):
+            super()._init_vllm()
         self._say_precision()
+
+    def _dtype(self) -> torch.dtype:
+        """What the trainer computes in; of itself an engine takes 16 bits for weights in 32."""
+        mixed = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype: torch.dtype = mixed.get(self.accelerator.mixed_precision, self.model.dtype)
+        return dtype
 
     def _say_precision(self) -> None:
         held = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
@@ -124,6 +128,20 @@ class Policy(VLLMGeneration):
             vars(self).update(kept)
 
 
+@contextlib.contextmanager
+def _built_with(**options: Any) -> Iterator[None]:
+    """Within it, TRL builds its engine with these options in the place of its own.
+
+    Weights are sent in 16 bits or more, so that an engine holds no quantized ones.
+    """
+    kept = vllm_generation.LLM
+    vllm_generation.LLM = lambda **given: kept(**{**given, **options})
+    try:
+        yield
+    finally:
+        vllm_generation.LLM = kept
+
+
 def _failed(message: str) -> TrlDeepseekError:
     return RunError(f"vLLM failed while it generated: {message}")
 
@@ -158,14 +176,15 @@ def starting() -> Iterator[None]:
     Raises:
         RunError: It does not start.
     """
-    for name, value in SETTINGS.items():
+    on_cpu = not torch.cuda.is_available()
+    for name, value in {**SETTINGS, **(ON_CPU if on_cpu else {})}.items():
         os.environ.setdefault(name, value)
     devices = range(torch.accelerator.device_count())
     numbers, numpys = random.getstate(), numpy.random.get_state()
     with contextlib.ExitStack() as around:
         around.enter_context(boundary(RunError, "vLLM did not start"))
         around.enter_context(torch.random.fork_rng(devices))
-        if not torch.cuda.is_available():
+        if on_cpu:
             around.enter_context(cpu.plain_linear_layers())
         yield
     random.setstate(numbers)

@@ -18,7 +18,6 @@ from trl_deepseek import engines, noise, quantization
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, config_of
-from trl_deepseek.trainers.sampling import as_trained
 
 PROVED = 4  # sequences of a process whose log-probs are compared after each sync
 TOKENS = 32  # of each
@@ -65,7 +64,7 @@ class EngineTraining:
         width = max(map(len, completions))
         ids, mask = _padded(prompts, completions, width, self._tokenizer.pad_token_id)
         device = self.accelerator.device
-        with torch.no_grad(), as_trained(self.model):
+        with torch.no_grad():  # without dropout, as the whole turn is
             ours = self._get_per_token_logps_and_entropies(
                 self.model, ids.to(device), mask.to(device), width, batch_size=1
             )[0].float()
