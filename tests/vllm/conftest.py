@@ -1,4 +1,4 @@
-"""GRPO with a real vLLM, its CPU build: `make test-vllm`. Without one, nothing here is collected."""
+"""GRPO with a real vLLM, its CPU build (`make test-vllm`); without one nothing is collected."""
 
 from __future__ import annotations
 

@@ -68,15 +68,16 @@ def test_noise_is_in_the_policy_alone_and_the_ratio_begins_at_one(
     build: Build, tmp_path: Path
 ) -> None:
     seen: list[bool] = []
-    options = {"max_steps": 1, "reward": by_length, "beta": 0.0}
-    build("plain", **options).train()
-    noised = build("noised", noise="neftune", noise_alpha=5.0, **options)
+    build("plain", max_steps=1, reward=by_length).train()
+    noised = build("noised", noise="neftune", noise_alpha=5.0, max_steps=1, reward=by_length)
     compute = noised._compute_loss
-    noised._compute_loss = lambda model, inputs: (seen.append(set(inputs)), compute(model, inputs))[
-        1
-    ]
+
+    def heard(model: Any, inputs: Any) -> Any:
+        seen.append("old_per_token_logps" in inputs)
+        return compute(model, inputs)
+
+    noised._compute_loss = heard
     noised.train()
-    firings.append(noised.embedding_noise.firings)
     assert saved(tmp_path / "noised") == saved(tmp_path / "plain")
     assert noised.embedding_noise.firings == 1
     assert seen == [False]

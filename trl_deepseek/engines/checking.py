@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import Any
 
+from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
@@ -76,6 +77,22 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
         )
     if args.vllm_mode == "colocate":
         check_architecture(config)
+
+
+def check_server(args: Any, model: str, tokenizer: Any) -> None:
+    """Refuse a server that is not there or not the policy's; see :mod:`.server`.
+
+    Raises:
+        ConfigError: Also without a GPU, from which TRL sends weights to a server.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "vllm_mode server: weights go to a server by NCCL, from a GPU, and there is none here\n"
+            "  --vllm_mode colocate"
+        )
+    server.check(server.address(args), model, tokenizer, scaled=args.temperature != 1)
 
 
 def check_architecture(config: Any) -> None:

@@ -23,8 +23,8 @@ from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
 from trl_deepseek import chat
-from trl_deepseek.engines import cpu, weights
-from trl_deepseek.errors import RunError, TrlDeepseekError, boundary
+from trl_deepseek.engines import cpu, server, weights
+from trl_deepseek.errors import RunError, boundary
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +54,9 @@ class Policy(VLLMGeneration):
         if self.mode == "server":
             with boundary(RunError, "the vLLM server cannot be used"):
                 super()._init_vllm()
+            if self.accelerator.is_main_process:
+                client = self.vllm_client
+                client._post = server.watched(client._post, client.base_url)
             return
         with (
             written(self.model, self.processing_class, self.source) as folder,
@@ -142,7 +145,7 @@ def _built_with(**options: Any) -> Iterator[None]:
         vllm_generation.LLM = kept
 
 
-def _failed(message: str) -> TrlDeepseekError:
+def _failed(message: str) -> RunError:
     return RunError(f"vLLM failed while it generated: {message}")
 
 

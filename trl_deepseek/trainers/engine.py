@@ -152,3 +152,12 @@ def check_engine(inputs: Inputs) -> None:
     bits = 8 if getattr(given, "load_in_8bit", False) else chosen.bits if chosen else None
     noised = noise.choose(args, inputs.registry) is not None
     engines.check(args, config_of(inputs), noised=noised, bits=bits)
+    if args.vllm_mode == "server":
+        engines.check_server(args, name_of(inputs), inputs.tokenizer)
+
+
+def name_of(inputs: Inputs) -> str:
+    """What the policy is called, where it was loaded under a name."""
+    if isinstance(inputs.model, str):
+        return inputs.model
+    return inputs.embedded or str(getattr(inputs.model, "name_or_path", ""))
