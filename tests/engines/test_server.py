@@ -104,7 +104,9 @@ def test_another_server_is_refused_with_the_command_that_starts_the_right_one(
 
 
 def test_no_server_is_told_at_once() -> None:
-    with pytest.raises(ConfigError, match="no vLLM answers at http://127.0.0.1:9: ConnectionErr"):
+    with pytest.raises(
+        ConfigError, match=r"no vLLM answers at http://127\.0\.0\.1:9: ConnectionErr"
+    ):
         server.check("http://127.0.0.1:9", "org/policy", TOKENIZER, scaled=False)
 
 
@@ -114,7 +116,7 @@ def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str
     assert ask("/health").ok
     gone = served.hangs.set if how == "hangs" else served.end
     threading.Timer(0.1, gone).start()
-    with pytest.raises(RunError, match="^the vLLM server at http://127"):
+    with pytest.raises(RunError, match=r"^the vLLM server at http://127"):
         ask("/generates")
     served.hangs.clear()
 
@@ -122,7 +124,7 @@ def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str
 def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(ConfigError, match="^vllm_mode server: weights go to a server by NCCL"):
+    with pytest.raises(ConfigError, match=r"^vllm_mode server: weights go to a server by NCCL"):
         engines.check_server(SimpleNamespace(), "policy", TOKENIZER)
     for found, words in (
         (None, "use_vllm: vllm is not installed\n  pip install 'trl-deepseek[vllm]', or leave "),

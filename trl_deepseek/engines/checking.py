@@ -26,24 +26,22 @@ def check_installed(option: str) -> None:
     """Refuse a vLLM that is missing, or of a version that TRL does not work with.
 
     Args:
-        option: What asks for it, such as ``use_vllm``.
+        option: What asks for it, such as ``use_vllm`` or ``engine vllm``.
 
     Raises:
         ConfigError: Says how to install one.
     """
     from packaging.version import Version
 
+    way_out = f"  pip install 'trl-deepseek[vllm]', or leave --{option} out"
     found = version()
     if found is None:
-        raise ConfigError(
-            f"{option}: vllm is not installed\n"
-            f"  pip install 'trl-deepseek[vllm]', or leave --{option} out"
-        )
+        raise ConfigError(f"{option}: vllm is not installed\n{way_out}")
     release = Version(Version(found).base_version)
     if not Version(OLDEST) <= release < Version(f"{NEWEST}.1"):
         raise ConfigError(
             f"{option}: vllm {found} is installed, and TRL works with {OLDEST} to {NEWEST}\n"
-            f"  pip install 'trl-deepseek[vllm]', or leave --{option} out"
+            f"{way_out}"
         )
 
 
@@ -51,7 +49,7 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
     """Refuse what an engine cannot do with this config.
 
     Args:
-        args: Of GRPO, with ``use_vllm``.
+        args: Of GRPO, with ``use_vllm`` or ``engine vllm``.
         config: Of the model.
         noised: Whether the embeddings are noised while the policy trains.
         bits: In which the base is held; None for 16 and more.
