@@ -10,7 +10,9 @@ import pytest
 import torch
 from peft import LoraConfig
 
+from trl_deepseek import generation, load_registry
 from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.generation import completing
 from trl_deepseek.rollouts.history import read
 
 Build = Callable[..., Any]
@@ -150,3 +152,17 @@ def test_noise_on_a_batch_that_serves_several_steps_is_refused(build: Build) -> 
         ConfigError, match=r"^use_vllm with noise: a generated batch serves several"
     ):
         build(noise="neftune", num_iterations=2)
+
+
+def test_answers_of_both_engines_are_the_same_greedily() -> None:
+    registry = load_registry()
+    model, tokenizer = generation.load("tiny-deepseek-llm", registry, engine="vllm")
+    prompts = [[{"role": "user", "content": text}] for text in ("2 a24", "Hello?", "5 a15 b12")]
+    sampling = generation.Sampling(max_new_tokens=12)
+    found = generation.complete(model, tokenizer, prompts, sampling)
+    drawing = generation.Sampling(max_new_tokens=12, num_samples=3, seed=1)
+    drawn = [generation.complete(model, tokenizer, prompts, drawing) for _ in range(2)]
+    assert drawn[0] == drawn[1]
+    assert len({answer.token_ids for answer in drawn[0][0]}) == 3
+    delattr(model, completing.ENGINE)
+    assert generation.complete(model, tokenizer, prompts, sampling) == found

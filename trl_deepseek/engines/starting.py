@@ -1,4 +1,4 @@
-"""How an engine is started: from a folder with the model as it is now, in this process, untouched."""
+"""How an engine is started: from a folder with the model as it is, in this process, untouched."""
 
 from __future__ import annotations
 

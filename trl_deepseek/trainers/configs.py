@@ -189,6 +189,8 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
         allow_unsandboxed_code: Run generated code with your own rights where there is no sandbox;
             ``output_dir/generated_code.json`` then says so.
         save_completions: Save every completion with its scores in ``output_dir/completions``.
+        rollouts: Folder of a run with saved completions: nothing is generated, and each step
+            trains on what that run generated at this step; to debug a loss or a reward.
         engine: A short word for ``use_vllm``: ``transformers`` or ``vllm`` generates.
         engine_tolerance: With ``use_vllm``: nats per token by which the engine's log-probs may
             differ from the policy's just after it was given the policy's weights; 0 for any.
@@ -248,6 +250,10 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
     save_completions: bool = field(
         default=True,
         metadata={"help": "Save every completion with its scores in OUTPUT_DIR/completions."},
+    )
+    rollouts: str | None = field(
+        default=None,
+        metadata={"help": "Train on the completions that a run saved, without generating."},
     )
     engine: Literal["transformers", "vllm"] | None = field(
         default=None, metadata={"help": "What generates; vllm is use_vllm."}

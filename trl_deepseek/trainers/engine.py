@@ -16,6 +16,7 @@ from trl.trainer import grpo_trainer
 
 from trl_deepseek import engines, noise, quantization
 from trl_deepseek.errors import RunError
+from trl_deepseek.trainers import replaying
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, config_of
 
@@ -145,6 +146,7 @@ def check_engine(inputs: Inputs) -> None:
         ConfigError: See :func:`trl_deepseek.engines.check`.
     """
     args = inputs.args
+    replaying.check(args, tools=bool(inputs.tools))
     if not args.use_vllm:
         return
     chosen = quantization.choose(args, inputs.registry)

@@ -37,6 +37,7 @@ from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.engine import EngineTraining, check_engine
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
+from trl_deepseek.trainers.replaying import ReplayedRollouts
 from trl_deepseek.trainers.sampling import as_trained
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class _Rewards:
     policy: PolicyPlan
 
 
-class GRPOTrainer(EngineTraining, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
+class GRPOTrainer(EngineTraining, ReplayedRollouts, PluginTrainer, PolicyTrainer, trl.GRPOTrainer):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
