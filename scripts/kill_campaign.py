@@ -38,6 +38,7 @@ from safetensors.torch import load_file
 from trl_deepseek import checkpoints, jobs, load_registry
 from trl_deepseek.cli.main import main as command_line
 from trl_deepseek.jobs import stage_process
+from trl_deepseek.rollouts import record
 from trl_deepseek.trainers import dpo, grpo, kto, reward, sft  # imported once, for all children
 from trl_deepseek.yaml_files import write_mapping
 
@@ -100,26 +101,43 @@ GRPO: dict[str, Any] = {
     "save_steps": 1,
     "save_total_limit": 1,
 }
+ACCUMULATES = {"gradient_accumulation_steps": 2}
 ASKED = {"dataset_name": "arithmetic", "max_samples": 8, "max_new_tokens": 8}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
-    "sft, noise": ("sft", {"noise": "neftune", "gradient_accumulation_steps": 2}),
+    "sft, noise": ("sft", {"noise": "neftune", **ACCUMULATES}),
     "sft, LoRA, dropout": ("sft", {"use_peft": True, "lora_r": 4, "lora_dropout": 0.2}),
     "sft, QLoRA": ("sft", {"qlora": True, "lora_r": 4}),
     "dpo": ("dpo", {}),
     "orpo, limit 1": ("orpo", {"save_total_limit": 1, "save_steps": 1}),
+    "dpo, moving reference": ("dpo", {"sync_ref_model": True, "ref_model_sync_steps": 2}),
     "kto": ("kto", {}),
+    "kto, QLoRA, accumulation": ("kto", {"qlora": True, "lora_r": 4, **ACCUMULATES}),
     "reward": ("reward", {}),
+    "reward, LoRA, noise": ("reward", {"use_peft": True, "lora_r": 4, "noise": "neftune"}),
     "grpo, in a window": (
         "grpo",
         {**GRPO, "reward_funcs": ["rewards.py:length"], "steps_per_generation": 4},
+    ),
+    "grpo, KL, LoRA, dropout, workers": (
+        "grpo",
+        {
+            **GRPO,
+            "reward_funcs": ["rewards.py:length"],
+            "beta": 0.1,
+            "use_peft": True,
+            "lora_r": 4,
+            "lora_dropout": 0.2,
+            "reward_workers": 1,
+            "steps_per_generation": 3,
+        },
     ),
     "grpo, accumulation, 2 iterations": (
         "grpo",
         {
             **GRPO,
             "reward_funcs": ["rewards.py:length"],
-            "gradient_accumulation_steps": 2,
+            **ACCUMULATES,
             "num_iterations": 2,
             "max_steps": 5,
         },
@@ -259,8 +277,9 @@ def left_by(folder: Path) -> dict[str, Any]:
         elif file.name == "trainer_state.json":
             log = json.loads(file.read_text())["log_history"]
             found[name] = [_without_times(line) for line in log]
-        elif file.suffix == ".jsonl":
-            found[name] = file.read_text()
+        elif file.suffix == ".jsonl" and file.name != record.WARNINGS:  # a resumed run says more
+            lines = file.read_text().splitlines()
+            found[name] = [_without_times(json.loads(line)) for line in lines]
     for name, stage in done_in(folder).items():
         found[f"result of {name}"] = _without_times(stage["result"])
     return found
@@ -322,7 +341,9 @@ def moment(child: Child, out: Path, chance: random.Random, length: float, in_a_s
 
 def saving(out: Path) -> bool:
     """Whether a save is under way, of the run or of a stage."""
-    return (out / "_saving").exists() or any(out.glob("*/_saving"))
+    with contextlib.suppress(FileNotFoundError):  # a run looks whether it may write, then leaves
+        return (out / "_saving").exists() or any(out.glob("*/_saving"))
+    return False
 
 
 def resume(folder: Path, words: list[str], *, forks: bool) -> tuple[int | None, str]:
@@ -412,7 +433,7 @@ def main() -> int:
         print(json.dumps(records))
     else:
         Console().print(summary(records))
-    whole = all(record["verdict"] == "bitwise" for record in records)
+    whole = all(each["verdict"] == "bitwise" for each in records)
     if whole:
         shutil.rmtree(keep)
     else:
@@ -426,10 +447,10 @@ def summary(records: list[dict[str, Any]]) -> Table:
     table = Table(title=f"{len(records)} kills (trl {trl.__version__}, torch {torch.__version__})")
     for heading in ("config", *moments, "bitwise", "of"):
         table.add_column(heading, justify="left" if heading == "config" else "right")
-    for name in dict.fromkeys(record["config"] for record in records):
-        mine = [record for record in records if record["config"] == name]
-        counted = Counter(record["killed"] for record in mine)
-        bitwise = sum(record["verdict"] == "bitwise" for record in mine)
+    for name in dict.fromkeys(each["config"] for each in records):
+        mine = [each for each in records if each["config"] == name]
+        counted = Counter(each["killed"] for each in mine)
+        bitwise = sum(each["verdict"] == "bitwise" for each in mine)
         cells = [str(counted[each]) for each in moments]
         table.add_row(name, *cells, str(bitwise), str(len(mine)))
     return table

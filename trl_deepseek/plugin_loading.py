@@ -226,13 +226,25 @@ def _check_hooks(plugin: Any, origin: Origin, manager: pluggy.PluginManager) -> 
                 origin.plugin,
                 f"{where}: unknown hook {name!r}{hint}\n  known hooks: {', '.join(HOOKS)}",
             )
-        parameters = list(inspect.signature(getattr(plugin, name)).parameters)
+        function = getattr(plugin, name)
+        if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+            raise PluginError(
+                origin.plugin,
+                f"{where}: {name} is asynchronous or a generator, which is never run to its end\n"
+                "  write it as a plain function",
+            )
+        parameters = list(inspect.signature(function).parameters)
         unknown = [parameter for parameter in parameters if parameter not in ("self", "register")]
         if unknown:
             raise PluginError(
                 origin.plugin,
                 f"{where}: {name} takes an unknown parameter {unknown[0]!r}\n"
                 f"  its one parameter is 'register'",
+            )
+        if "register" not in parameters:
+            raise PluginError(
+                origin.plugin,
+                f"{where}: {name} has no parameter 'register', by which it would register anything",
             )
     if not implemented:
         raise PluginError(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
 from trl_deepseek import hookspecs
-from trl_deepseek.errors import UnknownName, did_you_mean
+from trl_deepseek.errors import ModelError, UnknownName, boundary, did_you_mean
 from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.types import (
     ChatTemplate,
@@ -213,7 +213,8 @@ def _with_template(
 
     @functools.wraps(build)
     def built(*args: Any, **options: Any) -> Any:
-        model, tokenizer = build(*args, **options)
+        with boundary(ModelError, f"model {name!r} cannot be built"):
+            model, tokenizer = build(*args, **options)
         own = next((template for template in templates if name in template.models), None)
         if own is not None and tokenizer.chat_template is None:
             tokenizer.chat_template = own.inference

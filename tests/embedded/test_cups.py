@@ -16,7 +16,7 @@ cups = REGISTRY.datasets["cups"]
 
 def followed(question: str) -> list[int]:
     """The cup that holds the ball before and after each swap, by swapping what five cups hold."""
-    start, *swaps = question.split(" ")
+    start, *swaps = question.split(", ")
     holds = [cup == int(start) for cup in range(1, 6)]
     seen = [int(start)]
     for swap in swaps:
@@ -29,9 +29,9 @@ def followed(question: str) -> list[int]:
 def test_every_solution_is_where_the_ball_ends_after_five_lettered_swaps() -> None:
     for row in cups(split="train", kind="prompts", size=500, seed=3):
         question = row["prompt"][0]["content"]
-        assert re.fullmatch(r"[1-5]( [a-e][1-5]{2}){5}", question)
-        assert [swap[0] for swap in question.split(" ")[1:]] == list("abcde")
-        assert all(swap[1] != swap[2] for swap in question.split(" ")[1:])
+        assert re.fullmatch(r"[1-5](, [a-e][1-5]{2}){5}", question)
+        assert [swap[0] for swap in question.split(", ")[1:]] == list("abcde")
+        assert all(swap[1] != swap[2] for swap in question.split(", ")[1:])
         assert str(followed(question)[-1]) == row["solution"]
 
 
@@ -73,7 +73,7 @@ def test_four_in_ten_demonstrations_show_every_place_and_all_end_with_the_answer
             continue
         with_steps += 1
         assert int(thought[2]) == seen[-1]
-        swaps = question.split(" ")[1:]
+        swaps = question.split(", ")[1:]
         steps = [f"{swap}>{after}" for swap, after in zip(swaps, seen[1:], strict=True)]
         assert thought[1] == "".join([str(seen[0]), *steps])
     assert with_steps / len(rows) == pytest.approx(0.4, abs=0.04)

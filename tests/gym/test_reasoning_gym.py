@@ -18,7 +18,7 @@ from trl_deepseek_plugins.gym.entries import unpacked
 
 REGISTRY = load_registry()
 REWARD = REGISTRY.rewards["reasoning_gym"]
-SMALL = {
+SMALL: dict[str, Any] = {
     "min_numbers": 3,
     "max_numbers": 3,
     "min_value": 1,
@@ -52,7 +52,8 @@ def puzzle(row: dict[str, Any]) -> tuple[Any, ...]:
 def test_no_puzzle_is_in_both_splits_whatever_seed_wording_and_order() -> None:
     train = {puzzle(row) for seed in range(3) for row in drawn("train", seed)}
     held_out = {puzzle(row) for seed in range(3) for row in drawn("test", seed)}
-    assert len(train) > 60 and len(held_out) > 20
+    assert len(train) > 60
+    assert len(held_out) > 20
     assert not train & held_out
 
 
@@ -68,7 +69,7 @@ def test_questions_are_different_and_seeds_draw_others() -> None:
 def test_options_are_the_difficulty() -> None:
     for row in drawn("train", 0):
         numbers, target = puzzle(row)
-        assert len(numbers) == 3 and max(numbers) <= 9 and 1 <= target <= 20
+        assert (len(numbers), max(numbers) <= 9, 1 <= target <= 20) == (3, True, True)
 
 
 def test_a_question_is_put_in_the_users_words() -> None:

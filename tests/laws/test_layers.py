@@ -15,7 +15,10 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
     {"policy"},
-    {"engines", "generation", "rewards", "quantization", "losses", "noise", "lm_head", "judging"},
+    {
+        *("engines", "generation", "rewards", "quantization", "losses", "noise", "lm_head"),
+        *("segments", "judging"),
+    },
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox", "pass_at"},

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import releases
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, boundary
 from trl_deepseek.models import skeleton
 from trl_deepseek.types import Quantization
 
@@ -155,6 +155,18 @@ def check(
             )
 
 
+def _check_saved(modules: Sequence[str], config: PretrainedConfig) -> None:
+    """Refuse modules to train whole that are not there, which peft passes over."""
+    names = [name for name, _ in skeleton.build(config).named_modules() if name]
+    for target in modules:
+        if target != "score" and not any(_matches(target, name, False) for name in names):
+            has = sorted({name.rpartition(".")[2] for name in names} - set(map(str, range(999))))
+            raise ConfigError(
+                f"lora_modules_to_save: {target!r} is no module of this {config.model_type} model\n"
+                f"  it has: {', '.join(has)}"
+            )
+
+
 def check_all_linear(config: PretrainedConfig) -> None:
     """Refuse LoRA on all layers where peft's on the router breaks the model.
 
@@ -181,9 +193,11 @@ def lora_config(options: Any, config: PretrainedConfig) -> LoraConfig | None:
         return None
     chosen = options.lora_target_modules or target_modules(config)
     check(chosen, options.lora_target_parameters, config)
+    _check_saved(options.lora_modules_to_save or (), config)
     if not options.lora_target_modules and not options.lora_target_parameters:
         options.lora_target_modules = chosen
-    plain = get_peft_config(options)
+    with boundary(ConfigError, "lora"):
+        plain = get_peft_config(options)
     return pinned({key: value for key, value in vars(plain).items() if key in FIELDS}, config)
 
 

@@ -92,6 +92,8 @@ class Parser(argparse.ArgumentParser):
         with naming(self._places, self._places):
             parsed, unknown = self.parse_known_args(args, namespace)
         if unknown:
+            if unknown[0] == "--":
+                raise ConfigError("unexpected argument '--'")
             names = [word.split("=")[0] for word in unknown if word.startswith("-")]
             if not names:
                 raise ConfigError(f"unexpected argument {unknown[0]!r}")
@@ -102,7 +104,20 @@ class Parser(argparse.ArgumentParser):
             action.dest for action in self._actions if words.intersection(action.option_strings)
         }
         parsed.places = self._places
+        self._refuse_empty(vars(parsed))
         return parsed
+
+    def _refuse_empty(self, values: Mapping[str, Any]) -> None:
+        """Refuse text that is given and is empty: nobody knows what is meant."""
+        for action in self._actions:
+            value = values.get(action.dest)
+            empty = "" in value if isinstance(value, list) else value == ""
+            if empty and value != action.default:
+                place = self._places.get(action.dest)
+                raise ConfigError(
+                    f"{f'{place}: ' if place else ''}{action.dest} is empty\n"
+                    "  give it a value, or leave it out"
+                )
 
     def _flags(self) -> list[str]:
         flags = [flag for action in self._actions for flag in action.option_strings]

@@ -80,7 +80,8 @@ def check_demonstrations(dataset: Any, source: str) -> Any:
 
 def _has_calls(dataset: Any, column: str) -> bool:
     found = dataset.select_columns([column])
-    return any(turn.get("from") == CALL for row in found for turn in row[column] or ())
+    turns = (turn for row in found if isinstance(row[column], list) for turn in row[column])
+    return any(isinstance(turn, dict) and turn.get("from") == CALL for turn in turns)
 
 
 def _check(dataset: Any, layout: Layout, name: str) -> Any:

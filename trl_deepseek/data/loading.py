@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.data.rows import some
 from trl_deepseek.dataset_types import dataset_options
-from trl_deepseek.errors import DataError
+from trl_deepseek.errors import DataError, boundary
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -72,7 +72,13 @@ def load(
     if name in registry.datasets:
         given = own.pop("size", None)
         size = given if size is None else size
-        rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed, **own)
+        with boundary(DataError, f"dataset {name!r} cannot be built"):
+            rows = registry.datasets[name](split=split, kind=kind, size=size, seed=seed, **own)
+        if not hasattr(rows, "to_iterable_dataset"):
+            raise DataError(
+                f"dataset {name!r}: what builds it returned {type(rows).__name__}, not a "
+                "datasets.Dataset"
+            )
         rows = rows.to_iterable_dataset() if streaming else rows
     else:
         rows = _load_named(name, registry, split, subset, streaming)
@@ -226,6 +232,8 @@ def _fault_of_line(line: str) -> str | None:
         row = json.loads(line.rstrip("\r\n"))  # so that the column is in this line
     except json.JSONDecodeError as error:
         return f"not valid JSON: {error.msg} (column {error.colno})\n  {line.strip()[:100]}"
+    except RecursionError:
+        return f"nested too deeply\n  {line.strip()[:100]}"
     if not isinstance(row, dict):
         return f"a row must be a JSON object, this is {line.strip()[:60]}"
     return None

@@ -140,6 +140,8 @@ def settle(path: str, values: Settings, check_names: Callable[[str, Settings], N
                 raise ConfigError(f"{key} is missing")
             if not values[key]:
                 raise ConfigError(f"{key} is empty")
+        if isinstance(values["output_dir"], (list, dict)):
+            raise ConfigError("output_dir is one folder")
         if not isinstance(values["stages"], list):
             raise ConfigError("stages is a list, each with a command and its options")
         shared = _without(values, OWN_KEYS)

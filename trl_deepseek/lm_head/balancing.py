@@ -17,17 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def balancing_loss(model: Any, outputs: Any, attention_mask: Tensor | None) -> Tensor | None:
+def balancing_loss(model: Any, outputs: Any, weights: Tensor | None) -> Tensor | None:
     """The loss of one forward, scaled as ``transformers`` scales it; None without router logits.
 
     Args:
         model: The causal language model, unwrapped.
         outputs: What its forward returned.
-        attention_mask: (B, T), or None for none.
+        weights: How often each token counts, (B, T): an attention mask, or the copies that a token
+            stands for; None where all count alike.
     """
     computed: Tensor | None = getattr(outputs, "aux_loss", None)
     router_logits = getattr(outputs, "router_logits", None)
-    if computed is not None or not router_logits:
+    if not router_logits:
+        return computed
+    if computed is not None and (weights is None or _is_mask(weights)):
         return computed
     from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
@@ -35,7 +38,7 @@ def balancing_loss(model: Any, outputs: Any, attention_mask: Tensor | None) -> T
     experts = getattr(config, "n_routed_experts", None) or config.num_experts
     if config.model_type == "deepseek_v3":
         router_logits = _log_affinities(router_logits)
-    mask = attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
+    mask = weights if weights is not None and weights.dim() == 2 else None
     return load_balancing_loss_func(router_logits, experts, config.num_experts_per_tok, mask)
 
 
@@ -66,3 +69,8 @@ def _show_affinities(_module: Any, _inputs: Any, outputs: Any) -> None:
 
 def _log_affinities(router_logits: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(F.logsigmoid(layer) for layer in router_logits)
+
+
+def _is_mask(weights: Tensor) -> bool:
+    """Whether nothing counts twice, so that what the model made of its mask is right."""
+    return weights.dim() != 2 or int(weights.max()) <= 1

@@ -49,6 +49,8 @@ _seen_to_transform: set[type] = set()
 class HeadOutput:
     """Scores of the next token at every position but the last; zero where nothing is scored.
 
+    From :func:`target_logps`, of every position: (B, T) in place of (B, T-1).
+
     Attributes:
         logps: Log-probability of the label in nats, (B, T-1), at least float32, with gradient.
         correct: Whether no token is more likely than the label, (B, T-1) bool.
@@ -85,9 +87,42 @@ def token_logps(
         entropy: Whether to compute the entropy too.
         **backbone: Passed to the model's forward (``position_ids``, ``output_router_logits``, ...).
     """
+    given: dict[str, Any] = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "entropy": entropy,
+    }
+    target = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    found = target_logps(model, target=target, **given, **backbone)
+    spread = None if found.entropy is None else found.entropy[:, :-1]
+    return HeadOutput(found.logps[:, :-1], found.correct[:, :-1], spread, found.aux_loss)
+
+
+def target_logps(
+    model: nn.Module,
+    *,
+    input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    target: Tensor,
+    entropy: bool = False,
+    copies: Tensor | None = None,
+    **backbone: Any,
+) -> HeadOutput:
+    """As :func:`token_logps`, told what each position is to predict; everything is (B, T).
+
+    Args:
+        model: A causal language model, possibly wrapped.
+        input_ids: Tokens, (B, T); None where ``backbone`` brings ``inputs_embeds``.
+        attention_mask: As the model takes it; None for none.
+        target: The token to score at each position, (B, T); -100 where nothing is scored.
+        entropy: Whether to compute the entropy too.
+        copies: How often each token counts in the load-balancing loss, (B, T); None to let
+            ``attention_mask`` say it.
+        **backbone: Passed to the model's forward.
+    """
     causal_lm = unwrap(model)
     layers = _linear_layers(causal_lm.get_output_embeddings())
-    target = nn.functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
+    weights = attention_mask if copies is None else copies
     arguments = {"attention_mask": attention_mask, "use_cache": False, **backbone}
     if input_ids is not None:
         arguments["input_ids"] = input_ids
@@ -98,7 +133,7 @@ def token_logps(
         placed = outputs.logits[..., 0]
         if seen and _same(placed, seen[0].logps):
             found = Scores(placed, seen[0].correct, seen[0].entropy)
-            return _output(found, balancing_loss(causal_lm, outputs, attention_mask))
+            return _output(found, balancing_loss(causal_lm, outputs, weights))
         _seen_to_transform.add(type(causal_lm))
         logger.warning(
             "%s transforms its logits; its labelled positions are scored through full logits",
@@ -108,7 +143,7 @@ def token_logps(
     with _labelled_only(causal_lm.get_output_embeddings(), target):
         outputs = model(**arguments)
     found = _place(_score_logits(outputs.logits[0], target[target != IGNORED], entropy), target)
-    return _output(found, balancing_loss(causal_lm, outputs, attention_mask))
+    return _output(found, balancing_loss(causal_lm, outputs, weights))
 
 
 def unwrap(model: nn.Module) -> Any:
@@ -230,5 +265,4 @@ def _place(scores: Scores, target: Tensor) -> Scores:
 
 
 def _output(scores: Scores, aux_loss: Tensor | None) -> HeadOutput:
-    entropy = None if scores.entropy is None else scores.entropy[:, :-1]
-    return HeadOutput(scores.logps[:, :-1], scores.correct[:, :-1], entropy, aux_loss)
+    return HeadOutput(scores.logps, scores.correct, scores.entropy, aux_loss)

@@ -152,11 +152,20 @@ def _nobody_has(option: str, losses: Sequence[Loss]) -> ConfigError:
 
 
 def _try_out(bound: BoundLoss, given: Mapping[str, Any]) -> None:
+    import torch
+
     options = ", ".join(f"{name}={value!r}" for name, value in given.items())
     with boundary(
         ConfigError, f"loss {bound.name!r} does not run with {options or 'its defaults'}"
     ):
-        bound(invented(bound.loss.data))
+        values, metrics = bound(invented(bound.loss.data))
+        if not values.requires_grad:
+            raise RunError("it has no gradient, so that nothing would be learned")
+        if not isinstance(metrics, Mapping):
+            raise RunError(f"its metrics are {type(metrics).__name__}, not a mapping")
+        for name, value in metrics.items():
+            if not isinstance(value, (torch.Tensor, int, float)):
+                raise RunError(f"its metric {name!r} is {value!r}, not a number or a tensor")
 
 
 def invented(data: DataShape) -> Batch:

@@ -36,11 +36,11 @@ TEMPLATE = "deepseek-v3"  # it leaves it to the model whether to think
 REWARD = "exact_match"
 FORMAT = "think_format"  # measured, never trained on
 
-SFT_STEPS = 400
+SFT_STEPS = 250
 SFT_BATCH = 64
 GRPO_STEPS = 40
 CONTEXT = 128  # tokens of question and answer, where vLLM generates
-DEMONSTRATIONS = 25_600
+DEMONSTRATIONS = 16_000
 EVERY = {"sft": 25, "grpo": 4}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
 CURVE_QUESTIONS = 128  # of them, answered at each point of the curves

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,9 @@ def parse(given: Any) -> list[Any] | dict[str, Any] | None:
         return dict(mapping)
     if words and all("=" in str(word) for word in words):
         pairs = [str(word).rpartition("=") for word in words]
+        twice = [name for name, count in Counter(name for name, _, _ in pairs).items() if count > 1]
+        if twice:
+            raise ConfigError(f"reward_weights: {twice[0]!r} is there twice")
         return {name: number(value, f"reward_weights: {name}") for name, _, value in pairs}
     return [number(word, "reward_weights") for word in words]
 

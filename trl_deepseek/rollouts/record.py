@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 
 def append(file: Path, record: Mapping[str, Any]) -> None:
     """Add one line to a file; what is not JSON is written as text."""
-    line = secrets.redacted(json.dumps(record, default=_plain, ensure_ascii=False))
     with file.open("a", encoding="utf-8") as lines:
-        lines.write(line + "\n")
+        lines.write(_line(record))
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -70,16 +69,14 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return found
 
 
-def cut_behind(file: Path, step: int) -> None:
-    """Remove the lines of later steps from a file; a run goes on from ``step`` and writes anew."""
-    kept = [each for each in lines(file) if (each.get("step") or 0) <= step]
+def begin(file: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Replace a file of lines by these; none leave no file."""
     new = file.with_name(f"{file.name}.new")
-    new.unlink(missing_ok=True)
-    for record in kept:
-        append(new, record)
-    if kept:
+    new.write_text("".join(map(_line, records)), encoding="utf-8")
+    if new.stat().st_size:
         os.replace(new, file)
     else:
+        new.unlink()
         file.unlink(missing_ok=True)
 
 
@@ -105,6 +102,10 @@ def never_failing(complain: Any, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         complain("%s cannot be written: %s: %s", what, type(error).__name__, error)
+
+
+def _line(record: Mapping[str, Any]) -> str:
+    return secrets.redacted(json.dumps(record, default=_plain, ensure_ascii=False)) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -33,6 +33,7 @@ from trl_deepseek import (
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
+from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
     manifest,
@@ -41,6 +42,7 @@ from trl_deepseek.trainers import (
     provenance,
     recording,
     room,
+    trial,
 )
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
@@ -61,7 +63,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass
 
     inputs: Inputs  # what it was given, as checked
-    embedding_noise: noise.EmbeddingNoise | None
+    embedding_noise: noise.EmbeddingNoise | None = None
     _run: dict[str, Any] | None = None  # its manifest, once it is needed
     left_out: dict[str, list[int]]  # rows of each dataset that cannot be learned from, from 0
 
@@ -78,6 +80,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
         self.inputs = inputs
         secrets.guard(inputs.args)  # before anything saves or shows them
         self.left_out = {}
+        self._prefix_sharing = PrefixSharing(getattr(inputs.args, "prefix_sharing", "auto"))
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {
             "args": inputs.args,
@@ -152,6 +155,7 @@ class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
             options=options,
         )
         with recording.heard(inputs.said.append):
+            trial.check(args)
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
         return inputs

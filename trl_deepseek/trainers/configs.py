@@ -66,6 +66,9 @@ class PluginConfig:
         block: Names of plugins to leave out.
         quantization: Registered way to hold the base model, such as ``qlora``; implies LoRA.
         lora_experts: With ``quantization``: whether LoRA adapts the routed experts too.
+        prefix_sharing: Whether what the rows of a batch begin with in common, such as the prompt of
+            a pair, is encoded once: ``auto`` where that is exact and faster, ``on`` always, or the
+            run ends where it is not exact, ``off`` never.
         init_from_checkpoint: A checkpoint whose weights, or adapter, a fresh run begins with.
         logging_nan_inf_filter: As transformers', where it is true and logs 0 for NaN.
     """
@@ -113,6 +116,13 @@ class PluginConfig:
     lora_experts: bool = field(
         default=False,
         metadata={"help": "With --quantization: adapt the routed experts too, in 16 bit."},
+    )
+    prefix_sharing: Literal["auto", "on", "off"] = field(
+        default="auto",
+        metadata={
+            "help": "Encode once what rows of a batch begin with in common: auto where that is "
+            "exact and faster, on always, off never."
+        },
     )
     init_from_checkpoint: str | None = field(
         default=None,

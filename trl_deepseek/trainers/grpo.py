@@ -269,11 +269,7 @@ def _check_reference(inputs: Inputs) -> None:
             "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
             "  add --sync_ref_model false, or set beta"
         )
-    if inputs.has_adapter:
-        raise ConfigError(
-            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
-            "  add --sync_ref_model false, or train all weights"
-        )
+    reference.check_moving(inputs)
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
+from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek.data import preferences
 from trl_deepseek.losses import BoundLoss
@@ -93,12 +94,17 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         """The mean loss of a batch of B labelled examples."""
         mode = "train" if self.model.training else "eval"
         mask = inputs["completion_mask"][:, 1:]  # (B, T-1)
-        moved = self._moved_logps(model, inputs)
-        labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
         passed = self._model_inputs(inputs)
         if self.aux_loss_enabled:
             passed["output_router_logits"] = True
-        scored = self.token_logps(model, labels=labels, **passed)
+        joined = self._joined(model, inputs, passed)
+        if joined is not None:
+            scored, twins = joined
+            moved: Tensor | None = twins.logps.detach().sum(dim=1)
+        else:
+            moved = self._moved_logps(model, inputs)
+            labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, -100)
+            scored = self.token_logps(model, labels=labels, **passed)
         reference, ref_moved = self._reference_logps(inputs)
         kl = None
         if moved is not None and ref_moved is not None:
@@ -123,10 +129,17 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
 
     def compute_ref_log_probs(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The reference's log-probs of completions and of those moved on by a row, each (B,)."""
+        kept: list[HeadOutput] = []
 
         def score(*, input_ids: Tensor, **given: Any) -> Any:
             # TRL hands on the tokens alone, without images
             moved = input_ids is inputs.get(f"{MOVED}input_ids")
+            if kept:
+                return FusedCausalLMOutput(log_probs=kept.pop().logps)
+            joined = None if moved else self._joined(model, inputs, self._model_inputs(inputs))
+            if joined is not None:
+                kept.append(joined[1])
+                return FusedCausalLMOutput(log_probs=joined[0].logps)
             rest = self._moved_inputs(inputs) if moved else self._model_inputs(inputs)
             return Scorer(self, model)(**{**rest, **given, "input_ids": input_ids})
 
@@ -150,6 +163,36 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
             if name.startswith(MOVED) and name != f"{MOVED}completion_mask"
         }
         return {**self._model_inputs(inputs), **moved}
+
+    def _joined(
+        self, model: Any, inputs: dict[str, Any], passed: dict[str, Any]
+    ) -> tuple[HeadOutput, HeadOutput] | None:
+        """Completions and those moved on by a row, behind the same prompts in one pass.
+
+        None where there is no KL, where it would cost more than two passes, and where it would need
+        more memory than a batch of rows of ``max_length``.
+        """
+        if not self.loss.loss.kl:
+            return None
+        batches = []
+        for beginning in ("", MOVED):
+            ids, mask = (inputs[f"{beginning}{name}"] for name in ("input_ids", "completion_mask"))
+            batches.append(
+                {
+                    "input_ids": ids,
+                    "attention_mask": inputs[f"{beginning}attention_mask"],
+                    "labels": ids.masked_fill(mask == 0, -100),
+                }
+            )
+        rest = {n: value for n, value in passed.items() if n not in batches[0]}
+        rows, width = batches[0]["input_ids"].shape
+        return self._prefix_sharing.joined_logps(
+            model,
+            *batches,
+            limit=rows * (self.args.max_length or width),
+            noised=self.embedding_noise is not None,
+            **rest,
+        )
 
     def _moved_logps(self, model: Any, inputs: dict[str, Any]) -> Tensor | None:
         """The policy's log-probs of completions moved on by a row, (B,); None without a KL."""

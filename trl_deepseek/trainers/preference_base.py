@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl.trainer.utils import FusedCausalLMOutput
 
-from trl_deepseek import data, lm_head
+from trl_deepseek import data
 from trl_deepseek.data import lengths
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers.base import PluginTrainer
@@ -51,8 +51,8 @@ class PreferenceTrainer(PluginTrainer):
     def token_logps(self, model: Any, *, labels: Tensor, **inputs: Any) -> HeadOutput:
         """The pass that turns a batch into log-probs: of each label, (B, T-1), from one forward.
 
-        The policy and its reference both go through here, which is what another way to lay out a
-        batch has to replace.
+        The policy and its reference both go through here. What rows begin with in common is
+        encoded once, as ``args.prefix_sharing`` says.
 
         Args:
             model: Policy or reference, as the training loop holds it, perhaps wrapped.
@@ -60,7 +60,8 @@ class PreferenceTrainer(PluginTrainer):
             **inputs: ``input_ids`` and ``attention_mask``, (B, T), and what the model takes else.
         """
         inputs.pop("use_cache", None)
-        return lm_head.token_logps(model, labels=labels, **inputs)
+        noised = self.embedding_noise is not None
+        return self._prefix_sharing.token_logps(model, labels=labels, noised=noised, **inputs)
 
     def _prepare_dataset(
         self, dataset: Any, processing_class: Any, args: Any, dataset_name: str

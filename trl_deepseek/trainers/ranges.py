@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -30,18 +31,20 @@ NUMBERS = {
     "label_smoothing_factor": "[0, 1)",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
-    "per_device_train_batch_size": "[1, inf)",
-    "per_device_eval_batch_size": "[1, inf)",
+    "per_device_train_batch_size": "[1, 2147483647]",
+    "per_device_eval_batch_size": "[1, 2147483647]",
     "gradient_accumulation_steps": "[1, inf)",
     "eval_accumulation_steps": "[1, inf)",
     "seed": "[0, 4294967295]",  # NumPy's seeds
-    "data_seed": "[0, inf)",
+    "data_seed": "[0, 18446744073709551615]",
     "router_aux_loss_coef": "[0, inf)",
     # Reading data, saving, logging.
     "max_length": "[1, inf)",
     "dataloader_num_workers": "[0, inf)",
     "dataloader_prefetch_factor": "[1, inf)",
     "dataset_num_proc": "[1, inf)",
+    "save_total_limit": "[1, inf)",
+    "ddp_bucket_cap_mb": "(0, inf)",
     "eval_delay": "[0, inf)",
     "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
     "save_steps": "[0, inf)",
@@ -70,6 +73,7 @@ NUMBERS = {
     "top_k": "[0, inf)",
     "min_p": "[0, 1]",
     "repetition_penalty": "(0, inf)",
+    "num_beams": "[1, inf)",
     "num_iterations": "[1, inf)",
     "epsilon": "[0, inf]",
     "epsilon_high": "[0, inf]",
@@ -95,6 +99,8 @@ NUMBERS = {
     "vllm_gpu_memory_utilization": "(0, 1]",
     "vllm_max_model_length": "[1, inf)",
     "vllm_tensor_parallel_size": "[1, inf)",
+    "vllm_importance_sampling_clip_min": "[0, inf)",
+    "vllm_importance_sampling_clip_max": "(0, inf]",
     # Rewards.
     "reward_timeout": "(0, inf)",
     "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
@@ -156,6 +162,8 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
     """
     for field in fields(config):
         value = getattr(config, field.name, None)
+        if value is None and isinstance(field.default, (int, float)) and not _may_be_none(field):
+            raise ConfigError(f"{field.name} is null: it must be a number, or be left out")
         if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 _check_number(field.name, number, value)
@@ -166,6 +174,20 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
             f"logging_steps is {config.logging_steps}: it must be greater than 0\n"
             "  logging_strategy 'no' logs nothing"
         )
+
+
+def _may_be_none(field: Any) -> bool:
+    return "None" in str(field.type) or "Optional" in str(field.type)
+
+
+def check_options(option: str, values: Mapping[str, Any]) -> None:
+    """Refuse numbers in a mapping of options, as :func:`check_numbers` does in a config."""
+    for name, value in values.items():
+        if name in NUMBERS and value is not None:
+            try:
+                _check_number(name, value, value)
+            except ConfigError as error:
+                raise ConfigError(f"{option}: {error}") from error
 
 
 def _check_number(name: str, number: Any, value: Any) -> None:
@@ -236,7 +258,7 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
         if not isinstance(text, str) or (name in files and not text.lstrip().startswith("{")):
             continue
         try:
-            value = json.loads(text)
+            value = json.loads(text, object_pairs_hook=_once)
         except ValueError as error:
             problem = f"is not valid JSON: {error}"
         else:
@@ -247,6 +269,15 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
                 continue
             problem = f"is {KINDS[type(value)]}, not an object in braces"
         raise ConfigError(f"{name} {text!r} {problem}\n  {_as_json(name, text)}")
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once each."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{twice!r} is there twice")
+    return found
 
 
 def _as_json(name: str, text: str) -> str:

@@ -22,12 +22,12 @@ class Log(TrainerCallback):
         self._file: Path | None = None  # once training has begun
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin anew, or behind the step that the run goes on from."""
+        """Begin anew, or with what had been logged when the checkpoint to go on from was saved."""
         if not state.is_world_process_zero:
             return
         self._file = Path(args.output_dir, record.LOG)
         with self._guarded():
-            record.cut_behind(self._file, state.global_step if state.log_history else -1)
+            record.begin(self._file, state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         """Add one line; evaluations behind the end of the training are of it, too."""

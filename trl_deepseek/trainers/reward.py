@@ -133,7 +133,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         """
         margin = inputs.get("margin")
         rest = {name: value for name, value in inputs.items() if name != "margin"}
-        outputs = model(**rest, use_cache=False)
+        noised = self.embedding_noise is not None
+        outputs = self._prefix_sharing.row_scores(model, noised=noised, **rest)
         chosen, rejected = outputs.logits.squeeze(-1).float().chunk(2)
         return PairRewards(chosen, rejected, margin), outputs
 

@@ -1,12 +1,14 @@
 """Embedded task ``cups``: follow a ball that lies under one of five cups through five swaps.
 
-    question                 3 a12 b45 c13 d23 e35
+    question                 3, a12, b45, c13, d23, e35
     answered at once         #### 1
     with steps               <think>3a12>3b45>3c13>1d23>1e35>1</think>#### 1
 
 A question is the ball's cup and the swaps, each with a letter of its own. A step is the swap copied
-and the ball's cup after it, right beside the cup before: one look-up, and the letter says which
-swap to copy next. At once, all swaps have to be followed in one forward pass, one after another,
+and the ball's cup after it, right beside the cup before: one look-up. The letter says which swap to
+copy next, and so does its place: a swap takes five characters in the question as in the steps, so
+that each is copied from equally far back, which a small model learns early whatever its seed. At
+once, all swaps have to be followed in one forward pass, one after another,
 for which a model of a few layers has not the depth: it stays near the 0.2 of a guess, whatever seed
 or processor. Demonstrations mix both styles, most of them at once, so that supervised training
 leaves a model that guesses, and a reward for the right answer alone teaches it to think. The answer
@@ -77,7 +79,7 @@ def _question(start: int, swaps: list[Pair]) -> Question:
         ball = {x: y, y: x}.get(ball, ball)
         steps += f"{name}>{ball}"
     return Question(
-        text=" ".join([str(start), *named]),
+        text=", ".join([str(start), *named]),
         solution=str(ball),
         at_once=f"{MARK}{ball}",
         with_steps=f"{OPEN}{steps}{CLOSE}{MARK}{ball}",

@@ -40,5 +40,5 @@ def _unmarked(value: dict[str, Any]) -> Any:
     if value.keys() == {TUPLE}:
         return tuple(value[TUPLE])
     if value.keys() == {ITEMS}:
-        return {key: each for key, each in value[ITEMS]}
+        return dict(value[ITEMS])
     return value

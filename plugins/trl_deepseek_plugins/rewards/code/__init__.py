@@ -32,7 +32,7 @@ def register_rewards(register: Register) -> None:
     register("code_tests", code_tests, timeout=3600.0, runs_code=True, check_row=check_tests)
 
 
-@options_from_columns("seconds", "memory", "fence", "all_or_nothing")
+@options_from_columns("seconds", "memory", "fence", "all_or_nothing", "tolerance")
 def code_tests(
     completions: Sequence[Completion],
     tests: Sequence[Any] | None = None,
@@ -42,18 +42,19 @@ def code_tests(
     memory: int = 1 << 30,
     fence: Fence = "last",
     all_or_nothing: bool = False,
+    tolerance: float = 0.0,
     allow_unsandboxed_code: bool = False,
     **columns: Any,
 ) -> list[float | None]:
     r"""The share of its tests that the answer's code passes, 0.0 to 1.0.
 
-    The code is the last ``python`` block of the answer, or its last block where none says
-    ``python``. Each test runs it anew: as a program, whose standard output must be the expected
-    one, line by line, but for white space at the ends of lines and of the whole and for rounding
-    of decimal numbers (:mod:`.comparing`); as a function, which must return the expected value; or
-    as a module, on which a text of asserts, pytest or unittest must run through. Code that ends
-    early, hangs or passes a limit fails that test. No
-    code scores 0.0. Abstains where there are no tests, or none that test anything.
+    The code is the last ``python`` block of the answer that defines what the tests use, else the
+    last; or its last block where none says ``python``. Each test runs it anew: as a program, whose
+    standard output must be the expected one, line by line, but for white space at the ends of lines
+    and of the whole and for ``tolerance`` (:mod:`.comparing`); as a function, which must return the
+    expected value; or as a module, on which a text of asserts, pytest or unittest must run through.
+    Code that ends early, hangs or passes a limit fails that test. No code scores 0.0. Abstains
+    where there are no tests, or none that test anything.
 
     It runs in a sandbox (:mod:`trl_deepseek.sandbox.running`), and in a process of its own there:
     the expected outputs and the text of the tests never enter it, and what it returns comes back
@@ -76,6 +77,8 @@ def code_tests(
         memory: Bytes for each test.
         fence: Which of several blocks: ``last``, ``first``, ``longest``, or ``all`` in one.
         all_or_nothing: 1.0 where all tests pass, else 0.0.
+        tolerance: Largest difference of a decimal number in a program's output, such as 1e-6; of
+            numbers beyond 1 as a share of them. None is allowed unless it is given.
         allow_unsandboxed_code: Run it with this user's rights where there is no sandbox. Passed
             by our trainer from the option of that name.
         columns: The columns of a format that :mod:`.formats` lists.
@@ -96,14 +99,16 @@ def code_tests(
         key = f"{key}\n{prompt}"
         if key not in read:
             read[key] = _tests(row, prompt)
-        code = extract(answer(completion, generation_prefix), fence)
+        names = {name for test in read[key] for name in test.names}
+        code = extract(answer(completion, generation_prefix), fence, names)
         jobs.append((code, key) if read[key] else None)
     distinct = list(dict.fromkeys(job for job in jobs if job and job[0].strip()))
     if distinct and not allow_unsandboxed_code:
         sandbox.require()
 
     def run(job: tuple[str, str]) -> float:
-        return _share(job[0], read[job[1]], seconds, memory, allow_unsandboxed_code)
+        limits = (seconds, memory, tolerance)
+        return _share(job[0], read[job[1]], *limits, allow_unsandboxed_code)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shares = dict(zip(distinct, pool.map(run, distinct), strict=True))
@@ -140,7 +145,12 @@ def _with_prompt(test: Test, prompt: str) -> Test:
 
 
 def _share(
-    code: str, tests: Sequence[Test], seconds: float, memory: int, allow_unsandboxed: bool
+    code: str,
+    tests: Sequence[Test],
+    seconds: float,
+    memory: int,
+    tolerance: float,
+    allow_unsandboxed: bool,
 ) -> float:
     """Run every test in one sandbox; what does not come back has failed."""
     job = {"code": code, "seconds": seconds, "tests": [test.job for test in tests]}
@@ -157,7 +167,7 @@ def _share(
     for line in outcome.stdout.splitlines():
         try:
             index, result = json.loads(line)
-            if tests[index].passed(result):
+            if tests[index].passed(result, tolerance):
                 passed.add(index)
         except (ValueError, TypeError, LookupError, RecursionError):
             continue  # a line that was cut: that test has failed

@@ -1,10 +1,9 @@
 """Whether what came out of the sandbox is what a test expects: a value, or a program's output.
 
-Output is compared line by line, white space at the ends aside. On a line of numbers, and on one
-with a decimal number, it is compared word by word, and a decimal number may differ in its last
-digits (:func:`_close`): by as little as rounding makes, not by as much as the harnesses of APPS
-(numpy's ``allclose``: a hundred-thousandth, of whole numbers too) and CodeContests allow.
-LiveCodeBench's takes ``1.0`` for ``1``; here a whole number is written as one.
+Output is compared line by line, white space at the ends aside, and on a line of numbers, or with a
+decimal number in it, word by word; a decimal number may differ by a tolerance if one is given. The
+harness of APPS allows a hundred-thousandth (numpy's ``allclose``), of whole numbers too, and
+LiveCodeBench's takes ``1.0`` for ``1``; here a whole number is always written as one.
 """
 
 from __future__ import annotations
@@ -22,12 +21,13 @@ _DECIMAL = re.compile(
 )
 
 
-def same_output(result: Sequence[Any], expected: str) -> bool:
+def same_output(result: Sequence[Any], expected: str, tolerance: float = 0.0) -> bool:
     """Whether a program's output is the expected one.
 
     Args:
         result: Its digest, and itself where it is short enough, as the harness gives them.
         expected: As :func:`.wire.plain` has it.
+        tolerance: Largest difference of a decimal number, of numbers beyond 1 as a share of them.
     """
     digest, text = result
     if digest == wire.digest(expected):
@@ -35,10 +35,12 @@ def same_output(result: Sequence[Any], expected: str) -> bool:
     if not isinstance(text, str):
         return False
     said, wanted = text.split("\n"), expected.split("\n")
-    return len(said) == len(wanted) and all(map(_same_line, said, wanted))
+    return len(said) == len(wanted) and all(
+        _same_line(one, other, tolerance) for one, other in zip(said, wanted, strict=True)
+    )
 
 
-def _same_line(said: str, wanted: str) -> bool:
+def _same_line(said: str, wanted: str, tolerance: float) -> bool:
     if said == wanted:
         return True
     words = wanted.split()
@@ -47,7 +49,7 @@ def _same_line(said: str, wanted: str) -> bool:
         return False
     found = said.split()
     return len(found) == len(words) and all(
-        one == other or (number and _is_number(one) and _close(float(one), float(other)))
+        one == other or (number and _is_number(one) and _close(float(one), float(other), tolerance))
         for one, other, number in zip(found, words, numbers, strict=True)
     )
 
@@ -56,12 +58,9 @@ def _is_number(word: str) -> bool:
     return bool(_WHOLE.fullmatch(word) or _DECIMAL.fullmatch(word))
 
 
-def _close(said: float, wanted: float) -> bool:
-    """Within a millionth of numbers below 1, a millionth up to 1000, 1e-9 of them beyond; 1e-9."""
-    size = abs(wanted)
-    return math.isfinite(size) and abs(said - wanted) <= max(
-        1e-9, 1e-6 * min(size, 1.0), 1e-9 * size
-    )
+def _close(said: float, wanted: float, tolerance: float) -> bool:
+    size = max(1.0, abs(wanted))
+    return tolerance > 0 and math.isfinite(wanted) and abs(said - wanted) <= tolerance * size
 
 
 def equal(actual: Any, expected: Any) -> bool:

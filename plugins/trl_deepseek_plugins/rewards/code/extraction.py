@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Literal
 
 Fence = Literal["last", "first", "longest", "all"]
@@ -22,7 +22,7 @@ _CHOICES: dict[str, Callable[[list[str]], str]] = {
 }
 
 
-def extract(answer: str, fence: Fence = "last") -> str:
+def extract(answer: str, fence: Fence = "last", defining: Collection[str] = ()) -> str:
     """The Python of an answer; empty where it has no fence.
 
     Fences of backticks or tildes, indented or not, with any line ends; one that is never closed
@@ -30,7 +30,9 @@ def extract(answer: str, fence: Fence = "last") -> str:
 
     Args:
         answer: The answer's text.
-        fence: Which of several blocks.
+        fence: Which of several blocks; ``last`` is the last of those that define most of the names,
+            since what follows a function is often an example of its use.
+        defining: Names that tests use.
 
     Raises:
         ValueError: ``fence`` is not one of the four.
@@ -39,7 +41,20 @@ def extract(answer: str, fence: Fence = "last") -> str:
         raise ValueError(f"fence is {fence!r}; it must be one of {', '.join(_CHOICES)}")
     blocks = _blocks(answer.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     python = [code for tag, code in blocks if tag in PYTHON]
-    return _CHOICES[fence](python or [code for _, code in blocks] or [""])
+    blocks_of_code = python or [code for _, code in blocks] or [""]
+    if fence == "last":
+        defined = [sum(_defines(code, name) for name in defining) for code in blocks_of_code]
+        blocks_of_code = [
+            code
+            for code, count in zip(blocks_of_code, defined, strict=True)
+            if count == max(defined)
+        ]
+    return _CHOICES[fence](blocks_of_code)
+
+
+def _defines(code: str, name: str) -> bool:
+    name = re.escape(name)
+    return bool(re.search(rf"^(?:(?:async\s+)?def|class)\s+{name}\b|^{name}\s*=", code, re.M))
 
 
 def _blocks(lines: list[str]) -> list[tuple[str, str]]:

@@ -60,13 +60,20 @@ class Test:
     job: Mapping[str, Any]
     expected: Any = None
 
-    def passed(self, result: Any) -> bool:
-        """Whether what the harness says of it is a pass."""
+    @property
+    def names(self) -> set[str]:
+        """What it uses of the program."""
+        return (
+            {self.job["function"]} if self.job["kind"] == "call" else {*self.job.get("names", ())}
+        )
+
+    def passed(self, result: Any, tolerance: float = 0.0) -> bool:
+        """Whether what the harness says of it is a pass; ``tolerance`` is that of outputs."""
         if self.job["kind"] == "call":
             return result is not None and any(equal(result[0], one) for one in self.expected)
         if self.job["kind"] == "text":
             return result is True
-        return result is not None and same_output(result, self.expected)
+        return result is not None and same_output(result, self.expected, tolerance)
 
 
 def check_tests(row: Mapping[str, Any]) -> str | None:
@@ -253,7 +260,7 @@ def _text(value: Any, name: str) -> str:
     """What a program reads or writes: text, a number, or a list of lines."""
     if isinstance(value, str):
         return value.replace("\r\n", "\n").replace("\r", "\n")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, (int, float)):  # True and False too, as print writes them
         return str(value)
     if isinstance(value, Sequence) and all(isinstance(line, (str, int, float)) for line in value):
         return "".join(_text(line, name).removesuffix("\n") + "\n" for line in value)

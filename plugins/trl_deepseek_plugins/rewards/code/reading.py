@@ -172,7 +172,8 @@ def _reached(
 
 def _asserts(node: ast.AST) -> bool:
     if isinstance(node, ast.Assert):
-        return bool(_loaded([node.test]))  # ``assert True`` says nothing
+        # ``assert True`` says nothing; ``assert False`` that no program may come there.
+        return bool(_loaded([node.test])) or not getattr(node.test, "value", True)
     if isinstance(node, ast.Call):
         function = node.func
         name = getattr(function, "attr", None) or getattr(function, "id", "")

@@ -29,7 +29,7 @@ def call(connection: socket.socket, test: dict[str, Any]) -> Any:
 
 def run_text(connection: socket.socket, test: dict[str, Any]) -> bool:
     """Run a test's text; True where all of it ran through."""
-    remote = Remote(connection, [name for name in test["names"] if name != "Solution"])
+    remote = Remote(connection, test["names"])
     _offer_frameworks(test["setup"] + test["source"])
     sys.meta_path.append(_ProgramFinder(remote, test["modules"]))
     module = types.ModuleType("tests")
@@ -42,10 +42,7 @@ def run_text(connection: socket.socket, test: dict[str, Any]) -> bool:
     for source in (test["setup"], test["source"]):
         exec(compile(source, "tests.py", "exec", dont_inherit=True), module.__dict__)
     if test["call"] is not None:
-        remote.named.add("Solution")
-        function = eval(test["call"], module.__dict__)
-        remote.named.remove("Solution")  # a method is called, and what it returns is not trusted
-        module.__dict__["check"](function)
+        module.__dict__["check"](eval(test["call"], module.__dict__))
     if not test["collect"]:
         return True
     from trl_deepseek_plugins.rewards.code.inside import collecting  # slow to load
@@ -74,8 +71,10 @@ class Remote:
 
     def __init__(self, connection: socket.socket, named: list[str]) -> None:
         self.connection = connection
-        # A function's own name is none: a class in its place would be given what tests expect.
-        self.named = {name for name in named if name[:1].isupper()}
+        # A function's own name is none: a class in its place would be given what tests expect. Of
+        # ``Solution`` the methods are called, and what they return is not trusted.
+        self.named = {name for name in named if name[:1].isupper()} - {"Solution"}
+        self.solves = "Solution" in named
         self.callbacks: list[Any] = []
         self.exceptions: dict[int, type[BaseException]] = {}
 
@@ -94,8 +93,9 @@ class Remote:
 
     def ask(self, operation: str, target: int, *args: Any, **kwargs: Any) -> Any:
         """Do something with an object of the program's; arguments change as they would here."""
-        known = operation == "getattr" and kwargs.pop("known", False)
-        calls = operation != "getattr" or known
+        known, calls = False, True
+        if operation == "getattr":
+            known, calls = kwargs.pop("known", False), kwargs.pop("calls", False)
         given = [wire.encode(value, self.refer) for value in args]
         named = {key: wire.encode(value, self.refer) for key, value in kwargs.items()}
         result, changed = self._exchange(["do", operation, target, given, named])
@@ -164,7 +164,9 @@ class Remote:
                 self.exceptions[number] = type(name, (base,), {"_number": number})
             return self.exceptions[number]
         known = known or name in self.named
-        stand_in = StandIn(self, number, known, calls and kind in ("function", "class"))
+        calls = calls and kind in ("function", "class")
+        methods = self.solves and (kind, name) == ("object", "Solution")
+        stand_in = StandIn(self, number, known, calls, methods)
         return _later(stand_in) if kind == "coroutine" else stand_in
 
 
@@ -176,10 +178,14 @@ class StandIn:
         number: Which it is.
         known: Whether what the tests hold may be handed to it.
         calls: Whether it may be called with arguments although it is not known.
+        methods: Whether its methods may.
     """
 
-    def __init__(self, remote: Remote, number: int, known: bool, calls: bool) -> None:
-        self.__dict__.update(_remote=remote, _number=number, _known=known, _calls=calls)
+    def __init__(
+        self, remote: Remote, number: int, known: bool, calls: bool, methods: bool
+    ) -> None:
+        self.__dict__.update(_remote=remote, _number=number, _known=known)
+        self.__dict__.update(_calls=calls, _methods=methods)
 
     def _hand(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         if not self._known and not (operation == "call" and (self._calls or not (args or kwargs))):
@@ -191,7 +197,8 @@ class StandIn:
         return self._hand("call", *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        return self._remote.ask("getattr", self._number, name, known=self._known)
+        allowed = {"known": self._known, "calls": self._known or self._methods}
+        return self._remote.ask("getattr", self._number, name, **allowed)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._hand("setattr", name, value)

@@ -1,0 +1,177 @@
+"""Attention inside a forest of segments, without the mask over everything.
+
+A token sees the segments that its own continues, and its own up to itself. As a dense mask that
+would be L x L for a row of L tokens, nearly all of it false. :class:`SegmentMask` stands for that
+mask: models hand it on as they hand on any 4-D mask, and where it arrives at torch's
+``scaled_dot_product_attention`` each segment attends to its ancestors' keys and its own, in a call
+of its own. Wherever else it arrives, it turns into the dense mask that it stands for: additive
+where it is added to floating-point scores, as eager attention does, else boolean.
+
+As it travels as an argument, layers that gradient checkpointing runs again in the backward pass
+find it again.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
+
+# What only looks at the mask's outside.
+_HARMLESS = {
+    Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, torch.is_floating_point,
+    Tensor.shape.__get__, Tensor.dtype.__get__, Tensor.device.__get__, Tensor.ndim.__get__,  # type: ignore[attr-defined]
+    Tensor.requires_grad.__get__, Tensor.is_leaf.__get__, Tensor.layout.__get__,  # type: ignore[attr-defined]
+    Tensor.is_cuda.__get__, Tensor.__len__,  # type: ignore[attr-defined]
+}  # fmt: skip
+_SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a segment lies in its row of the laid-out batch, and what it continues.
+
+    Attributes:
+        length: Tokens.
+        context: Indices, in the row, of the spans that it continues, from the root on.
+    """
+
+    length: int
+    context: tuple[int, ...] = ()
+
+
+class SegmentMask(Tensor):
+    """A boolean attention mask, (R, 1, L, L), true where a token is seen; see the module.
+
+    Attributes:
+        spans: Of each row; they fill it from its beginning, and what is left is padding.
+    """
+
+    spans: Sequence[Sequence[Span]]
+    device_: torch.device
+
+    @staticmethod
+    def __new__(cls, spans: Sequence[Sequence[Span]], width: int, device: Any) -> SegmentMask:
+        """Of rows of ``width`` tokens."""
+        shape = (len(spans), 1, width, width)
+        made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
+        made.spans, made.device_ = spans, torch.device(device)
+        return made
+
+    def __init__(self, *_: Any) -> None:
+        super().__init__()
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"SegmentMask({[[span.length for span in row] for row in self.spans]})"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Attend by segments, or act as the dense mask."""
+        kwargs = kwargs or {}
+        if func in _HARMLESS:
+            return super().__torch_function__(func, types, args, kwargs)
+        if func is scaled_dot_product_attention and type(kwargs.get("attn_mask")) is cls:
+            return _attend(*args, **kwargs)
+        others = [each for each in (*args, *kwargs.values()) if type(each) is not cls]
+        scores = next((o for o in others if isinstance(o, Tensor) and o.is_floating_point()), None)
+        if func in _SUMS and scores is not None:
+            args = [e.additive(scores.dtype) if type(e) is cls else e for e in args]
+        else:
+            args = [each.dense() if type(each) is cls else each for each in args]
+            kwargs = {n: e.dense() if type(e) is cls else e for n, e in kwargs.items()}
+        return func(*args, **kwargs)
+
+    @classmethod
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """There is nothing in memory to look at; whoever comes here has gone around us."""
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        raise RuntimeError(f"{func} cannot read an attention mask by segments")
+
+    @functools.cached_property
+    def _dense(self) -> Tensor:
+        rows, _, width, _ = self.shape
+        mask = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1, 1)  # padding sees itself
+        for row, spans in enumerate(self.spans):
+            starts = _starts(spans)
+            for start, span in zip(starts, spans, strict=True):
+                own = slice(start, start + span.length)
+                mask[row, 0, own, own] = torch.ones(span.length, span.length).tril().bool()
+                for each in span.context:
+                    mask[row, 0, own, starts[each] : starts[each] + spans[each].length] = True
+        return mask.to(self.device_)
+
+    def dense(self) -> Tensor:
+        """The mask that this one stands for, (R, 1, L, L) bool."""
+        return self._dense
+
+    def additive(self, dtype: torch.dtype) -> Tensor:
+        """The same to be added to scores: 0 where a token is seen, else the dtype's least."""
+        held: tuple[torch.dtype, Tensor] | None = self.__dict__.get("_additive")
+        if held is None or held[0] != dtype:
+            zero = torch.zeros((), dtype=dtype, device=self.device_)
+            held = self._additive = dtype, zero.where(self._dense, torch.finfo(dtype).min)
+        return held[1]
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: SegmentMask,
+    **options: Any,
+) -> Tensor:
+    """Attention by segments, (R, heads, L, D), from (R, heads, L, D) each."""
+    options.pop("is_causal", None)
+    rows = []
+    for row, spans in enumerate(attn_mask.spans):
+        q, k, v = (each[row : row + 1] for each in (query, key, value))
+        rows.append(_attend_row(q, k, v, spans, **options))
+    return rows[0] if len(rows) == 1 else torch.cat(rows)
+
+
+def _attend_row(
+    query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], **options: Any
+) -> Tensor:
+    # split, whose gradient is one concatenation: that of slices would be a whole row for each
+    lengths = [span.length for span in spans]
+    rest = query.shape[2] - sum(lengths)
+    queries, keys, values = (each.split([*lengths, rest], dim=2) for each in (query, key, value))
+    found = []
+    for own, span in enumerate(spans):
+        if not span.context:
+            parts = queries[own], keys[own], values[own]
+            found.append(scaled_dot_product_attention(*parts, is_causal=True, **options))
+            continue
+        seen = [*span.context, own]
+        k, v = (torch.cat([each[part] for part in seen], dim=2) for each in (keys, values))
+        bias = _lower_right(span.length, k.shape[2], k.device)
+        found.append(scaled_dot_product_attention(queries[own], k, v, attn_mask=bias, **options))
+    if rest:
+        found.append(query.new_zeros(*queries[-1].shape[:3], value.shape[-1]))
+    return torch.cat(found, dim=2)
+
+
+@functools.lru_cache(maxsize=64)
+def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
+    """Each of the last ``queries`` of ``keys`` tokens sees those up to itself."""
+    if device.type == "cuda":
+        return causal_lower_right(queries, keys)  # no mask for the kernels that have this one
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    return seen.tril(keys - queries)
+
+
+def _starts(spans: Sequence[Span]) -> list[int]:
+    starts, start = [], 0
+    for span in spans:
+        starts.append(start)
+        start += span.length
+    return starts
