@@ -21,8 +21,9 @@ QUESTIONS = ("2 a24 b12 c23 d23 e15", "3 a12 b45 c13 d23 e35", "5 a15 b12 c34 d2
 
 
 def by_place(completions: list[Any], **_: Any) -> list[float]:
-    """Scores by place, so that completions that are the same have advantages too."""
-    return [float(place % 4) for place in range(len(completions))]
+    """1 for the second half of a batch: completions of one prompt, all the same, have advantages
+    where these are over the batch."""
+    return [float(place >= len(completions) // 2) for place in range(len(completions))]
 
 
 Build = Callable[..., Any]

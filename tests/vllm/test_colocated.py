@@ -17,7 +17,11 @@ from trl_deepseek.rollouts.history import read
 
 Build = Callable[..., Any]
 
-GREEDY = {"top_k": 1, "vllm_importance_sampling_correction": False}
+GREEDY = {
+    "top_k": 1,
+    "vllm_importance_sampling_correction": False,
+    "advantage": "batch_norm",  # others are 0 where all completions of a prompt are the same
+}
 
 
 def by_length(completions: list[Any], **_: Any) -> list[float]:
