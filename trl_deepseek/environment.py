@@ -18,7 +18,12 @@ from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
 
-EXTRAS = ("liger", "tensorboard", "wandb")  # of this distribution, held to pyproject.toml by a test
+EXTRAS = (
+    "liger",
+    "tensorboard",
+    "vllm",
+    "wandb",
+)  # of this distribution, held to pyproject.toml by a test
 SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # fields that may name a file
 # Warnings, as patterns: an option of TRL's that transformers renames, a default that only a GPU can
 # use, and peft's search for the base of an adapter on a model that was built in memory.
@@ -99,14 +104,9 @@ def check_extras(args: Any, attn_implementation: str | None = None) -> None:
         ConfigError: Names the option and how to install what it needs.
     """
     from transformers.utils import is_liger_kernel_available
-    from trl.import_utils import is_vllm_available
 
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise ConfigError(f"use_liger_kernel: liger-kernel is not installed\n{install('liger')}")
-    if getattr(args, "use_vllm", False) and not is_vllm_available():
-        raise ConfigError(
-            f"use_vllm: vllm is not installed\n{install('vllm')}, or leave --use_vllm out"
-        )
     inner = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
     _check_attention(attn_implementation or inner.get("attn_implementation"))
     _check_hub(args)

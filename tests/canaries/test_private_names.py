@@ -61,7 +61,6 @@ TABLE = [
     Name("transformers.integrations", "integration_utils", "environment.py", "trackers by name"),
     Name("transformers.utils", "import_utils", "environment.py", "flash attention by version"),
     Name("transformers.utils", "is_liger_kernel_available", "environment.py", "before it is used"),
-    Name("trl.import_utils", "is_vllm_available", "environment.py", "before it is used"),
     # trainers: what a batch becomes, and what is logged of it
     Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
     Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),
@@ -147,6 +146,21 @@ TABLE = [
     Name("transformers.utils", "get_json_schema", "tools/resolving.py", "what the model is told"),
     Name(
         "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
+    ),
+    Name(GRPO, "_generate", "trainers/replaying.py", "which prompts are asked", "prompts"),
+    Name("trl.trainer.grpo_trainer", "VLLMGeneration", "trainers/engine.py", "ours in its place"),
+    Name("trl.generation.vllm_generation", "VLLMGeneration", "engines/policy.py", "our base"),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_init_vllm", "engines/policy.py",
+        "from our folder", "",
+    ),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_iter_named_params",
+        "engines/policy.py", "weights merged beside the base", "",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_post", "engines/policy.py",
+        "waits no longer than the server lives", "url",
     ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
