@@ -149,6 +149,7 @@ TABLE = [
     ),
     Name(GRPO, "_generate", "trainers/replaying.py", "which prompts are asked", "prompts"),
     Name("trl.trainer.grpo_trainer", "VLLMGeneration", "trainers/engine.py", "ours in its place"),
+    Name("trl.generation", "vllm_generation", "engines/policy.py", "its engine with our options"),
     Name("trl.generation.vllm_generation", "VLLMGeneration", "engines/policy.py", "our base"),
     Name(
         "trl.generation.vllm_generation.VLLMGeneration", "_init_vllm", "engines/policy.py",
@@ -160,8 +161,17 @@ TABLE = [
     ),
     Name(
         "trl.generation.vllm_client.VLLMClient", "_post", "engines/policy.py",
-        "waits no longer than the server lives", "url",
+        "waits no longer than the server lives", "url kwargs",
     ),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_dist", "engines/policy.py",
+        "whether the weights are in parts",
+    ),
+    Name(
+        "transformers.core_model_loading", "revert_weight_conversion", "engines/weights.py",
+        "experts as they are stored", "model state_dict",
+    ),
+    Name("peft.tuners.tuners_utils", "BaseTunerLayer", "engines/weights.py", "what is adapted"),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
@@ -338,6 +348,7 @@ NOT_OF_A_LIBRARY = {
     "_saving",  # the folder that checkpoints are written in
     "_unsorted_args",  # sympy
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
+    "_trl_deepseek_engine",
 }
 
 

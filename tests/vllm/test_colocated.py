@@ -20,7 +20,7 @@ Build = Callable[..., Any]
 GREEDY = {
     "top_k": 1,
     "vllm_importance_sampling_correction": False,
-    "advantage": "batch_norm",  # others are 0 where all completions of a prompt are the same
+    "advantage": "plain",  # others add up to 0 where all completions of a prompt are the same
 }
 
 
@@ -36,10 +36,25 @@ def weights_of(trainer: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
 
 
+PLAIN = """
+from trl_deepseek import hookimpl
+
+@hookimpl
+def register_advantages(register):
+    register("plain", plain)
+
+def plain(scores, weights):
+    return scores[..., 0]
+"""
+
+
 def test_three_greedy_steps_are_those_of_transformers(build: Build, tmp_path: Path) -> None:
-    theirs = build("without", use_vllm=False, **GREEDY)
+    file = tmp_path / "plain.py"
+    file.write_text(PLAIN)
+    greedy = {**GREEDY, "plugins": [str(file)]}
+    theirs = build("without", use_vllm=False, **greedy)
     theirs.train()
-    ours = build("with", **GREEDY)
+    ours = build("with", **greedy)
     ours.train()
     rows = saved(tmp_path / "with")
     assert rows == saved(tmp_path / "without")
