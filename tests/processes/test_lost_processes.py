@@ -1,4 +1,4 @@
-"""One process of a run that is killed or hangs ends all, and the message says which it was."""
+"""One process of a run that is killed or fails ends all, and the message says which it was."""
 
 from __future__ import annotations
 
@@ -78,10 +78,9 @@ def test_what_is_a_process_s_own_error_stays_that(monkeypatch: pytest.MonkeyPatc
     ("deed", "said"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "rank 1 has ended without a word"),
-        ("time.sleep(3600)", "rank 1 hangs: the others have waited for it for 8 seconds"),
         ("raise ValueError('out of paper')", "rank 1: ValueError: out of paper"),
     ],
-    ids=["killed", "hangs", "fails"],
+    ids=["killed", "fails"],
 )
 def test_all_end_within_a_minute(deed: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "plugin.py").write_text(
@@ -91,7 +90,7 @@ def test_all_end_within_a_minute(deed: str, said: str, tmp_path: Path) -> None:
         *("sft", "--model_name_or_path", "tiny-deepseek-llm", "--dataset_name", "arithmetic"),
         *("--chat_template", "deepseek-v3", "--max_steps", "3", "--report_to", "none"),
         *("--use_cpu", "true", "--bf16", "false", "--save_strategy", "no", "--output_dir", "out"),
-        *("--plugins", "plugin.py", "--ddp_timeout", "8"),
+        *("--plugins", "plugin.py"),
     ]
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     with (tmp_path / "stderr").open("w") as stderr:
