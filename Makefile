@@ -9,7 +9,7 @@ export TRL_EXPERIMENTAL_SILENCE ?= 1
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
 
-.PHONY: quickstart test test-all test-oldest bubblewrap chromium lint format clean
+.PHONY: quickstart test test-all test-oldest bubblewrap chromium bench lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
@@ -37,6 +37,10 @@ chromium:
 apt = test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	|| { apt-get install -qq -y $(1) || { apt-get update -qq && apt-get install -qq -y $(1); }; } \
 	>/dev/null 2>&1 || echo "$(1) could not be installed"
+
+# Training steps against stock TRL's, every row of the table, into benchmarks/speed.{json,md}.
+bench: $(VENV)/installed-dev
+	$(BIN)/python benchmarks/speed.py --threads 2 --rounds 2 --write benchmarks/speed
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

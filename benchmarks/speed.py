@@ -1,11 +1,14 @@
 """Whole training steps of ours against stock TRL's, in one process and in turn.
 
-    python benchmarks/speed.py [--works dpo kto reward] [--rounds 3] [--layers 8] [--json]
+    python benchmarks/speed.py [--only dpo kto grpo] [--rounds 3] [--layers 8] [--json]
+
+`make bench` measures everything and writes benchmarks/speed.json and its table, speed.md.
 
 Each work is a trainer on rows of exactly P prompt tokens and C tokens per completion: a small
 Llama (hidden size 512, vocabulary 32000 unless ``--layers`` and ``--vocabulary`` say otherwise),
 LoRA, float32. Both sides have the same weights and the same batch; a step is TRL's
-``training_step``, forward, reference and backward. The order alternates from round to round;
+``training_step``, forward, reference and backward; of GRPO the update from given completions, the
+rollout, or both (``grpo step``). The order alternates from round to round;
 figures are medians of processor time, which other work on the machine distorts least, with the
 lowest and highest ratio of a round. Peak memory is what a step adds to the process at most, from
 the system's own mark.
@@ -41,7 +44,7 @@ class Work:
     """One row of the table.
 
     Attributes:
-        trainer: ``DPO``, ``KTO``, ``Reward`` or ``SFT``, as the classes of both libraries begin.
+        trainer: ``DPO``, ``KTO``, ``Reward``, ``SFT`` or ``GRPO``, as classes begin.
         rows: Makes the dataset.
         batch: Rows in a batch.
         options: Of both configs.
@@ -51,6 +54,7 @@ class Work:
     rows: Callable[[], Dataset]
     batch: int
     options: dict[str, Any]
+    run: Callable[[Any, Any], Any] | None = None  # what is timed, where it is not ``training_step``
 
 
 def words(count: int, seed: int) -> str:
@@ -98,6 +102,60 @@ def preference(prompt: int, completion: int) -> Work:
     return Work("DPO", lambda: pairs(prompt, completion), 4, {"max_length": 1024})
 
 
+def grpo(prompt: int, completion: int, run: Callable[[Any, Any], Any]) -> Work:
+    """Eight completions of one prompt; ``generate`` may not end one early."""
+    options = {
+        "num_generations": GROUP,
+        "max_completion_length": completion,
+        "generation_kwargs": {"min_new_tokens": completion},
+        "reward_funcs": [length],
+    }
+    return Work("GRPO", lambda: prompts(prompt), GROUP, options, run)
+
+
+def prompts(length: int) -> Dataset:
+    """Four prompts of exactly so many tokens."""
+    return Dataset.from_list([{"prompt": words(length, i)} for i in range(4)])
+
+
+def length(completions: list[str], **_: Any) -> list[float]:
+    """A reward that is not constant."""
+    return [float(len(completion)) for completion in completions]
+
+
+def update(trainer: Any, batch: Any) -> Any:
+    """Forward and backward of given completions."""
+    ids = torch.tensor([trainer.processing_class(row["prompt"])["input_ids"] for row in batch])
+    random = torch.Generator().manual_seed(0)
+    drawn = torch.randint(4, 1000, (GROUP, trainer.max_completion_length), generator=random)
+    completions = {
+        "prompt_ids": ids,
+        "prompt_mask": torch.ones_like(ids),
+        "completion_ids": drawn,
+        "completion_mask": torch.ones_like(drawn),
+        "advantages": torch.linspace(-1, 1, GROUP),
+        "num_items_in_batch": torch.tensor(drawn.numel()),
+    }
+    loss = trainer.compute_loss(trainer.model, completions)
+    loss.backward()
+    return loss
+
+
+def rollout(trainer: Any, batch: Any) -> float:
+    """Sampling alone."""
+    torch.manual_seed(0)
+    ids = [trainer.processing_class(row["prompt"])["input_ids"] for row in batch]
+    trainer._generate_single_turn(ids, None, {}, GROUP)
+    return 0.0
+
+
+def whole(trainer: Any, batch: Any) -> Any:
+    """Sampling, rewards, and the update."""
+    trainer._step = 0
+    return trainer.training_step(trainer.model, batch, None)
+
+
+GROUP = 8
 WORKS = {
     "dpo P=512 C=64": preference(512, 64),
     "dpo P=512 C=128": preference(512, 128),
@@ -110,6 +168,12 @@ WORKS = {
         1,
         {"max_length": 4608, "packing": True, "shuffle_dataset": False},
     ),
+    "grpo update P=512 C=64": grpo(512, 64, update),
+    "grpo update P=256 C=32": grpo(256, 32, update),
+    "grpo update P=256 C=128": grpo(256, 128, update),
+    "grpo update P=64 C=256": grpo(64, 256, update),
+    "grpo rollout P=512 C=64": grpo(512, 64, rollout),
+    "grpo step P=256 C=64": grpo(256, 64, whole),
 }
 
 
@@ -147,26 +211,31 @@ def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int
     task = "SEQ_CLS" if work.trainer == "Reward" else "CAUSAL_LM"
     saved = ["score"] if work.trainer == "Reward" else None
     lora = LoraConfig(r=8, target_modules="all-linear", task_type=task, modules_to_save=saved)
+    options = {**work.options}
+    more = {n: options.pop(n) for n in ("reward_funcs",) if n in options}
     trainer = getattr(library, f"{work.trainer}Trainer")(
         model(work, layers, vocabulary),
-        args=getattr(library, f"{work.trainer}Config")(**settings, **work.options),
+        args=getattr(library, f"{work.trainer}Config")(**settings, **options),
         train_dataset=work.rows(),
         processing_class=tokenizer(),
         peft_config=lora,
+        **more,
     )
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1  # which training would set
     return trainer, next(iter(trainer.get_train_dataloader()))
 
 
-def step(trainer: Any, batch: Any) -> tuple[float, float, float]:
-    """Processor seconds, peak megabytes and loss of one step."""
+def step(work: Work, trainer: Any, batch: Any) -> tuple[float, float, float, float]:
+    """Processor seconds, peak megabytes, loss and seconds on the clock of one step."""
+    run = work.run or (lambda trainer, batch: trainer.training_step(trainer.model, {**batch}))
     trainer.model.zero_grad()
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
     before = resident("VmRSS")
-    began = time.process_time()
-    loss = trainer.training_step(trainer.model, {**batch})
-    return time.process_time() - began, resident("VmHWM") - before, float(loss)
+    clock, began = time.perf_counter(), time.process_time()
+    loss = float(run(trainer, batch))
+    spent, clock = time.process_time() - began, time.perf_counter() - clock
+    return spent, resident("VmHWM") - before, loss, clock
 
 
 def resident(which: str) -> float:
@@ -178,18 +247,20 @@ def resident(which: str) -> float:
 def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
     """One row of the table."""
     work = WORKS[name]
-    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side, _ in SIDES}
+    found: dict[str, list[tuple[float, float, float, float]]] = {side: [] for side, _ in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         made = {s: prepared(library, work, folder, layers, vocabulary) for s, library in SIDES}
         for number in range(rounds + 1):
             for side in found if number % 2 == 0 else reversed(found):
-                found[side].append(step(*made[side]))
+                found[side].append(step(work, *made[side]))
     stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side, _ in SIDES)
     ratios = [a / b for a, b in zip(stock[0], ours[0], strict=True)]
     return {
         "work": name,
         "trl_seconds": statistics.median(stock[0]),
         "ours_seconds": statistics.median(ours[0]),
+        "trl_clock": statistics.median(stock[3]),
+        "ours_clock": statistics.median(ours[3]),
         "faster": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
@@ -201,33 +272,53 @@ def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, A
 
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
-    lines = ["| step | TRL | ours | faster | memory, TRL | ours |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| step | TRL, processor (clock) | ours | faster | memory, TRL | ours |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in results:
         lines.append(
-            f"| {r['work']} | {r['trl_seconds']:.2f} s | {r['ours_seconds']:.2f} s "
+            f"| {r['work']} | {r['trl_seconds']:.2f} s ({r['trl_clock']:.2f}) "
+            f"| {r['ours_seconds']:.2f} s ({r['ours_clock']:.2f}) "
             f"| {r['faster']:.2f}x ({r['lowest']:.2f} to {r['highest']:.2f}) "
             f"| {r['trl_megabytes']:.0f} MB | {r['ours_megabytes']:.0f} MB |"
         )
     return "\n".join(lines)
 
 
+def roofline(threads: int) -> str:
+    """What the machine multiplies, measured on the spot."""
+    left = torch.randn(2048, 2048)
+    rates = []
+    for _ in range(5):
+        began = time.perf_counter()
+        left @ left
+        rates.append(2 * 2048**3 / (time.perf_counter() - began) / 1e9)
+    return f"Matrix product, float32, {threads} threads: {max(rates):.0f} GFLOP/s."
+
+
 def main() -> int:
     """Measure the works that are asked for, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--works", nargs="+", default=[""], help="beginnings of names")
+    parser.add_argument("--only", "--works", nargs="+", default=[""], help="beginnings of names")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--vocabulary", type=int, default=32_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", help="also write NAME.json and its table, NAME.md, here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    chosen = [name for name in WORKS if name.startswith(tuple(args.works))]
+    chosen = [name for name in WORKS if name.startswith(tuple(args.only))]
     results = []
     for name in chosen:
         results.append(compare(name, args.rounds, args.layers, args.vocabulary))
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)  # what is known so far
-    print(json.dumps(results) if args.json else table(results))
+    text = f"{table(results)}\n\n{roofline(args.threads)}"
+    if args.write:
+        Path(f"{args.write}.json").write_text(json.dumps(results, indent=1) + "\n")
+        Path(f"{args.write}.md").write_text(f"# Steps against stock TRL: `make bench`\n\n{text}\n")
+    print(json.dumps(results) if args.json else text)
     return 0
 
 

@@ -88,6 +88,8 @@ def train(library: Any, method: str, data: Dataset, steps: int) -> Steps:
             "bf16": False,
             "seed": 0,
         }
+        if library is trl_deepseek:
+            common["prefix_sharing"] = "off"  # its passes and rollouts are TRL's
         if method == "SFT":
             trainer = library.SFTTrainer(
                 model,

@@ -107,7 +107,47 @@ TABLE = [
         GRPO, "_generate_and_score_completions", "trainers/grpo.py", "weights of the step",
         "inputs",
     ),
-    Name(GRPO, "_generate_single_turn", "trainers/grpo.py", "samples as the model is trained"),
+    Name(GRPO, "_generate_single_turn", "trainers/sampling.py", "samples as the model is trained"),
+    Name(
+        GRPO, "_get_per_token_logps_and_entropies", "trainers/scoring.py", "shared prompts",
+        "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss "
+        "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+        "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    ),
+    # GRPO: policy losses and advantages by name
+    Name(
+        GRPO, "_generate_and_score_completions", "trainers/policy.py", "advantages replaced",
+        "inputs",
+    ),
+    Name(GRPO, "_compute_loss", "trainers/policy.py", "registered policy losses", "model inputs"),
+    Name(
+        GRPO, "_get_per_token_logps_and_entropies", "trainers/policy.py", "the one pass",
+        "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss "
+        "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+        "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    ),
+    Name(
+        GRPO, "get_high_entropy_mask", "trainers/policy.py", "the tokens trained on",
+        "entropies mask threshold",
+    ),
+    Name(GRPO, "_entropy_bonus_enabled", "trainers/policy.py", "whether TRL adds for entropy"),
+    Name(GRPO, "_logs", "trainers/policy.py", "advantages in the table of completions"),
+    Name(GRPO, "_metrics", "trainers/policy.py", "what is logged"),
+    Name(GRPO, "top_entropy_quantile", "trainers/policy.py", "whether tokens are left out"),
+    Name(GRPO, "aux_loss_enabled", "trainers/policy.py", "whether experts are balanced"),
+    Name(GRPO, "router_aux_loss_coef", "trainers/policy.py", "how much they are"),
+    Name(GRPO, "num_generations_eval", "trainers/policy.py", "the size of groups"),
+    Name("trl.GRPOConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name(GRPO, "_tool_call_loop", "trainers/tool_use.py", "calls of tools are counted"),
+    Name(
+        GRPO, "_get_tool_suffix_ids", "trainers/tool_use.py", "how results are written",
+        "tool_messages",
+    ),
+    Name(GRPO, "_tokenizer", "trainers/tool_use.py", "the end of the turn that calls"),
+    Name("transformers.utils", "get_json_schema", "tools/resolving.py", "what the model is told"),
+    Name(
+        "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
+    ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),

@@ -42,6 +42,8 @@ NOT_RUN = {
     "reward_models.md": 1,
     "rewards.md": 1,
     "sampling.md": 1,
+    "tasks.md": 1,
+    "tools.md": 1,
 }
 _NOT_RUN = re.compile(r"<!-- not run: \w.*-->\s*")
 _FILE = re.compile(r"# (\w+\.py)\b")

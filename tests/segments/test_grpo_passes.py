@@ -64,7 +64,7 @@ def trainer(folder: Path, model: str, kind: str, attention: str = "sdpa", **give
 
 
 def batch() -> dict[str, Any]:
-    """Two groups of four, prompts of 24 and 20 tokens padded on the left, others on the right."""
+    """Two groups of four, prompts of 24 and 20 tokens, completions of up to ten."""
     random = torch.Generator().manual_seed(3)
     prompts = torch.randint(3, 200, (2, 24), generator=random).repeat_interleave(4, 0)
     ids = torch.cat([prompts, torch.randint(3, 200, (8, WIDTH), generator=random)], dim=1)

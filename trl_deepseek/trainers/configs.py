@@ -21,6 +21,7 @@ from trl_deepseek.trainers.config_fields import (
     MeasuringFields,
     PolicyFields,
     PreferenceFields,
+    ToolFields,
 )
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class SFTConfig(PluginConfig, MeasuringFields, trl.SFTConfig):
 
 
 @dataclass
-class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
+class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GRPOConfig):
     """``trl.GRPOConfig`` with plugin names and the contract around rewards.
 
     Args:
@@ -263,6 +264,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, trl.GRPOConfig):
         self.scale_rewards = older.get(str(scale).lower(), scale)
         super().__post_init__()
         self.reward_settings()
+        self.tool_settings()
 
     def reward_settings(self) -> Settings:
         """What the ``reward_*`` fields mean.

@@ -31,13 +31,15 @@ from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
-from trl_deepseek.trainers import reference
+from trl_deepseek.tools import Guard
+from trl_deepseek.trainers import reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
-from trl_deepseek.trainers.sampling import as_trained
+from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
+from trl_deepseek.trainers.tool_use import ToolUse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,13 +68,17 @@ class _Rewards:
     settings: Settings
     code_runs: str | None  # how generated code is run; None where none is
     policy: PolicyPlan
+    tools: Guard
 
 
-class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrainer):
+class GRPOTrainer(
+    ToolUse, PluginTrainer, ScoredCompletions, SampledAsTrained, PolicyTrainer, trl.GRPOTrainer
+):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
     ``module.function`` or a function of one sample, ``f(completion, **columns) -> float | None``;
+    ``tools`` and ``environment_factory`` may be named likewise;
     ``model`` may also be the name of an embedded model. With ``args.beta`` a model in memory is
     copied as its own reference.
 
@@ -113,8 +119,7 @@ class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrain
         self._history: History | None = None
         self._next_table = 0
         self._scored: _Scored | None = None
-        if inputs.options.get("tools") or inputs.options.get("environment_factory"):
-            chat.parse_tool_calls(inputs.tokenizer)
+        self._tools = chosen.tools
         self._prefix = chat.generation_prefix(inputs.tokenizer)
         self._guards = guards = Guards(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
@@ -138,9 +143,10 @@ class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrain
         code_runs = rewards.check_sandbox(functions, ours and args.allow_unsandboxed_code)
         settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
         weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
-        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy)
-        inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
+        tools = tool_use.check(inputs)
+        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
+        tool_use.check_template(inputs, tools)
         _check_reference(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)
@@ -171,10 +177,6 @@ class GRPOTrainer(PluginTrainer, ScoredCompletions, PolicyTrainer, trl.GRPOTrain
 
     def _weights_by_name(self) -> dict[str, float]:
         return dict(zip(self.reward_func_names, self.reward_weights.tolist(), strict=True))
-
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        with as_trained(self.model):
-            return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(
         self,

@@ -1,0 +1,114 @@
+"""Rollouts in which each prompt is encoded once: the samples of TRL, the weights as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig
+from scipy import stats
+
+from trl_deepseek import GRPOConfig, GRPOTrainer
+from trl_deepseek.segments import PrefixSharing
+from trl_deepseek.trainers.merged import merged
+
+PROMPTS = torch.randint(3, 200, (2, 24), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+def ones(completions: list[Any], **_: Any) -> list[float]:
+    return [1.0 for _ in completions]
+
+
+def trainer(folder: Path, model: str, peft: Any = None, **given: Any) -> Any:
+    config = GRPOConfig(
+        output_dir=str(folder),
+        per_device_train_batch_size=8,
+        num_generations=4,
+        max_completion_length=12,
+        bf16=False,
+        **given,
+    )
+    rows = Dataset.from_list([{"prompt": "a"}] * 8)
+    made = GRPOTrainer(model, ones, config, train_dataset=rows, peft_config=peft)
+    with torch.no_grad():
+        for name, each in made.model.named_parameters():
+            if "lora_B" in name:
+                each.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    return made
+
+
+def sampled(made: Any, mode: str, prompts: list[list[int]]) -> list[list[int]]:
+    made._prefix_sharing = PrefixSharing(mode)
+    torch.manual_seed(5)
+    return made._generate_single_turn(prompts, None, {}, 4)[0]
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    lora = LoraConfig(r=4, lora_dropout=0.1, target_modules=["q_b_proj", "o_proj"])
+    return trainer(tmp_path_factory.mktemp("lora"), "tiny-deepseek-v3", lora)
+
+
+def test_a_seed_samples_what_it_samples_in_trl(adapted: Any) -> None:
+    before = {name: each.clone() for name, each in adapted.model.named_parameters()}
+    rows = [PROMPTS[0]] * 4 + [PROMPTS[1][:20]] * 4
+    assert sampled(adapted, "auto", rows) == sampled(adapted, "off", rows)
+    assert all(torch.equal(before[name], each) for name, each in adapted.model.named_parameters())
+
+
+def test_each_prompt_is_encoded_once(adapted: Any) -> None:
+    seen = []
+    layer = adapted.model.get_base_model().model.layers[0]
+    hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:2].numel()))
+    sampled(adapted, "auto", [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4)
+    hook.remove()
+    assert seen[:3] == [2 * 23, 8, 8]  # all but the last token of two prompts, then a token each
+
+
+def test_merged_adapters_are_those_of_the_policy(adapted: Any) -> None:
+    model = adapted.model.eval()
+    ids = torch.tensor(PROMPTS)
+    with torch.no_grad():
+        apart = model(ids).logits
+        with merged(model) as done:
+            together = model(ids).logits
+            layer = model.get_base_model().model.layers[0].self_attn.o_proj
+            assert done
+            assert layer.merged
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    assert not layer.merged
+    model.train()
+
+
+def test_weights_in_16_bits_are_not_merged(tmp_path: Path) -> None:
+    lora = LoraConfig(r=4, target_modules=["q_proj"])
+    made = trainer(tmp_path, "tiny-deepseek-llm", lora)
+    with merged(made.model.to(torch.bfloat16)) as done:
+        assert not done
+
+
+def test_second_tokens_are_distributed_as_the_model_says(tmp_path: Path) -> None:
+    temperature, count = 0.2, 1500
+    made = trainer(tmp_path, "tiny-deepseek-llm", temperature=temperature)
+    made.generation_config.max_new_tokens = 2
+    drawn = [row[1] for row in sampled(made, "auto", [PROMPTS[0]] * count) if len(row) == 2]
+    with torch.no_grad():
+        model = made.model.eval()
+        first = (model(torch.tensor(PROMPTS[:1])).logits[0, -1] / temperature).softmax(-1)
+        every = torch.arange(len(first))[:, None]
+        rows = torch.cat([torch.tensor(PROMPTS[:1]).expand(len(first), -1), every], dim=1)
+        second = (model(rows).logits[:, -1] / temperature).softmax(-1)
+    first[made.processing_class.eos_token_id] = 0  # whose rows end there
+    expected = (first @ second).double()
+    expected *= len(drawn) / expected.sum()
+    order = expected.argsort(descending=True)
+    groups = order.chunk(20)
+    observed = torch.bincount(torch.tensor(drawn), minlength=len(expected))
+    found = stats.chisquare(
+        [int(observed[group].sum()) for group in groups],
+        [float(expected[group].sum()) for group in groups],
+    )
+    assert found.pvalue > 0.01

@@ -1,0 +1,91 @@
+"""Rollouts on the transformers path: each prompt is encoded once, its cache repeated.
+
+TRL hands ``generate`` every prompt as often as it has completions. Here the distinct prompts go
+through the model once, all but their last token; the cache is then copied for each completion and
+``generate`` goes on from it. What is drawn from, and in what order, stays as it is: with the same
+seed the same tokens are sampled, save where a draw falls within the rounding of its distribution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from trl_deepseek.lm_head import unwrap
+
+SHORTEST = 16
+"""Tokens of prompt below which one more call of the model costs more than it saves."""
+
+
+@contextlib.contextmanager
+def shared_prefill(model: Any) -> Iterator[None]:
+    """Within it, ``model.generate`` encodes each of its prompts once.
+
+    Where that is not known to be the same (another kind of cache, images, more than one beam),
+    ``generate`` is what it was.
+    """
+    generate: Callable[..., Any] = model.generate
+
+    def begun(*arguments: Any, generation_config: Any = None, **inputs: Any) -> Any:
+        if not arguments and _known(model, generation_config, inputs):
+            inputs |= _prefilled(model, inputs["input_ids"], inputs["attention_mask"])
+        return generate(*arguments, generation_config=generation_config, **inputs)
+
+    vars(model)["generate"] = begun
+    try:
+        yield
+    finally:
+        del vars(model)["generate"]
+
+
+def _known(model: nn.Module, config: Any, inputs: dict[str, Any]) -> bool:
+    """Whether a plain cache of keys and values is all that a prompt leaves behind."""
+    if set(inputs) != {"input_ids", "attention_mask"} or inputs["input_ids"].shape[1] < SHORTEST:
+        return False
+    changed = ("cache_implementation", "prefill_chunk_size", "prompt_lookup_num_tokens")
+    if (
+        config is None
+        or config.use_cache is False
+        or any(getattr(config, c, None) for c in changed)
+    ):
+        return False
+    if (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1:
+        return False
+    peft = getattr(model, "peft_config", None) or {}
+    if any(each.is_prompt_learning for each in peft.values()):
+        return False
+    inner = unwrap(model)
+    if inner.config.is_encoder_decoder or getattr(inner, "_is_stateful", False):
+        return False
+    layers = DynamicCache(config=inner.config.get_text_config(decoder=True)).layers
+    return all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _prefilled(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+    """The cache of (B, T) prompts padded on the left up to their last token; {} if all differ."""
+    both = torch.stack([ids, mask], dim=1)
+    distinct, rows = torch.unique(both, dim=0, return_inverse=True)
+    if len(distinct) == len(ids):
+        return {}
+    prompts, seen = distinct[:, 0, :-1], distinct[:, 1, :-1]
+    inner = unwrap(model)
+    cache = DynamicCache(config=inner.config.get_text_config(decoder=True))
+    taken = inspect.signature(inner.forward).parameters  # called so since transformers 5.24
+    name = "cache" if "cache" in taken else "past_key_values"
+    model(
+        input_ids=prompts,
+        attention_mask=seen,
+        position_ids=(seen.cumsum(dim=-1) - 1).clamp(min=0),
+        use_cache=True,
+        logits_to_keep=1,
+        **{name: cache},
+    )
+    cache.batch_select_indices(rows)
+    return {name: cache}
