@@ -139,6 +139,18 @@ def register_datasets(register: Register) -> None:
 
 
 @hookspec
+def register_tools(register: Register) -> None:
+    """Offer tools that a model may call while it answers, to be named in ``tools``.
+
+    Args:
+        register: Call as ``register(name, tool, timeout=None, isolate=False, requires=())``, where
+            ``tool(argument, ...)``, sync or async, returns text or what JSON can hold; the model is
+            told of it by its type hints and docstring. ``timeout`` is in seconds; see
+            :class:`trl_deepseek.types.Tool`.
+    """
+
+
+@hookspec
 def register_presets(register: Register) -> None:
     """Offer named settings of a training command, to be named in ``preset``.
 

@@ -68,7 +68,7 @@ class Metric:
         requires: Modules of optional packages that it imports when it is called.
         check: ``check(options)`` says what is wrong with the options (``judge`` among them, None
             where no reward judges), or None. It may take ``num_samples``, answers per prompt, and
-            ``models``, how many are measured side by side, by these names.
+            ``models``, how many are measured side by side, or None, by these names.
         check_row: Says what is wrong with a row of the dataset (column to value), or None.
         higher_is_better: Whether a larger number is a better model.
         scores: For ``model``: whether it measures reward models too, which answer nothing.

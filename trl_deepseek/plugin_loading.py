@@ -47,6 +47,7 @@ from trl_deepseek.types import (
     Preset,
     Quantization,
     Reward,
+    Tool,
 )
 
 PLUGINS_VARIABLE = "TRL_DEEPSEEK_PLUGINS"
@@ -61,6 +62,7 @@ WRAPPED: Mapping[str, type] = MappingProxyType(
         "metrics": Metric,
         "policy_losses": PolicyLoss,
         "rewards": Reward,
+        "tools": Tool,
     }
 )
 DATACLASSES: Mapping[str, type] = MappingProxyType(

@@ -21,6 +21,7 @@ from trl_deepseek.types import (
     Preset,
     Quantization,
     Reward,
+    Tool,
 )
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("register_"))
@@ -191,6 +192,11 @@ class Registry:
     def datasets(self) -> Catalog[EmbeddedDataset]:
         """Embedded datasets, named in ``dataset_name``; ``DATASET:TASK`` is a task of one."""
         return _Datasets("datasets", self._entries["datasets"], self.broken)
+
+    @property
+    def tools(self) -> Catalog[Tool]:
+        """Tools, named in ``tools``."""
+        return self._catalog("tools")
 
     @property
     def presets(self) -> Catalog[Preset]:

@@ -113,6 +113,25 @@ def waiting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """Inside of :func:`waiting`: meanwhile the first signal raises after all, also an earlier one.
+
+    Raises:
+        Interrupted: By the signal.
+    """
+    if _receiver is None or not _receiver.waits:
+        yield
+        return
+    receiver, _receiver.waits = _receiver, False
+    try:
+        if receiver.first is not None:
+            raise Interrupted(receiver.first)
+        yield
+    finally:
+        receiver.waits = True
+
+
+@contextlib.contextmanager
 def passing_on(send: Callable[[int], None]) -> Iterator[None]:
     """Meanwhile each signal goes to ``send`` and no further; see :func:`requested`."""
     if _receiver is None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 from trl_deepseek.dataset_types import EmbeddedDataset as EmbeddedDataset
 from trl_deepseek.metric_types import Estimate as Estimate
 from trl_deepseek.metric_types import Metric as Metric
+from trl_deepseek.tool_types import Tool as Tool
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -61,7 +61,6 @@ TABLE = [
     Name("transformers.integrations", "integration_utils", "environment.py", "trackers by name"),
     Name("transformers.utils", "import_utils", "environment.py", "flash attention by version"),
     Name("transformers.utils", "is_liger_kernel_available", "environment.py", "before it is used"),
-    Name("trl.import_utils", "is_vllm_available", "environment.py", "before it is used"),
     # trainers: what a batch becomes, and what is logged of it
     Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
     Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),
@@ -114,6 +113,55 @@ TABLE = [
         "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
         "image_sizes token_type_ids mm_token_type_ids image_position_ids",
     ),
+    # GRPO: policy losses and advantages by name
+    Name(
+        GRPO, "_generate_and_score_completions", "trainers/policy.py", "advantages replaced",
+        "inputs",
+    ),
+    Name(GRPO, "_compute_loss", "trainers/policy.py", "registered policy losses", "model inputs"),
+    Name(
+        GRPO, "_get_per_token_logps_and_entropies", "trainers/policy.py", "the one pass",
+        "model input_ids attention_mask logits_to_keep batch_size compute_entropy compute_aux_loss "
+        "pixel_values image_grid_thw num_images pixel_attention_mask spatial_shapes num_tiles "
+        "image_sizes token_type_ids mm_token_type_ids image_position_ids",
+    ),
+    Name(
+        GRPO, "get_high_entropy_mask", "trainers/policy.py", "the tokens trained on",
+        "entropies mask threshold",
+    ),
+    Name(GRPO, "_entropy_bonus_enabled", "trainers/policy.py", "whether TRL adds for entropy"),
+    Name(GRPO, "_logs", "trainers/policy.py", "advantages in the table of completions"),
+    Name(GRPO, "_metrics", "trainers/policy.py", "what is logged"),
+    Name(GRPO, "top_entropy_quantile", "trainers/policy.py", "whether tokens are left out"),
+    Name(GRPO, "aux_loss_enabled", "trainers/policy.py", "whether experts are balanced"),
+    Name(GRPO, "router_aux_loss_coef", "trainers/policy.py", "how much they are"),
+    Name(GRPO, "num_generations_eval", "trainers/policy.py", "the size of groups"),
+    Name("trl.GRPOConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
+    Name(GRPO, "_tool_call_loop", "trainers/tool_use.py", "calls of tools are counted"),
+    Name(
+        GRPO, "_get_tool_suffix_ids", "trainers/tool_use.py", "how results are written",
+        "tool_messages",
+    ),
+    Name(GRPO, "_tokenizer", "trainers/tool_use.py", "the end of the turn that calls"),
+    Name("transformers.utils", "get_json_schema", "tools/resolving.py", "what the model is told"),
+    Name(
+        "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
+    ),
+    Name(GRPO, "_generate", "trainers/replaying.py", "which prompts are asked", "prompts"),
+    Name("trl.trainer.grpo_trainer", "VLLMGeneration", "trainers/engine.py", "ours in its place"),
+    Name("trl.generation.vllm_generation", "VLLMGeneration", "engines/policy.py", "our base"),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_init_vllm", "engines/policy.py",
+        "from our folder", "",
+    ),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_iter_named_params",
+        "engines/policy.py", "weights merged beside the base", "",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_post", "engines/policy.py",
+        "waits no longer than the server lives", "url",
+    ),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
@@ -128,6 +176,18 @@ TABLE = [
     Name(
         TRAINER, "get_batch_samples", "trainers/saving.py", "no step after the last",
         "epoch_iterator num_batches device",
+    ),
+    Name(
+        TRAINER, "_evaluate", "trainers/stopping.py", "evaluations are broken off",
+        "trial ignore_keys_for_eval skip_scheduler",
+    ),
+    Name(
+        TRAINER, "_determine_best_metric", "trainers/stopping.py", "the best step is kept",
+        "metrics trial",
+    ),
+    Name(
+        TRAINER, "_load_optimizer_and_scheduler", "trainers/saving.py",
+        "the schedule is this run's", "checkpoint",
     ),
     Name("trl.DPOConfig", "sync_ref_model", "trainers/saving.py", "the reference moves"),
     Name(TRAINER, "_tr_loss", "trainers/tallies.py", "the loss since the last log"),
@@ -220,7 +280,7 @@ TABLE = [
     Name(
         "torch.distributed.distributed_c10d",
         "_get_default_store",
-        "cli/ranks.py",
+        "jobs/peers.py",
         "what the ranks of a run share",
     ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),

@@ -36,12 +36,15 @@ PAGES = [REPOSITORY / "README.md"] + [
 NOT_RUN = {
     "README.md": 1,
     "chat_command.md": 1,
+    "engines.md": 2,
     "judged_metrics.md": 2,
     "qlora.md": 4,
     "recipes.md": 1,
     "reward_models.md": 1,
     "rewards.md": 1,
     "sampling.md": 1,
+    "tasks.md": 1,
+    "tools.md": 1,
 }
 _NOT_RUN = re.compile(r"<!-- not run: \w.*-->\s*")
 _FILE = re.compile(r"# (\w+\.py)\b")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.trainer_callback import DefaultFlowCallback
 
 from trl_deepseek import stopping
 from trl_deepseek.cli.main import main
@@ -73,6 +74,46 @@ def test_the_first_signal_ends_a_run_after_its_step_with_a_checkpoint_of_it(
     assert state["global_step"] == 2
     assert Path(checkpoint, "optimizer.pt").is_file()
     assert [signal.getsignal(each) for each in stopping.SIGNALS] == HANDLERS
+
+
+@pytest.mark.usefixtures("folder")
+def test_an_evaluation_is_broken_off_and_made_when_the_run_goes_on(
+    words: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    evaluates = {
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "eval_dataset": "sft.jsonl",
+        "per_device_eval_batch_size": 1,
+        "metric_for_best_model": "eval_loss",
+        "load_best_model_at_end": "true",
+        "save_steps": 2,
+        "logging_steps": 1,
+    }
+    assert main(words("sft", **{**evaluates, "output_dir": "undisturbed"})) == 0
+    batches: list[int] = []
+
+    def on_prediction_step(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+        batches.append(state.global_step)
+        if batches == [2]:
+            tell(signal.SIGTERM)()
+
+    monkeypatch.setattr(DefaultFlowCallback, "on_prediction_step", on_prediction_step)
+    assert main(words("sft", **evaluates)) == 143
+    assert batches == [2]  # of the four
+    assert "go on with --resume_from_checkpoint out/checkpoint-2\n" in capfd.readouterr().err
+    assert main(words("sft", **evaluates, resume_from_checkpoint="true")) == 0
+    assert batches == [2] + 4 * [2] + 4 * [4]
+    logs, best = [], []
+    for folder in ("undisturbed", "out"):
+        state = json.loads(Path(folder, "checkpoint-4", "trainer_state.json").read_text())
+        lines = [{k: v for k, v in log.items() if "_per_" not in k} for log in state["log_history"]]
+        logs.append([{k: v for k, v in line.items() if "runtime" not in k} for line in lines])
+        best.append((state["best_global_step"], state["best_metric"]))
+    assert logs[0] == logs[1]
+    assert best[0] == best[1]
 
 
 @pytest.mark.usefixtures("folder")

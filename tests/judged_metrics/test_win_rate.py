@@ -16,7 +16,7 @@ ASKED = {"endpoint": {"cache": None, "retries": 0}}
 
 
 def test_of_a_model_against_itself_it_is_one_half_for_sure(measure: Any) -> None:
-    (found,) = [measure(PROMPTS, "win_rate", {"a": RIGHT}, EXACT).estimates()]
+    found = measure(PROMPTS, "win_rate", {"a": RIGHT, "a (2)": RIGHT}, EXACT).estimates("a (2)")
     assert (found["win_rate"].value, found["win_rate"].count) == (0.5, 20)
     assert found["win_rate/ties"].value == 1.0
 
@@ -40,6 +40,11 @@ def test_the_higher_score_wins_against_the_first_model(measure: Any) -> None:
     assert "win_rate/position_bias" not in tuned
 
 
+def test_one_model_alone_is_refused_rather_than_one_half(measure: Any) -> None:
+    with pytest.raises(UserError, match=r"first of the models, and there is one alone\n  name"):
+        measure(PROMPTS, "win_rate", {"base": RIGHT}, EXACT)
+
+
 def test_it_compares_with_the_answers_of_demonstrations(measure: Any) -> None:
     rows = [{**row, "completion": said} for row, said in zip(PROMPTS, RIGHT, strict=True)]
     answers = ["wrong"] * 4 + RIGHT[4:]
@@ -47,7 +52,7 @@ def test_it_compares_with_the_answers_of_demonstrations(measure: Any) -> None:
     found = measure(rows, "win_rate", {"a": answers}, options).estimates()
     assert found["win_rate"].value == 16 / 2 / 20
     texts = [{"text": "no question"}]
-    with pytest.raises(DataError, match="needs the column 'solution'"):
+    with pytest.raises(DataError, match="compares with known answers, which"):
         measure(texts, "win_rate", {"a": [""]}, options)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import textwrap
 import tomllib
@@ -12,7 +13,8 @@ from typing import Any
 import pytest
 import trl
 
-from trl_deepseek import environment
+from trl_deepseek import environment, load_registry
+from trl_deepseek.policy.plan import LOSS_FIELDS, TRL_LOSSES
 from trl_deepseek.trainers import ranges
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,16 @@ def words_in(function: Any) -> set[str]:
 @pytest.mark.parametrize("option", READERS)
 def test_the_words_that_are_allowed_are_those_that_trl_compares_with(option: str) -> None:
     assert set(ranges.POLICY_WORDS[option]) - words_in(READERS[option]) == set()
+
+
+def test_the_options_of_policy_losses_are_trls_fields_and_stock_names_trls() -> None:
+    losses = load_registry().policy_losses
+    assert {name for name, loss in losses.items() if loss.stock} == set(TRL_LOSSES)
+    theirs = {each.name: each.default for each in dataclasses.fields(trl.GRPOConfig)}
+    for name in TRL_LOSSES:
+        assert set(losses[name].options) <= {*LOSS_FIELDS}
+        for option, default in losses[name].options.items():
+            assert theirs[option] == default
 
 
 def test_the_divergences_are_those_of_trl() -> None:

@@ -15,7 +15,10 @@ LAYERS = (
     {"jobs", "quickstart", "plugin_kit"},
     {"trainers", "recommending", "memory", "rollouts", "report", "evaluation", "yaml_files"},
     {"policy"},
-    {"generation", "rewards", "quantization", "losses", "noise", "lm_head", "segments", "judging"},
+    {
+        *("engines", "generation", "rewards", "quantization", "losses", "noise", "lm_head"),
+        *("segments", "judging", "tools"),
+    },
     {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
     {"checkpoints"},
     {"workers", "sandbox", "pass_at"},
@@ -25,7 +28,7 @@ LAYERS = (
     {"hookspecs"},
     {"tasks"},
     {"types"},
-    {"metric_types", "policy_types", "dataset_types"},
+    {"metric_types", "policy_types", "dataset_types", "tool_types"},
     {"errors"},
     {"secrets", "releases"},
 )

@@ -56,7 +56,6 @@ REFUSED: list[tuple[type, dict[str, Any], type[UserError], str]] = [
     (KTOConfig, {"loss_type": "kot"}, UnknownName, "did you mean 'kto'"),
     (KTOConfig, {"loss_kwargs": {"nonsense": 1}}, ConfigError, "no option 'nonsense'"),
     (SFTConfig, {"loss_type": "nil"}, ConfigError, "did you mean 'nll'"),
-    (GRPOConfig, {"loss_type": "dr_gpro"}, ConfigError, "did you mean 'dr_grpo'"),
 ]
 
 

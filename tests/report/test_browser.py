@@ -69,7 +69,13 @@ def browser() -> Iterator[Any]:
         started.close()
 
 
-@pytest.fixture(params=[("light", 1280), ("dark", 400)], ids=["light", "dark and narrow"])
+LIGHT, NARROW = ("light", 1280), ("dark", 400)
+# What one does on the page is tried on one of the two screens each: to open it takes seconds.
+light = pytest.mark.parametrize("page", [LIGHT], indirect=True, ids=["light"])
+narrow = pytest.mark.parametrize("page", [NARROW], indirect=True, ids=["dark and narrow"])
+
+
+@pytest.fixture
 def page(browser: Any, page_file: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
     """An open report, whose every error and request is counted."""
     scheme, width = request.param
@@ -93,6 +99,7 @@ def test_it_is_small(page_file: Path) -> None:
     assert page_file.stat().st_size < 15_000_000
 
 
+@pytest.mark.parametrize("page", [LIGHT, NARROW], indirect=True, ids=["light", "dark and narrow"])
 def test_it_fits_the_screen_in_the_colours_that_are_asked_for(page: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -101,6 +108,7 @@ def test_it_fits_the_screen_in_the_colours_that_are_asked_for(page: Any) -> None
     assert brightness < 200 if dark else brightness > 600
 
 
+@light
 def test_its_curves_are_drawn_and_zoomed_together(page: Any) -> None:
     panels = page.locator("figure[data-panel]")
     for each in (0, 1):
@@ -122,6 +130,7 @@ def test_its_curves_are_drawn_and_zoomed_together(page: Any) -> None:
     assert first == pytest.approx([STEPS * 0.25, STEPS * 0.5], abs=STEPS * 0.1)
 
 
+@narrow
 def test_completions_are_searched_filtered_sorted_and_opened(page: Any) -> None:
     rows, count = page.locator("tr.row"), page.locator("[data-count]")
     count.scroll_into_view_if_needed()
@@ -151,6 +160,7 @@ def test_completions_are_searched_filtered_sorted_and_opened(page: Any) -> None:
     assert rows.count() == 0
 
 
+@light
 def test_what_it_holds_is_what_the_page_says(page: Any) -> None:
     held = json.loads(page.locator("#data").inner_text() or page.evaluate("data.textContent"))
     rows = held["stages"][0]["completions"]["rows"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from datasets import Dataset
 
 from trl_deepseek import SFTConfig, SFTTrainer
@@ -93,3 +94,17 @@ def test_a_checkpoint_of_another_make_is_no_hindrance(
         train(resume=True, steps=2)
     (message,) = compared(caplog)
     assert message.startswith(f"{file} cannot be read, so that nothing can be compared: ")
+
+
+def test_the_learning_rate_of_a_resumed_run_is_that_of_its_own_settings(
+    train: Callable[..., None], tmp_path: Path
+) -> None:
+    linear = {"lr_scheduler_type": "linear", "warmup_steps": 0, "logging_steps": 1}
+    train(steps=2, learning_rate=4e-4, **linear)
+    first = str(tmp_path / "out" / "checkpoint-1")
+    train(resume=first, steps=4, learning_rate=8e-4, weight_decay=0.5, **linear)
+    state = json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())
+    rates = [log["learning_rate"] for log in state["log_history"] if "learning_rate" in log]
+    assert rates == pytest.approx([4e-4, 8e-4 * 3 / 4, 8e-4 * 2 / 4, 8e-4 * 1 / 4])
+    saved = torch.load(tmp_path / "out" / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    assert saved["param_groups"][0]["weight_decay"] == 0.5

@@ -57,6 +57,9 @@ RENAMED = {
 }
 
 
+MAY_BE_EMPTY = "generation_prefix"  # answers that begin with nothing
+
+
 class Parser(argparse.ArgumentParser):
     """Refuses with :class:`ConfigError` instead of printing the usage and exiting."""
 
@@ -112,7 +115,7 @@ class Parser(argparse.ArgumentParser):
         for action in self._actions:
             value = values.get(action.dest)
             empty = "" in value if isinstance(value, list) else value == ""
-            if empty and value != action.default:
+            if empty and value != action.default and action.dest != MAY_BE_EMPTY:
                 place = self._places.get(action.dest)
                 raise ConfigError(
                     f"{f'{place}: ' if place else ''}{action.dest} is empty\n"

@@ -15,9 +15,9 @@ from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.policy_types import CONTEXT, Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
-from trl_deepseek.types import Loss, Metric, Reward
+from trl_deepseek.types import EmbeddedDataset, Loss, Metric, Reward, Tool
 
-WRAPPED = (Advantage, Loss, Metric, PolicyLoss, Reward)
+WRAPPED = (EmbeddedDataset, Tool, Advantage, Loss, Metric, PolicyLoss, Reward)
 
 HEADING = re.compile(r"^(Formula|Range|Source|Differs|Args|Returns|Raises):\s*(.*)$")
 ARGUMENT = re.compile(r"^    (\w+): (.*)$")

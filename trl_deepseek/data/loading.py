@@ -70,6 +70,8 @@ def load(
     """
     own = dataset_options(options, name, embedded=name in registry.datasets)
     if name in registry.datasets:
+        if subset is not None:
+            raise DataError(f"{name} has no configurations: leave dataset_config {subset!r} out")
         given = own.pop("size", None)
         size = given if size is None else size
         with boundary(DataError, f"dataset {name!r} cannot be built"):

@@ -88,7 +88,7 @@ def resolve(
     metric_kwargs: Mapping[str, Mapping[str, Any]] | None = None,
     *,
     num_samples: int = 1,
-    models: int = 1,
+    models: int | None = None,
 ) -> list[Chosen]:
     """The metrics of an evaluation.
 
@@ -98,7 +98,7 @@ def resolve(
         registry: Where names are looked up.
         metric_kwargs: Options by the metric's name.
         num_samples: Answers per prompt.
-        models: How many are measured side by side.
+        models: How many are measured side by side; None where that is not known yet.
 
     Raises:
         UnknownName: Nobody registers a metric or a reward of that name.
@@ -118,7 +118,7 @@ def resolve(
         if each.name in seen:
             raise ConfigError(f"metric {each.name!r} is named twice: list it once")
         seen.add(each.name)
-        _check(each, {"num_samples": num_samples, "models": models})
+        check(each, num_samples=num_samples, models=models)
     unknown = [name for name in given if name not in seen]
     if unknown:
         hint = did_you_mean(unknown[0], seen, inline=True)
@@ -127,6 +127,35 @@ def resolve(
             f"  they are: {', '.join(seen) or '(none)'}"
         )
     return chosen
+
+
+def check(chosen: Chosen, *, num_samples: int, models: int | None) -> None:
+    """Refuse a metric whose options do not fit; see :func:`resolve`."""
+    metric = chosen.metric
+    if metric is None:
+        return
+    for module in metric.requires:
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                f"metric {chosen.name!r} needs the module {module!r}, which is not installed\n"
+                f"  install it with: pip install {module}"
+            )
+    if metric.over == "completions":
+        rewards.signature_of(metric.function)  # refuses what cannot be called as one
+        reward = chosen.reward
+        if reward is not None and "completion_ids" in rewards.signature_of(reward).required:
+            raise ConfigError(
+                f"metric {chosen.name!r}: the reward {rewards.name_of(reward)!r} counts tokens, "
+                "and can be no judge between answers that are text alone"
+            )
+    if metric.check is not None:
+        judge = None if chosen.reward is None else rewards.name_of(chosen.reward)
+        given = {**options_of(metric), **chosen.options, JUDGE: judge}
+        asked = {"num_samples": num_samples, "models": models}
+        taken = {parameter.name for parameter in _parameters(metric.check)}
+        fault = metric.check(given, **{name: asked[name] for name in taken & asked.keys()})
+        if fault is not None:
+            raise ConfigError(f"metric {chosen.name!r}: {fault}")
 
 
 def check_rows(chosen: Iterable[Chosen], dataset: Any, source: str) -> None:
@@ -241,33 +270,6 @@ def _check_options(name: str, options: Mapping[str, Any], allowed: Mapping[str, 
                 f"{did_you_mean(option, allowed, inline=True)}\n"
                 f"  its options: {', '.join(allowed) or '(none)'}"
             )
-
-
-def _check(chosen: Chosen, asked: Mapping[str, int]) -> None:
-    metric = chosen.metric
-    if metric is None:
-        return
-    for module in metric.requires:
-        if importlib.util.find_spec(module) is None:
-            raise ConfigError(
-                f"metric {chosen.name!r} needs the module {module!r}, which is not installed\n"
-                f"  install it with: pip install {module}"
-            )
-    if metric.over == "completions":
-        rewards.signature_of(metric.function)  # refuses what cannot be called as one
-        reward = chosen.reward
-        if reward is not None and "completion_ids" in rewards.signature_of(reward).required:
-            raise ConfigError(
-                f"metric {chosen.name!r}: the reward {rewards.name_of(reward)!r} counts tokens, "
-                "and can be no judge between answers that are text alone"
-            )
-    if metric.check is not None:
-        judge = None if chosen.reward is None else rewards.name_of(chosen.reward)
-        given = {**options_of(metric), **chosen.options, JUDGE: judge}
-        taken = {parameter.name for parameter in _parameters(metric.check)}
-        fault = metric.check(given, **{name: asked[name] for name in taken & asked.keys()})
-        if fault is not None:
-            raise ConfigError(f"metric {chosen.name!r}: {fault}")
 
 
 def _required(metric: Metric) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek import chat, generation
 from trl_deepseek.evaluation import questions as asking
 from trl_deepseek.evaluation import scoring
-from trl_deepseek.evaluation.choosing import Chosen, resolve
+from trl_deepseek.evaluation.choosing import Chosen, check, resolve
 from trl_deepseek.evaluation.preparing import Rows, prepare
 from trl_deepseek.evaluation.results import Evaluation, Measured
 from trl_deepseek.evaluation.scoring import Answered
@@ -68,7 +68,9 @@ def evaluate(
     sampling = sampling or Sampling()
     chosen = [each for each in metrics if isinstance(each, Chosen)]
     if len(chosen) < len(metrics):
-        chosen = resolve(metrics, registry, num_samples=sampling.num_samples, models=len(models))
+        chosen = resolve(metrics, registry, num_samples=sampling.num_samples)
+    for each in chosen:
+        check(each, num_samples=sampling.num_samples, models=len(models))
     rows = dataset if isinstance(dataset, Rows) else prepare(dataset, chosen)
     answers: dict[str, dict[str, list[list[str]]]] = {}
     measured: dict[str, list[Measured]] = {}

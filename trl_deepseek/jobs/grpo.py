@@ -37,9 +37,11 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
 
     (chosen,) = build_dataclasses(options, [RewardArguments])
     settled = settle(options)
+    used = {"tools": chosen.tools, "environment_factory": chosen.environment_factory}
+    used = {name: value for name, value in used.items() if value}
     if not chosen.reward_funcs:
         scored = verifier_of(chosen.task, settled.registry) if chosen.task else None
-        return settled.check(GRPOTrainer, "prompts", reward_funcs=scored)
+        return settled.check(GRPOTrainer, "prompts", reward_funcs=scored, **used)
     absent = tuple(MODEL_PREFIX + folder for folder in to_come)
     there = (
         [name for name in chosen.reward_funcs if not name.startswith(absent)]
@@ -53,4 +55,4 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
     ]
     if settled.later:
         settled.config.reward_weights = None  # by names that are not all known yet
-    return settled.check(GRPOTrainer, "prompts", reward_funcs=there)
+    return settled.check(GRPOTrainer, "prompts", reward_funcs=there, **used)

@@ -26,7 +26,7 @@ TOLD = ("logging", "log_", "report_to", "run_name", "project", "disable_tqdm", "
 # Options whose words are paths even where they look like no path; "train" may be a split's name.
 PATHS = (*references.MODELS, *references.ROWS, "datasets")
 # Options in which a function or metric may be named by its module.
-FUNCTIONS = ("reward_funcs", "metrics")
+FUNCTIONS = ("reward_funcs", "metrics", "tools", "environment_factory")
 SHOWN = 60  # characters of a value in a message
 
 

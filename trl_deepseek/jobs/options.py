@@ -139,6 +139,19 @@ class RewardArguments:
             "instead of --reward_funcs."
         },
     )
+    tools: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Tools that the model may call: registered names, file.py:function, "
+            "module.function."
+        },
+    )
+    environment_factory: str | None = field(
+        default=None,
+        metadata={
+            "help": "Class whose methods are the model's tools: file.py:Class or module.Class."
+        },
+    )
 
     def __post_init__(self) -> None:
         if self.task is not None and self.reward_funcs:

@@ -20,6 +20,8 @@ FIRST = re.compile(r"(?:argument )?(?:unknown option )?'?(?:--)?(\w+)")
 OF_KIND = {
     "chat_templates": "chat_template",
     "losses": "loss_type",
+    "policy_losses": "loss_type",
+    "advantages": "advantage",
     "metrics": "metrics",
     "models": "model_name_or_path",
     "noises": "noise",

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 # Of one run on one machine: no paper can say them.
 OF_THE_RUN = ("output_dir", "plugins", "block", "resume_from_checkpoint", "init_from_checkpoint")
 
+# What takes the place of settings of TRL's, so that a preset's give way to it.
+INSTEAD_OF = {"advantage": ("scale_rewards", "multi_objective_aggregation")}
+
 
 def apply(options: argparse.Namespace, registry: Registry, command: str) -> None:
     """Set what the options' preset sets and the user does not, once; says so in one line.
@@ -46,6 +49,9 @@ def apply(options: argparse.Namespace, registry: Registry, command: str) -> None
     full = "use_peft" in options.given and not options.use_peft
     if full and not options.qlora and options.quantization is None:
         left_out = [option for option in preset.model if option not in options.given]
+    for option in options.given.intersection(INSTEAD_OF):
+        for other in INSTEAD_OF[option]:
+            values.pop(other, None)
     new = [option for option in values if option not in {*options.given, *left_out}]
     for option in new:
         setattr(options, option, values[option])

@@ -59,6 +59,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     Raises:
         UserError: Something does not exist or does not fit, or the output file is another's.
     """
+    options.check_engine()
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
     loaded = _load(options, registry)
@@ -250,6 +251,7 @@ def _draw(job: Job, left: Sequence[int], show_progress: bool) -> None:
         quantization=options.quantization,
         chat_template=options.chat_template,
         dtype=options.dtype,
+        engine=options.engine,
     )
     settings = Settings(
         on_error="abstain",

@@ -92,7 +92,7 @@ def _seeded(bound: Any, tokens: Any) -> Any:
 
 
 def _differs(values: Any, others: Any, mask: Any, where: str) -> str | None:
-    apart = float((values - others).masked_fill(~mask, 0.0).abs().max())
+    apart = float((values - others).detach().masked_fill(~mask, 0.0).abs().max())
     return None if apart <= NEAR else f"{where}, its loss differs by {apart:.2g}"
 
 

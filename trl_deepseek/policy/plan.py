@@ -189,8 +189,9 @@ def _advantage(args: Any, registry: Registry) -> BoundAdvantage | None:
                 f"{option} is a setting of TRL's own advantages, and advantage is {name!r}\n"
                 "  leave one of them out"
             )
+    sizes = [args.num_generations, args.num_generations_eval or args.num_generations]
     registered = registry.advantages[name]
-    return bind_advantage(registered, kwargs, group=args.num_generations, drops=drops)
+    return bind_advantage(registered, kwargs, group=min(sizes), drops=drops)
 
 
 __all__ = ["BoundAdvantage", "BoundPolicyLoss", "PolicyPlan", "plan"]

@@ -48,6 +48,7 @@ from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
 from trl_deepseek.trainers.room import Room
 from trl_deepseek.trainers.saving import TakeUp, WholeCheckpoints
+from trl_deepseek.trainers.stopping import StoppableEvaluation
 from trl_deepseek.trainers.watching import WatchedTraining
 from trl_deepseek.types import DatasetKind
 
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class PluginTrainer(WatchedTraining, MeasuredEvaluation, WholeCheckpoints):
+class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, WholeCheckpoints):
     """Mixin in front of a TRL trainer; see the module's docstring."""
 
     CONFIG: ClassVar[tuple[type, type]]  # ours, and TRL's, of which it is a subclass

@@ -77,7 +77,8 @@ def _sections(
     yield "| part | what |"
     yield "| --- | --- |"
     for loss in parts["losses"] or ():
-        yield f"| loss | {_described(loss, registry.losses)} |"
+        known = registry.losses if loss in registry.losses else registry.policy_losses
+        yield f"| loss | {_described(loss, known)} |"
     for name, weight in parts["rewards"].items():
         yield f"| reward, weight {weight:g} | {_described(name, registry.rewards)} |"
     if parts["noise"]:

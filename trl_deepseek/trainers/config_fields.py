@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.tools.guarding import Settings
 
 
 @dataclass
@@ -95,6 +96,43 @@ class ClassWeights:
         default=None,
         metadata={"help": "Unpaired losses: weight of undesirable examples; default from counts."},
     )
+
+
+@dataclass
+class ToolFields:
+    """How GRPO treats the tools that a model calls.
+
+    Args:
+        tool_on_error: What a call that fails means: ``tell`` lets the model read what went wrong,
+            ``raise`` stops the run.
+        tool_timeout: Seconds that one call of a tool may take; None for no limit.
+        tool_isolation: Run every tool in a worker process, which is killed at the timeout.
+    """
+
+    tool_on_error: str = field(
+        default="tell",
+        metadata={"help": "When a call of a tool fails: tell (the model reads why) or raise."},
+    )
+    tool_timeout: float | None = field(
+        default=30.0, metadata={"help": "Seconds that one call of a tool may take."}
+    )
+    tool_isolation: bool = field(
+        default=False,
+        metadata={"help": "Run every tool in a worker process, killed at the timeout."},
+    )
+
+    def tool_settings(self) -> Settings:
+        """What the ``tool_*`` options mean.
+
+        Raises:
+            ConfigError: One has a value that it cannot have.
+        """
+        on_error: Any = self.tool_on_error
+        if on_error not in ("tell", "raise"):
+            raise ConfigError(f"tool_on_error is {on_error!r}; it must be tell or raise")
+        if self.tool_timeout is not None and not 0 < self.tool_timeout < float("inf"):
+            raise ConfigError(f"tool_timeout is {self.tool_timeout}; it must be above 0")
+        return Settings(on_error, self.tool_timeout, self.tool_isolation)
 
 
 @dataclass

@@ -31,13 +31,17 @@ from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
-from trl_deepseek.trainers import reference
+from trl_deepseek.tools import Guard
+from trl_deepseek.trainers import reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.trainers.engine import EngineTraining, check_engine
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
+from trl_deepseek.trainers.replaying import ReplayedRollouts
 from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
+from trl_deepseek.trainers.tool_use import ToolUse
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -66,15 +70,24 @@ class _Rewards:
     settings: Settings
     code_runs: str | None  # how generated code is run; None where none is
     policy: PolicyPlan
+    tools: Guard
 
 
 class GRPOTrainer(
-    PluginTrainer, ScoredCompletions, SampledAsTrained, PolicyTrainer, trl.GRPOTrainer
+    ToolUse,
+    SampledAsTrained,
+    EngineTraining,
+    ReplayedRollouts,
+    PluginTrainer,
+    ScoredCompletions,
+    PolicyTrainer,
+    trl.GRPOTrainer,
 ):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
     Each of ``reward_funcs`` may also be a registered name, ``file.py:function``,
     ``module.function`` or a function of one sample, ``f(completion, **columns) -> float | None``;
+    ``tools`` and ``environment_factory`` may be named likewise;
     ``model`` may also be the name of an embedded model. With ``args.beta`` a model in memory is
     copied as its own reference.
 
@@ -115,8 +128,7 @@ class GRPOTrainer(
         self._history: History | None = None
         self._next_table = 0
         self._scored: _Scored | None = None
-        if inputs.options.get("tools") or inputs.options.get("environment_factory"):
-            chat.parse_tool_calls(inputs.tokenizer)
+        self._tools = chosen.tools
         self._prefix = chat.generation_prefix(inputs.tokenizer)
         self._guards = guards = Guards(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
@@ -140,10 +152,12 @@ class GRPOTrainer(
         code_runs = rewards.check_sandbox(functions, ours and args.allow_unsandboxed_code)
         settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
         weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
-        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy)
-        inputs.tools = inputs.options.get("tools") or []  # TRL renders prompts with these alone
+        tools = tool_use.check(inputs)
+        inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
+        tool_use.check_template(inputs, tools)
         _check_reference(inputs)
+        check_engine(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)
 

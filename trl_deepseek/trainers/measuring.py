@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy
 import torch
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object
 
 from trl_deepseek import chat, data, evaluation, rewards
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
@@ -65,7 +66,7 @@ def check(inputs: Any, given: Any, of_kinds: Mapping[DatasetKind, Any] | None) -
     if not names and not options:
         return Measures()
     _check_whole(args)
-    metrics = evaluation.resolve(names, inputs.registry, options)
+    metrics = evaluation.resolve(names, inputs.registry, options, models=1)
     functions = [each.reward for each in metrics if each.reward is not None]
     rewards.check_sandbox(functions, getattr(args, "allow_unsandboxed_code", False))
     for each in metrics:
@@ -95,7 +96,7 @@ def _check_whole(args: Any) -> None:
     Accelerate reads the environment that its launcher sets; transformers the config, of DeepSpeed
     both.
     """
-    sharded = args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+    sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if sharded or getattr(args.deepspeed_plugin, "zero_stage", 0) == 3:
         raise ConfigError(
             "eval_metrics: with FSDP and ZeRO-3 no process has the whole model, which would "

@@ -145,9 +145,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     settings = before.get("settings") or {}
     for name, is_now in sorted(now["settings"].items()):
         if name in settings and settings[name] != is_now:
-            was, now_shown = (str(value)[:SHOWN] for value in (settings[name], is_now))
-            changed.append(f"{name}: {was} -> {now_shown}")
+            changed += _changes(name, settings[name], is_now)
     return changed
+
+
+def _changes(name: str, was: Any, is_now: Any) -> list[str]:
+    """What has changed in a setting; of two mappings, each key that has."""
+    if isinstance(was, dict) and isinstance(is_now, dict):
+        keys = [key for key in {**was, **is_now} if was.get(key) != is_now.get(key)]
+        return [
+            line
+            for key in keys
+            for line in _changes(f"{name}.{key}", was.get(key), is_now.get(key))
+        ]
+    return [f"{name}: {_shown(was)} -> {_shown(is_now)}"]
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"
 
 
 def compare(folder: Path, now: Mapping[str, Any]) -> None:

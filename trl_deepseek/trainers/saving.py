@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 STATES = "plugin_states_{}.pt"
 REFERENCE = "reference.pt"
+SETTINGS = ("weight_decay", "betas", "eps", "initial_lr")  # of an optimizer, in a config
 
 
 class WholeCheckpoints:
@@ -158,6 +159,31 @@ class WholeCheckpoints:
         if lost and self.is_world_process_zero():
             logger.warning("going on from %s is not exact: %s", wanted, "; ".join(lost))
         return str(wanted)
+
+    def _load_optimizer_and_scheduler(self: Any, checkpoint: str | None) -> None:
+        """As transformers', which would also take the learning rates of the run as it was.
+
+        Where settings have changed, such as ``max_steps``, the schedule is that of this run from
+        its first step on; where they have not, the numbers are the same to the last bit.
+        """
+        scheduler = getattr(self.lr_scheduler, "scheduler", self.lr_scheduler)
+        ours = isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+        rates = list(scheduler.base_lrs) if ours else []
+        groups = [] if self.is_deepspeed_enabled else self.optimizer.param_groups
+        settings = [{name: group[name] for name in SETTINGS if name in group} for group in groups]
+        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        if checkpoint is None or self.is_deepspeed_enabled:
+            return
+        for group, given in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(given)
+        if ours:
+            scheduler.base_lrs = rates
+            scheduler._last_lr = [
+                rate * factor(scheduler.last_epoch)
+                for rate, factor in zip(rates, scheduler.lr_lambdas, strict=True)
+            ]
+            for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
+                group["lr"] = rate
 
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As transformers'; a run that had ended and is resumed makes no further step."""

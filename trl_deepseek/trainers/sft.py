@@ -7,11 +7,12 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import data, lm_head
+from trl_deepseek import data, lm_head, models
 from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
@@ -75,6 +76,8 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     @classmethod
     def _check(cls, inputs: Inputs) -> None:
         args = inputs.args
+        _check_template_path(args)
+        _check_dataset_kwargs(args, inputs.train_dataset)
         plan(args, inputs.registry)
         if _reads_rows(args, inputs.options):
             for split, rows in inputs.splits.items():
@@ -154,6 +157,33 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
         name=data.source_of(dataset, name),
     )
     return dataset, layout.kind
+
+
+def _check_template_path(args: Any) -> None:
+    """Refuse what TRL would not find once the model is loaded."""
+    path = args.chat_template_path
+    if path is None:
+        return
+    if getattr(args, "chat_template", None) is not None:
+        raise ConfigError("chat_template_path and chat_template name two templates: leave one out")
+    if not path.endswith((".jinja", ".j2")):
+        models.load_tokenizer(path, None)
+    elif not Path(path).is_file():
+        raise ConfigError(f"chat_template_path: there is no file {path!r}")
+
+
+def _check_dataset_kwargs(args: Any, rows: Any) -> None:
+    given = args.dataset_kwargs or {}
+    unknown = sorted(given.keys() - {"skip_prepare_dataset"})
+    if unknown:
+        raise ConfigError(f"dataset_kwargs has no {unknown[0]!r}\n  it takes skip_prepare_dataset")
+    columns = getattr(rows, "column_names", None)
+    tokens = not isinstance(columns, list) or "input_ids" in columns
+    if given.get("skip_prepare_dataset") and not tokens:
+        raise ConfigError(
+            "dataset_kwargs: skip_prepare_dataset is for rows of tokens, with input_ids\n"
+            f"  columns found: {', '.join(columns)}"
+        )
 
 
 def _require_marks(inputs: Inputs) -> None:

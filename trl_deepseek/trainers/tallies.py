@@ -23,6 +23,7 @@ def write(trainer: Any, folder: Path, rank: int) -> None:
         "first_step": trainer._first_step,
         "metrics": {name: list(values) for name, values in trainer._metrics["train"].items()},
         "train_tokens": trainer._total_train_tokens,
+        "evaluation_due": trainer._evaluation_due,
     }
     text = json.dumps(sums, default=float)
     (folder / FILE.format(rank)).write_text(text + "\n", encoding="utf-8")
@@ -40,3 +41,5 @@ def read(trainer: Any, folder: Path, rank: int) -> None:
     trainer._first_step = sums["first_step"]
     trainer._metrics["train"].update(sums["metrics"])
     trainer._total_train_tokens = sums["train_tokens"]
+    if sums.get("evaluation_due"):  # as soon as training has begun
+        trainer._evaluation_due = trainer.args.eval_on_start = True

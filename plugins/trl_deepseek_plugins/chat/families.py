@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl_deepseek_plugins.chat.responses import response_template
+from trl_deepseek_plugins.chat.responses import FENCED, PLAIN, response_template
 
 ROLES = ("system", "user", "assistant", "tool")
 WITHOUT_TOOLS = ROLES[:3]
@@ -54,10 +54,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "deepseek-v2-0628": {"models": ("deepseek-v2-chat-0628",), "roles": WITHOUT_TOOLS},
     "deepseek-v2.5": {
         "models": ("deepseek-v2.5-1210", "deepseek-coder-v2-instruct-0724", "tiny-deepseek-v2"),
+        "response": FENCED,
     },
-    "deepseek-v3": {"models": ("deepseek-v3-base", "tiny-deepseek-v3")},
-    "deepseek-v3-0324": {"models": ("deepseek-prover-v2-671b",)},
-    "deepseek-r1": {"models": ("deepseek-r1-zero",), "opens_thinking": True},
+    "deepseek-v3": {"models": ("deepseek-v3-base", "tiny-deepseek-v3"), "response": FENCED},
+    "deepseek-v3-0324": {"models": ("deepseek-prover-v2-671b",), "response": FENCED},
+    "deepseek-r1": {
+        "models": ("deepseek-r1-zero",),
+        "opens_thinking": True,
+        "response": FENCED,
+    },
     "deepseek-r1-distill": {
         "models": (
             "deepseek-r1-distill-qwen-1.5b",
@@ -68,15 +73,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
             "deepseek-r1-distill-llama-70b",
         ),
         "opens_thinking": True,
+        "response": FENCED,
     },
-    "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",)},
-    "deepseek-v3.1": {"models": ("deepseek-v3.1-base", "deepseek-v3.1-terminus")},
-    "deepseek-v3.2-exp": {"models": ("deepseek-v3.2-exp-base",)},
+    "deepseek-r1-0528": {"models": ("deepseek-r1-0528-qwen3-8b",), "response": FENCED},
+    "deepseek-v3.1": {
+        "models": ("deepseek-v3.1-base", "deepseek-v3.1-terminus"),
+        "response": PLAIN,
+    },
+    "deepseek-v3.2-exp": {"models": ("deepseek-v3.2-exp-base",), "response": PLAIN},
     "deepseek-v3.2": {
         "models": ("deepseek-v3.2-speciale",),
         "parses_arguments": True,
         "roles": WITH_DEVELOPER,
-        "response": response_template("function_calls", ""),
+        "response": response_template("function_calls", "", "</function_results>\n\n"),
     },
     "deepseek-v4": {
         "models": (

@@ -25,7 +25,7 @@ def rows(options: Mapping[str, Any]) -> DatasetKind:
     return AGAINST.get(str(options["against"]), "prompts")
 
 
-def check(options: Mapping[str, Any], models: int) -> str | None:
+def check(options: Mapping[str, Any], models: int | None) -> str | None:
     """What is wrong with the options, or with a model alone; None where it is well."""
     found = _fault(options)
     if found is None and options["against"] == "first" and models == 1:

@@ -1,0 +1,1 @@
+"""First-party tools, one module each."""
