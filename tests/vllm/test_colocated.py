@@ -126,7 +126,8 @@ def test_an_engine_with_old_weights_ends_the_run(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = build(reward=by_length, learning_rate=3e-2)
-    sync, pushed = trainer.vllm_generation._iter_named_params, []
+    sync = trainer.vllm_generation._iter_named_params
+    pushed: list[None] = []
 
     def once() -> Any:
         pushed.append(None)

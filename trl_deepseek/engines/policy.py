@@ -113,11 +113,11 @@ class Policy(VLLMGeneration):
             "generation_kwargs": {"seed": 0, "ignore_eos": True},
         }
         kept = {name: getattr(self, name) for name in plain}
-        vars(self).update(plain)
+        self.__dict__.update(plain)
         try:
             yield
         finally:
-            vars(self).update(kept)
+            self.__dict__.update(kept)
 
 
 @contextlib.contextmanager
