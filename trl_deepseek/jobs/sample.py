@@ -62,8 +62,9 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     options.check_engine()
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
-    loaded = _load(options, registry)
+    loaded = None
     if options.goes_by_rewards and not options.reward_funcs:
+        loaded = _load(options, registry)
         options.reward_funcs = brought_by(loaded, registry)
         if not options.reward_funcs:
             raise ConfigError(
@@ -80,6 +81,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     tokenizer = generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
+    loaded = _load(options, registry) if loaded is None else loaded
     rows = _read(options, registry, functions, tokenizer, loaded)
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
