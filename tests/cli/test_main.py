@@ -55,5 +55,5 @@ def test_an_output_folder_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
     environment.check_output_dir(tmp_path / "a" / "b")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match="cannot be a folder: .* is a file"):
+    with pytest.raises(ConfigError, match=r"cannot be a folder: .* is a file"):
         environment.check_output_dir(tmp_path / "file" / "run")

@@ -36,6 +36,7 @@ PAGES = [REPOSITORY / "README.md"] + [
 NOT_RUN = {
     "README.md": 1,
     "chat_command.md": 1,
+    "engines.md": 2,
     "judged_metrics.md": 2,
     "qlora.md": 4,
     "recipes.md": 1,

@@ -67,7 +67,7 @@ def test_an_error_of_all_ranks_is_said_once(words: Callable[..., list[str]]) -> 
 
 def test_the_first_rank_speaks_for_those_that_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     store = HashStore()
-    monkeypatch.setattr(ranks, "_store", lambda: store)
+    monkeypatch.setattr(ranks, "store_of_the_run", lambda: store)
     monkeypatch.setattr(ranks, "PATIENCE", 0.01)
     monkeypatch.setenv("RANK", "1")
     assert ranks.message_of_this_rank("no room") == "rank 1: no room"  # it alone has failed
@@ -76,5 +76,5 @@ def test_the_first_rank_speaks_for_those_that_say_the_same(monkeypatch: pytest.M
     monkeypatch.setenv("RANK", "1")
     assert ranks.message_of_this_rank("no room") is None
     assert ranks.message_of_this_rank("no file") == "rank 1: no file"
-    monkeypatch.setattr(ranks, "_store", lambda: None)
+    monkeypatch.setattr(ranks, "store_of_the_run", lambda: None)
     assert ranks.message_of_this_rank("no room") == "rank 1: no room"

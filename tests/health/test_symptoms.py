@@ -67,6 +67,17 @@ CASES: list[tuple[str, Log, dict[str, Any], str]] = [
     ("entropy", line("entropy", 2.0, 0.01, 30, reward=0.1, reward_std=0.3), {}, "the entropy has"),
     ("kl", line("kl", 0.0, 4.0, reward=0.1), {"beta": 0.04}, "nats per token"),
     ("kl of kto", line("kl", 0.0, 400.0), {"beta": 0.1}, "has no gradient left"),
+    (
+        "the engine and the trainer differ",
+        constant(
+            **{
+                "sampling/sampling_logp_difference/mean": 0.2,
+                "sampling/importance_sampling_ratio/mean": 0.4,
+            }
+        ),
+        {},
+        "0.2 nats apart on average; the importance ratio is 0.4 on average",
+    ),
     ("gamed", GAMED, {"weights": {"main": 1.0, "judge": 0.0}}, "rewards/judge/mean has fallen"),
     (
         "overfitted",
@@ -118,6 +129,11 @@ WELL: list[tuple[str, Log, dict[str, Any]]] = [
         {"weights": TWO, "normalized": True},
     ),
     ("the entropy of sft falls as it learns", line("entropy", 3.0, 0.01), {}),
+    (
+        "an engine in 16 bits rounds otherwise",
+        constant(**{"sampling/sampling_logp_difference/mean": 0.02}),
+        {},
+    ),
     ("the metric rises too", line("eval_reward", 0.2, 0.5, 6, reward=0.5, reward_std=0.1), {}),
 ]
 

@@ -169,8 +169,8 @@ def test_a_launcher_starts_what_trains_and_not_what_merges(
 ) -> None:
     Path("launch.sh").write_text(f'echo "$@" >> started\nexec {sys.executable} "$@"\n')
     merge = {"command": "merge", "dtype": "float32"}
-    file = write({"command": "sft", "use_peft": True}, merge, launcher="sh launch.sh")
-    assert main(["run", file]) == 0
+    file = write({"command": "sft", "use_peft": True}, merge, launcher="no-such-launcher")
+    assert main(["run", file, "--launcher", "sh launch.sh"]) == 0
     assert Path("started").read_text() == "-m trl_deepseek sft --config out/sft.yaml --json\n"
     assert Path("out/merge/model.safetensors").is_file()
 

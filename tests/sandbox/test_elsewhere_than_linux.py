@@ -96,6 +96,22 @@ def tried(folder: Path, rows: list[dict[str, Any]], *words: str) -> Any:
     return python(folder, *command)
 
 
+EVERY_MODULE = """
+import importlib, pkgutil, trl_deepseek, trl_deepseek_plugins
+for package in (trl_deepseek, trl_deepseek_plugins):
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__") and ".inside" not in module.name:
+            importlib.import_module(module.name)
+print("imported")
+"""
+
+
+@pytest.mark.slow
+def test_every_module_is_imported_there(tmp_path: Path) -> None:
+    done = python(tmp_path, "-c", EVERY_MODULE)
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+
+
 def test_a_reward_that_hangs_or_crashes_costs_its_own_sample_there_too(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(REWARDS)
     done = python(tmp_path, "mine.py")

@@ -97,8 +97,8 @@ def test_attention_by_segments_is_attention_row_by_row(
         for number, row in enumerate(ids):
             own = row[mask[number].bool()]
             positions = torch.arange(len(own))
-            states = (part[own, positions].transpose(0, 1)[None] for part in table)
-            alone = scaled_dot_product_attention(*states, is_causal=True)[0].transpose(0, 1)
+            one, two, three = (part[own, positions].transpose(0, 1)[None] for part in table)
+            alone = scaled_dot_product_attention(one, two, three, is_causal=True)[0].transpose(0, 1)
             torch.testing.assert_close(found[number][mask[number].bool()], alone)
 
 

@@ -60,5 +60,5 @@ def test_countdown_trains_without_a_reward_being_named(tmp_path: Path) -> None:
         grpo_batch=8,
     )
     countdown = example("countdown")
-    countdown.HELD_OUT = 4
+    vars(countdown)["HELD_OUT"] = 4
     assert {*countdown.main(options)} == {"SFT", "GRPO"}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+
+from trl_deepseek.jobs.peers import store_of_the_run
 
 # Seconds in which the first process meets the same error, or the launcher ends this one since the
 # first has failed.
@@ -22,7 +22,7 @@ def message_of_this_rank(message: str) -> str | None:
     Args:
         message: The error.
     """
-    rank, store = os.environ.get("RANK", "0"), _store()
+    rank, store = os.environ.get("RANK", "0"), store_of_the_run()
     if rank == "0":
         if store is not None:
             store.set(KEY, message)
@@ -42,7 +42,7 @@ def message_of_this_rank(message: str) -> str | None:
 
 def said_by_the_first(say: Callable[[], None]) -> None:
     """Have the first process call ``say``; the others wait, since a launcher ends all with one."""
-    store = _store()
+    store = store_of_the_run()
     if os.environ.get("RANK", "0") == "0":
         say()
         if store is not None:
@@ -50,11 +50,3 @@ def said_by_the_first(say: Callable[[], None]) -> None:
     elif store is not None:
         with contextlib.suppress(Exception):  # the first one took too long, or has ended
             store.wait([KEY], timedelta(seconds=PATIENCE))
-
-
-def _store() -> Any:
-    """What the processes of a run share; None before they have met, and in a run of one."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
-        return None
-    return distributed.distributed_c10d._get_default_store()

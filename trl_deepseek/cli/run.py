@@ -40,6 +40,7 @@ OVER = {
     "dataset_name": "The dataset",
     "output_dir": "The folder of all stages",
     "seed": "The seed",
+    "launcher": "What starts the processes of stages that train",
 }
 
 

@@ -82,6 +82,8 @@ def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None
         trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
+    # Or threads that still talk to other processes may abort this one as Python ends.
+    trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return 0
     output = str(trainer.args.output_dir)

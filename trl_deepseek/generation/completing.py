@@ -1,6 +1,7 @@
 """Answer many prompts: batched by length, in the order they came, each by draws of its own.
 
-The seam for another engine is :func:`complete`: whatever answers tokens with tokens fits behind it.
+Where a model was loaded with another engine (``generation.load(engine=...)``), that answers: all
+prompts at once, greedily the same, by other draws where they are drawn.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 TOKENS_AT_ONCE = 16_384  # prompts and answers of a batch; 8 GB of keys and values for 7B in 16 bits
 ROWS_AT_ONCE = 256
+ENGINE = "_trl_deepseek_engine"  # of a model, what answers in its place
 
 
 def complete(
@@ -72,11 +74,18 @@ def complete(
     )
     answers: dict[tuple[int, int], list[int]] = {}
     config = _config(model, tokenizer, sampling)
+    engine = getattr(model, ENGINE, None)
+    lengths = [len(encoded[place]) for place, _ in wanted]
+    batches = _batches(lengths, sampling) if engine is None else [range(len(wanted))]
     with evaluating(model), _bar(progress, len(wanted)) as bar:
-        for batch in _batches([len(encoded[place]) for place, _ in wanted], sampling):
+        for batch in batches:
             part = [wanted[i] for i in batch]
             draws = [(numbers[place], sample) for place, sample in part]
-            found = _generate(model, config, [encoded[place] for place, _ in part], sampling, draws)
+            asked = [encoded[place] for place, _ in part]
+            if engine is None:
+                found = _generate(model, config, asked, sampling, draws)
+            else:
+                found = engine.answer(asked, draws, sampling, config.eos_token_id)
             answers |= dict(zip(part, found, strict=True))
             bar.update(len(part))
     stops = set(config.eos_token_id)

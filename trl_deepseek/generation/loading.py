@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from trl_deepseek import chat, models, quantization
 from trl_deepseek.adapters import merging
 from trl_deepseek.errors import ConfigError, ModelError
+from trl_deepseek.generation.completing import ENGINE
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import Quantization
 
@@ -76,6 +77,7 @@ def load(
     device: str | None = None,
     revision: str | None = None,
     attn_implementation: str | None = None,
+    engine: str = "transformers",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model and its tokenizer, in eval mode and on its device.
 
@@ -93,6 +95,7 @@ def load(
         device: None for the GPU where there is one.
         revision: Of a hub id.
         attn_implementation: As in ``from_pretrained``.
+        engine: What answers: ``transformers``, or ``vllm``, which is started beside the model.
 
     Raises:
         UserError: See :func:`check`; or the model does not load, or has weights that are NaN or
@@ -130,6 +133,10 @@ def load(
     if not getattr(model, "is_quantized", False):
         model = model.to(device or _device())
     chat.set_stop_tokens(model, tokenizer)
+    if engine == "vllm":
+        from trl_deepseek.engines.answering import Answering
+
+        setattr(model, ENGINE, Answering(model, tokenizer))
     return model.eval(), tokenizer
 
 

@@ -20,6 +20,7 @@ COLLAPSED = 0.1  # of the entropy at the start: nine tenths of what can be explo
 FAR = 1.0  # nats per token: sampled tokens are e times as likely as under the reference
 SATURATED = 10.0  # beta times the KL of a sequence: a sigmoid has no gradient there (4.5e-5)
 DROWNED = 0.05  # of the other reward's spread, and less: it cannot turn an advantage round
+APART = 0.05  # nats per token: a thousand of them are enough to leave a sequence out of the loss
 FALLEN = 0.1  # of its value at the start: more than the noise of a window
 
 
@@ -168,6 +169,29 @@ def kl_explosion(run: Series) -> str | None:
     )
 
 
+def engine_and_trainer_differ(run: Series) -> str | None:
+    """Tokens are sampled with other probabilities than they are trained with.
+
+    Source: arXiv:2510.26788, where such a gap, from 16-bit arithmetic alone, ends runs.
+    """
+    gap = run.last("sampling/sampling_logp_difference/mean")
+    if gap is None or gap <= APART:
+        return None
+    kept = run.last("sampling/importance_sampling_ratio/mean")
+    left_out = (
+        f"; the importance ratio is {kept:.2g} on average, so that completions count for less than "
+        "they should or not at all"
+        if kept is not None and kept < 0.9
+        else ""
+    )
+    return (
+        f"the engine that samples and the policy that is trained give a token log-probs that are "
+        f"{gap:.3g} nats apart on average{left_out}: have both compute in one precision (float16 "
+        "is finer than bfloat16), and sample by top_p 1, top_k 0 and repetition_penalty 1, which "
+        "the policy's log-probs do not know of"
+    )
+
+
 def metric_falls(run: Series) -> str | None:
     """The reward rises and what it should stand for falls: it is being gamed, or overfitted.
 
@@ -200,5 +224,6 @@ SYMPTOMS: tuple[Symptom, ...] = (
     all_clipped,
     entropy_collapse,
     kl_explosion,
+    engine_and_trainer_differ,
     metric_falls,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trl_deepseek import engines
 from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs.option_types import PAIRS
 
@@ -60,6 +61,9 @@ class AnsweringOptions:
     dtype: Literal["bfloat16", "float16", "float32"] | None = field(
         default=None, metadata={"help": "Of the weights; when not given, as they are stored."}
     )
+    engine: Literal["transformers", "vllm"] = field(
+        default="transformers", metadata={"help": "What generates the answers."}
+    )
     reward_timeout: float | None = field(
         default=300.0, metadata={"help": "Seconds that one call of a reward may take."}
     )
@@ -72,6 +76,15 @@ class AnsweringOptions:
     )
     num_samples: int = 1
     temperature: float | None = None
+
+    def check_engine(self) -> None:
+        """Refuse an engine that is not there.
+
+        Raises:
+            ConfigError: Says how to install it.
+        """
+        if self.engine == "vllm":
+            engines.check_installed("engine vllm")
 
     @property
     def sampling(self) -> Sampling:

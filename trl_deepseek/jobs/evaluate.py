@@ -122,6 +122,7 @@ def _tokenizer(
                 "measure it\n  preference_accuracy can"
             )
         return model_reward.tokenizer_of(name, registry)
+    options.check_engine()
     return generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
@@ -145,6 +146,7 @@ def _models(
             quantization=options.quantization,
             chat_template=options.chat_template,
             dtype=options.dtype,
+            engine=options.engine,
         )
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from trl_deepseek import checkpoints, stopping
 from trl_deepseek.errors import ConfigError, describe
+from trl_deepseek.jobs import peers
 from trl_deepseek.trainers import room
 from trl_deepseek.trainers.stopping import StopWhenAsked
 
@@ -35,9 +36,12 @@ def train(trainer: Any) -> Any:
     except KeyboardInterrupt as interrupt:
         raise stopping.explained(interrupt, saved_checkpoint(output)) from None
     except Exception as error:
-        by = stopping.requested()
+        by, met = stopping.requested(), error
+        error = peers.explained(error, trainer.args.ddp_timeout)
         if by is None:
-            raise
+            if error is met:
+                raise
+            raise error from met
         # The signal may have ended a process that the step needed.
         message = f"the step could not be finished: {describe(error)}; {saved_checkpoint(output)}"
         raise stopping.Interrupted(by, message) from error

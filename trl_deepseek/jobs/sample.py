@@ -59,10 +59,12 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     Raises:
         UserError: Something does not exist or does not fit, or the output file is another's.
     """
+    options.check_engine()
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
-    loaded = _load(options, registry)
+    loaded = None
     if options.goes_by_rewards and not options.reward_funcs:
+        loaded = _load(options, registry)
         options.reward_funcs = brought_by(loaded, registry)
         if not options.reward_funcs:
             raise ConfigError(
@@ -79,6 +81,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     tokenizer = generation.check(
         name, registry, quantization=options.quantization, chat_template=options.chat_template
     )
+    loaded = _load(options, registry) if loaded is None else loaded
     rows = _read(options, registry, functions, tokenizer, loaded)
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
@@ -250,6 +253,7 @@ def _draw(job: Job, left: Sequence[int], show_progress: bool) -> None:
         quantization=options.quantization,
         chat_template=options.chat_template,
         dtype=options.dtype,
+        engine=options.engine,
     )
     settings = Settings(
         on_error="abstain",

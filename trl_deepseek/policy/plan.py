@@ -123,10 +123,9 @@ def _given(args: Any, loss: PolicyLoss) -> dict[str, Any]:
     for name in (*LOSS_FIELDS, THRESHOLD):
         value = getattr(args, name)
         changed = value != defaults[name]
-        is_option = name in loss.options
-        if name == THRESHOLD and not is_option:
+        if name == THRESHOLD and name not in loss.options:
             continue  # it is applied to every loss
-        if changed or (names is not None and name in names and is_option and value is not None):
+        if changed or (names is not None and name in names and value is not None):
             found[name] = value
     return found
 

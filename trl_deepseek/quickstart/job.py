@@ -39,6 +39,7 @@ FORMAT = "think_format"  # measured, never trained on
 SFT_STEPS = 250
 SFT_BATCH = 64
 GRPO_STEPS = 40
+CONTEXT = 128  # tokens of question and answer, where vLLM generates
 DEMONSTRATIONS = 16_000
 EVERY = {"sft": 25, "grpo": 4}  # steps between two points of the curves
 QUESTIONS = 500  # held out, answered after each stage
@@ -53,7 +54,9 @@ Progress = Callable[[str, int, int, str], None]  # (stage, step, steps, remark)
 class Quickstart:
     """The job; ``run`` does it, ``saved`` tells what is on disk so far."""
 
-    def __init__(self, output_dir: Path, seed: int, progress: Progress) -> None:
+    def __init__(
+        self, output_dir: Path, seed: int, progress: Progress, engine: str = "transformers"
+    ) -> None:
         """Check the folder and find every name, before anything is computed.
 
         Raises:
@@ -71,6 +74,7 @@ class Quickstart:
             )
         self.output_dir = output_dir
         self.seed = seed
+        self.engine = engine
         self.progress = progress
         self.saved: list[Path] = []
         self.points: list[Point] = []
@@ -186,6 +190,8 @@ class Quickstart:
             learning_rate=1e-4,
             lr_scheduler_type="constant",
             beta=0.0,
+            use_vllm=self.engine == "vllm",
+            vllm_max_model_length=CONTEXT,
         )
         rows = self._dataset(kind="prompts", size=DEMONSTRATIONS, seed=self.seed)
         return GRPOTrainer(model, REWARD, config, train_dataset=rows, processing_class=tokenizer)

@@ -43,6 +43,7 @@ class Settings:
         max_completion_length: Most tokens of a completion; passed to rewards that take it.
         allow_unsandboxed_code: Whether generated code may run where there is no sandbox; passed to
             rewards that take it.
+        processes: Of the run; TRL logs the mean of what they count, which is to be the sum.
     """
 
     on_error: Literal["raise", "abstain"] | float = "raise"
@@ -54,6 +55,7 @@ class Settings:
     output_dir: str = "."
     max_completion_length: int | None = None
     allow_unsandboxed_code: bool = False
+    processes: int = 1
 
 
 class Runner(Protocol):
@@ -185,7 +187,9 @@ class GuardedReward:
         counts = (len(failed) - timeouts, timeouts, abstained)
         if log_metric is not None:
             for what, count in zip(COUNTED, counts, strict=True):
-                log_metric(f"rewards/{self.__name__}/{what}", float(count))
+                log_metric(
+                    f"rewards/{self.__name__}/{what}", float(count * self._settings.processes)
+                )
         wholly = bool(outcomes) and len(failed) == len(outcomes)
         self._failed_calls = self._failed_calls + 1 if wholly else 0
 

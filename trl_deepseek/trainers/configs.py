@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import trl
 
 from trl_deepseek import environment, secrets
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.trainers import ranges
@@ -199,6 +200,11 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GR
         allow_unsandboxed_code: Run generated code with your own rights where there is no sandbox;
             ``output_dir/generated_code.json`` then says so.
         save_completions: Save every completion with its scores in ``output_dir/completions``.
+        rollouts: Folder of a run with saved completions: nothing is generated, and each step
+            trains on what that run generated at this step; to debug a loss or a reward.
+        engine: A short word for ``use_vllm``: ``transformers`` or ``vllm`` generates.
+        engine_tolerance: With ``use_vllm``: nats per token by which the engine's log-probs may
+            differ from the policy's just after it was given the policy's weights; 0 for any.
 
     Raises:
         ConfigError: One of these has a value that it cannot have.
@@ -256,12 +262,32 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GR
         default=True,
         metadata={"help": "Save every completion with its scores in OUTPUT_DIR/completions."},
     )
+    rollouts: str | None = field(
+        default=None,
+        metadata={"help": "Train on the completions that a run saved, without generating."},
+    )
+    engine: Literal["transformers", "vllm"] | None = field(
+        default=None, metadata={"help": "What generates; vllm is use_vllm."}
+    )
+    engine_tolerance: float = field(
+        default=0.1,
+        metadata={
+            "help": "With use_vllm: nats per token by which the engine's log-probs may differ from "
+            "the policy's just after it was given the weights, or the run stops; 0 for any."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.reward_weights = weights.parse(self.reward_weights)
         older = {"true": "group", "false": "none"}  # TRL's two older words
         scale: Any = vars(self)["scale_rewards"]
         self.scale_rewards = older.get(str(scale).lower(), scale)
+        if self.engine is not None:
+            if vars(self)["use_vllm"] and self.engine != "vllm":
+                raise ConfigError(
+                    f"engine {self.engine} and use_vllm contradict each other: leave one out"
+                )
+            self.use_vllm = self.engine == "vllm"
         super().__post_init__()
         self.reward_settings()
         self.tool_settings()
@@ -285,6 +311,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GR
             output_dir=str(self.output_dir),
             max_completion_length=self.max_completion_length,
             allow_unsandboxed_code=self.allow_unsandboxed_code,
+            processes=self.world_size,
         )
 
 

@@ -35,8 +35,10 @@ from trl_deepseek.tools import Guard
 from trl_deepseek.trainers import reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
+from trl_deepseek.trainers.engine import EngineTraining, check_engine
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.policy import PolicyTrainer
+from trl_deepseek.trainers.replaying import ReplayedRollouts
 from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
 from trl_deepseek.trainers.tool_use import ToolUse
@@ -72,7 +74,14 @@ class _Rewards:
 
 
 class GRPOTrainer(
-    ToolUse, PluginTrainer, ScoredCompletions, SampledAsTrained, PolicyTrainer, trl.GRPOTrainer
+    ToolUse,
+    SampledAsTrained,
+    EngineTraining,
+    ReplayedRollouts,
+    PluginTrainer,
+    ScoredCompletions,
+    PolicyTrainer,
+    trl.GRPOTrainer,
 ):
     """Drop-in for ``trl.GRPOTrainer``; see it for the arguments.
 
@@ -148,6 +157,7 @@ class GRPOTrainer(
         find(inputs)
         tool_use.check_template(inputs, tools)
         _check_reference(inputs)
+        check_engine(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)
 

@@ -165,7 +165,7 @@ def find(inputs: Inputs) -> None:
     _check_float16(inputs)
     _check_balancing(inputs)
     if getattr(inputs.options.get("peft_config"), "target_modules", None) == "all-linear":
-        lora.check_all_linear(_config(inputs))
+        lora.check_all_linear(config_of(inputs))
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
@@ -199,7 +199,7 @@ def _check_balancing(inputs: Inputs) -> None:
     coefficient = getattr(inputs.args, "router_aux_loss_coef", None)
     if not coefficient:
         return
-    config = _config(inputs)
+    config = config_of(inputs)
     if hasattr(config, "output_router_logits"):
         return
     said = f"router_aux_loss_coef is {coefficient}, and a model of type {config.model_type!r} "
@@ -213,10 +213,10 @@ def _check_balancing(inputs: Inputs) -> None:
 
 def _size(inputs: Inputs) -> int:
     """How many tokens the model has embeddings for."""
-    return int(_config(inputs).vocab_size)
+    return int(config_of(inputs).vocab_size)
 
 
-def _config(inputs: Inputs) -> Any:
+def config_of(inputs: Inputs) -> Any:
     """The config of the language model, which is not loaded for it."""
     model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
     named = isinstance(model, str)

@@ -92,6 +92,7 @@ NUMBERS = {
     "entropy_target": "[0, inf)",
     "max_tool_calling_iterations": "[0, inf)",
     "off_policy_mask_threshold": "(-inf, inf)",
+    "engine_tolerance": "[0, inf)",
     "vllm_server_port": "[1, 65535]",
     "vllm_group_port": "[1, 65535]",
     "vllm_server_timeout": "[0, inf)",

@@ -33,7 +33,7 @@ class SampledAsTrained:
             if self._prefix_sharing.mode != "off" and not self.use_vllm and not sharded:
                 stack.enter_context(shared_prefill(self.model))
                 stack.enter_context(merged(self.model))
-            return super()._generate_single_turn(*args, **kwargs)
+            return super()._generate_single_turn(*args, **kwargs)  # type: ignore[misc]
 
 
 @contextlib.contextmanager

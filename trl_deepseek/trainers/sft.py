@@ -180,7 +180,7 @@ def _check_dataset_kwargs(args: Any, rows: Any) -> None:
     if "input_ids" not in columns:
         raise ConfigError(
             "dataset_kwargs: skip_prepare_dataset is for rows of tokens, with input_ids\n"
-            f"  columns found: {', '.join(columns)}"
+            f"  columns found: {', '.join(columns or ())}"
         )
 
 

@@ -86,12 +86,12 @@ class ToolUse:
         """
         tokenizer = self.processing_class
         if chat.installed(tokenizer) is None:
-            return super()._get_tool_suffix_ids(tool_messages)  # type: ignore[misc,no-any-return]
+            return super()._get_tool_suffix_ids(tool_messages)  # type: ignore[misc]
         calls = [
             {"type": "function", "function": {"name": message["name"], "arguments": {}}}
             for message in tool_messages
         ]
-        called = [
+        called: list[dict[str, Any]] = [
             {"role": "user", "content": "q"},
             {"role": "assistant", "content": "", "reasoning_content": "r", "tool_calls": calls},
         ]

