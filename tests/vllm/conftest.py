@@ -20,10 +20,9 @@ os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 QUESTIONS = ("2 a24 b12 c23 d23 e15", "3 a12 b45 c13 d23 e35", "5 a15 b12 c34 d25 e14", "Hello?")
 
 
-def by_place(completions: list[Any], **_: Any) -> list[float]:
-    """1 for the second half of a batch: completions of one prompt, all the same, have advantages
-    where these are over the batch."""
-    return [float(place >= len(completions) // 2) for place in range(len(completions))]
+def never(completions: list[Any], **_: Any) -> list[float]:
+    """Against whatever is said, so that the greedy answer to a prompt changes."""
+    return [-1.0 - place % 4 for place in range(len(completions))]
 
 
 Build = Callable[..., Any]
@@ -39,7 +38,7 @@ def build(tmp_path: Path) -> Iterator[Build]:
     built: list[Any] = []
 
     def trainer(
-        folder: str = "run", model: Any = "tiny-deepseek-llm", reward: Any = by_place, **given: Any
+        folder: str = "run", model: Any = "tiny-deepseek-llm", reward: Any = never, **given: Any
     ) -> Any:
         of_trainer = {name: given.pop(name) for name in ("peft_config",) if name in given}
         options: dict[str, Any] = {

@@ -67,8 +67,8 @@ def _as_held(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _plain(path: str) -> str:
-    """A path without what peft and checkpointing put into it."""
-    for part in ("base_layer", "modules_to_save.default", "_checkpoint_wrapped_module"):
+    """A path without what peft puts into it."""
+    for part in ("base_layer", "modules_to_save.default"):
         path = path.replace(f".{part}", "").removeprefix(f"{part}.")
     return path
 
