@@ -40,7 +40,7 @@ def load(
         raise ConfigError("--dataset_name is required")
     mapping = data.column_mapping(options.columns or [])
     evaluates = config.eval_strategy != "no"
-    if config.eval_on_start and not evaluates:
+    if getattr(config, "eval_on_start", False) and not evaluates:
         raise ConfigError(
             "eval_on_start: there is nothing to evaluate on: eval_strategy is 'no'\n"
             "  add --eval_strategy steps or epoch"

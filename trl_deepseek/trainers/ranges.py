@@ -31,8 +31,8 @@ NUMBERS = {
     "label_smoothing_factor": "[0, 1)",
     "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
-    "per_device_train_batch_size": "[1, 2147483647]",
-    "per_device_eval_batch_size": "[1, 2147483647]",
+    "per_device_train_batch_size": "[1, inf)",
+    "per_device_eval_batch_size": "[1, inf)",
     "gradient_accumulation_steps": "[1, inf)",
     "eval_accumulation_steps": "[1, inf)",
     "seed": "[0, 4294967295]",  # NumPy's seeds
