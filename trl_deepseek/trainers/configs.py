@@ -283,7 +283,7 @@ class GRPOConfig(PluginConfig, PolicyFields, MeasuringFields, ToolFields, trl.GR
         scale: Any = vars(self)["scale_rewards"]
         self.scale_rewards = older.get(str(scale).lower(), scale)
         if self.engine is not None:
-            if self.use_vllm and self.engine != "vllm":
+            if vars(self)["use_vllm"] and self.engine != "vllm":
                 raise ConfigError(
                     f"engine {self.engine} and use_vllm contradict each other: leave one out"
                 )
