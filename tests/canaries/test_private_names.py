@@ -177,10 +177,6 @@ TABLE = [
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
     Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
     Name("peft.tuners.lora", "Linear", "trainers/merged.py", "which adapters are merged"),
-    Name(
-        "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper",
-        "_checkpoint_wrapped_module", "engines/weights.py", "left out of names",
-    ),
     # all trainers: what is saved and loaded
     Name(
         "torch.optim.lr_scheduler.LRScheduler", "_last_lr", "trainers/saving.py",

@@ -19,7 +19,8 @@ from trl_deepseek.rewards import check_sandbox, resolve
 from trl_deepseek.sandbox import running as sandbox
 
 COMPARING = {"math_accuracy", "cosine_length", "length_penalty"}  # each sample within 5 s
-OUTSIDE = {"llm_judge", "code_tests"}  # need an endpoint and a sandbox; tested where those are
+# Need an endpoint, a sandbox and a library's own questions; tested where those are.
+OUTSIDE = {"llm_judge", "code_tests", "reasoning_gym"}
 ENTRIES = [e for e in load_registry().entries("rewards") if e.origin.distribution == "trl-deepseek"]
 NAMES = sorted(entry.name for entry in ENTRIES if entry.name not in OUTSIDE)
 
