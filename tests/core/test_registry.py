@@ -237,8 +237,9 @@ def test_a_blocked_plugin_is_not_even_imported(
             "from trl_deepseek import hookimpl\n@hookimpl\ndef register_reward(register): ...\n",
             "plugin 'mine': unknown hook 'register_reward'\n  did you mean 'register_rewards'?\n"
             "  known hooks: register_chat_templates, register_noises, register_losses, "
-            "register_rewards, register_quantizations, register_metrics, register_models, "
-            "register_datasets, register_presets",
+            "register_rewards, register_quantizations, register_metrics, register_advantages, "
+            "register_policy_losses, register_models, register_datasets, register_tools, "
+            "register_presets",
         ),
         (
             "from trl_deepseek import hookimpl\n@hookimpl\ndef register_rewards(registry): ...\n",

@@ -37,6 +37,7 @@ NOT_RUN = {
     "README.md": 1,
     "chat_command.md": 1,
     "engines.md": 2,
+    "scale.md": 1,
     "judged_metrics.md": 2,
     "qlora.md": 4,
     "recipes.md": 1,

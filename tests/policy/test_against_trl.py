@@ -56,14 +56,15 @@ def trainers(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Any:
         kind(
             language_model,
             len_reward,
-            kind_of_config(str(folder), **COMMON),
+            kind_of_config(str(folder), **COMMON, **own),
             train_dataset=rows,
             processing_class=tokenizer,
         )
-        for kind, kind_of_config in (
-            (GRPOTrainer, GRPOConfig),
-            (trl.GRPOTrainer, trl.GRPOConfig),
-            (GMPOTrainer, GMPOConfig),
+        # The same log-probs on both sides, to the bit: what is compared is the loss.
+        for kind, kind_of_config, own in (
+            (GRPOTrainer, GRPOConfig, {"prefix_sharing": "off"}),
+            (trl.GRPOTrainer, trl.GRPOConfig, {}),
+            (GMPOTrainer, GMPOConfig, {}),
         )
     ]
     for trainer in made:

@@ -228,5 +228,5 @@ def test_the_page_says_what_it_found_and_ends_with_the_command(
 
 def test_an_embedded_dataset_is_looked_at_as_prompts(capsys: pytest.CaptureFixture[str]) -> None:
     answer = recommended("arithmetic", capsys)
-    assert (answer["method"], answer["rewards"]) == ("grpo", ["numeric_match"])
+    assert (answer["method"], answer["rewards"]) == ("grpo", ["exact_match"])
     assert any("demonstrations for SFT" in each for each in answer["reasons"])

@@ -17,7 +17,7 @@ class ReplayedRollouts:
     """Mixin of the GRPO trainer; without ``rollouts`` it does nothing."""
 
     def __init__(self: Any, inputs: Any, **kwargs: Any) -> None:
-        self._asked: list[Any] = []
+        self._prompts_asked: list[Any] = []
         self._saved: dict[tuple[str, int, str], deque[list[int]]] | None = None
         folder = getattr(inputs.args, "rollouts", None)
         if folder is not None:
@@ -27,7 +27,7 @@ class ReplayedRollouts:
         super().__init__(inputs, **kwargs)  # type: ignore[call-arg]
 
     def _generate(self: Any, prompts: list[Any]) -> Any:
-        self._asked = prompts
+        self._prompts_asked = prompts
         return super()._generate(prompts)  # type: ignore[misc]
 
     def _generate_single_turn(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -36,7 +36,7 @@ class ReplayedRollouts:
         mode = "train" if self.model.training else "eval"
         step = self.state.global_step
         found = []
-        for prompt in self._asked:
+        for prompt in self._prompts_asked:
             left = self._saved.get((mode, step, _key(prompt)))
             if not left:
                 raise RunError(
