@@ -107,17 +107,27 @@ def test_the_score_of_every_task_is_the_librarys(task: str) -> None:
     check(task)
 
 
+# Of these the library draws others each time, or does not say which one it drew.
+UNSEEDED = {"acre", "circuit_logic", "list_functions", "kakurasu", "survo"}
+
+
 def check(task: str) -> None:
     """Right and wrong answers score as the library scores them on the entry as it made it."""
     row = REGISTRY.datasets[f"reasoning_gym:{task}"](size=1, seed=0)[0]
-    index = unpacked(row["entry"])["metadata"]["source_index"]
+    entry = unpacked(row["entry"])
+    index = 0 if task in UNSEEDED else entry["metadata"]["source_index"]
     library = create_dataset(task, seed=0, size=index + 1)
-    entry = library[index]
-    assert row["prompt"][0]["content"] == entry["question"]
+    if task not in UNSEEDED:
+        entry = library[index]
+        assert row["prompt"][0]["content"] == entry["question"]
     for text in (entry["answer"], "0"):
         if text is not None:
             score = REWARD(completion=f"<think>so</think>{text}", entry=row["entry"])
-            assert score == pytest.approx(library.score_answer(text.strip(), entry))
+            try:
+                expected = library.score_answer(text.strip(), entry)
+            except TypeError:  # boxnet, of an answer that is no list of plans
+                expected = 0.0
+            assert score == pytest.approx(expected)
 
 
 def countdown() -> str:

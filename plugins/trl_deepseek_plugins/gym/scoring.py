@@ -38,8 +38,8 @@ def reasoning_gym(
     The answer is found as in every first-party reward, see ``trl_deepseek.answers``: inside
     ``<answer>``, ``\boxed{}``, after ``####`` or "the answer is", else all that follows the
     reasoning. Of several the worst counts. Reasoning that was never closed has no answer and
-    scores 0.0, and so does what is no formula where the library would evaluate one. Abstains where
-    the row has no entry.
+    scores 0.0, and so does what is no formula where the library would evaluate one, and an answer
+    on which the library's score fails. Abstains where the row has no entry.
 
     Range: 0.0 to 1.0.
 
@@ -71,7 +71,11 @@ def _answers(said: str, prompt: Any) -> list[str]:
 def _score(task: str, text: str, entry: dict[str, Any]) -> float:
     if task in EVALUATED and not is_formula(text):
         return 0.0
-    return float(_task(task).score_answer(text, entry))
+    library = _task(task)
+    try:
+        return float(library.score_answer(text, entry))
+    except Exception:  # some scores fail on answers of another shape than theirs
+        return 0.0
 
 
 def is_formula(text: str) -> bool:
