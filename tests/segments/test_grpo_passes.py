@@ -60,6 +60,11 @@ def trainer(folder: Path, model: str, kind: str, attention: str = "sdpa", **give
     for module in made.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
+        if hasattr(module, "compute_dtype"):  # of packed weights: bfloat16 differs by its rounding
+            module.compute_dtype = torch.float32
+    for parameter in made.model.parameters():
+        if parameter.dtype == torch.bfloat16:
+            parameter.data = parameter.data.float()
     return made
 
 
