@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,15 @@ def trainers(tmp_path_factory: pytest.TempPathFactory, model: Any) -> Any:
         kind(
             language_model,
             len_reward,
-            kind_of_config(str(folder), **COMMON, **own),
+            kind_of_config(str(folder), **COMMON),
             train_dataset=rows,
             processing_class=tokenizer,
         )
         # The same log-probs on both sides, to the bit: what is compared is the loss.
-        for kind, kind_of_config, own in (
-            (GRPOTrainer, GRPOConfig, {"prefix_sharing": "off"}),
-            (trl.GRPOTrainer, trl.GRPOConfig, {}),
-            (GMPOTrainer, GMPOConfig, {}),
+        for kind, kind_of_config in (
+            (GRPOTrainer, partial(GRPOConfig, prefix_sharing="off")),
+            (trl.GRPOTrainer, trl.GRPOConfig),
+            (GMPOTrainer, GMPOConfig),
         )
     ]
     for trainer in made:

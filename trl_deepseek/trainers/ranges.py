@@ -8,6 +8,7 @@ is left to it.
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import Counter
@@ -162,7 +163,11 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
     """
     for field in fields(config):
         value = getattr(config, field.name, None)
-        if value is None and isinstance(field.default, (int, float)) and not _may_be_none(field):
+        if (
+            value is None
+            and isinstance(field.default, (int, float))
+            and not _may_be_none(config, field.name)
+        ):
             raise ConfigError(f"{field.name} is null: it must be a number, or be left out")
         if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
@@ -176,8 +181,11 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
         )
 
 
-def _may_be_none(field: Any) -> bool:
-    return "None" in str(field.type) or "Optional" in str(field.type)
+def _may_be_none(config: Any, name: str) -> bool:
+    """By the annotation as it is written: parsers of command lines overwrite ``field.type``."""
+    annotations = (inspect.get_annotations(cls) for cls in type(config).__mro__)
+    written = str(next((own[name] for own in annotations if name in own), ""))
+    return "None" in written or "Optional" in written
 
 
 def check_options(option: str, values: Mapping[str, Any]) -> None:
