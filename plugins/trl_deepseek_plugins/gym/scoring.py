@@ -74,8 +74,8 @@ def _score(task: str, text: str, entry: dict[str, Any]) -> float:
     library = _task(task)
     try:
         return float(library.score_answer(text, entry))
-    except Exception:  # some scores fail on answers of another shape than theirs
-        return 0.0
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError):
+        return 0.0  # some scores fail on answers of another shape than theirs; else it is an error
 
 
 def is_formula(text: str) -> bool:
