@@ -1,4 +1,4 @@
-"""Countdown, R1-Zero style: make a number of three others. It learns that searching pays.
+"""Countdown, R1-Zero style: make a number of three others, paid for the right answer alone.
 
     python examples/countdown.py                                    a tiny model, on two cores
     python examples/countdown.py --model_name_or_path MODEL         any other: a folder or a hub id
@@ -8,7 +8,7 @@
 2. GRPO on the same puzzles. ``reasoning_gym:countdown`` brings its verifier, so no reward is named;
    nothing asks the model to think.
 
-Needs the extra ``gym``: ``pip install "trl-deepseek[gym]"``.
+Its gain has not been measured yet. Needs the extra ``gym``: ``pip install "trl-deepseek[gym]"``.
 """
 
 from __future__ import annotations
