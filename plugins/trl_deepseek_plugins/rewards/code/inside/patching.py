@@ -70,8 +70,8 @@ def mirror(remote: Remote, names: list[str]) -> None:
             before = self.__dict__.get(name)
             super().__setattr__(name, value)
             key = (self.__name__, name)
-            if key in _SHARED or name.startswith("__"):
-                return
+            if key in _SHARED or name.startswith("__") or isinstance(value, types.ModuleType):
+                return  # a module that is imported becomes an attribute of its package
             there = remote.module(self.__name__)
             if key not in originals:
                 originals[key] = (before, getattr(there, name, None))

@@ -191,7 +191,11 @@ class Server:
             return getattr(builtins, data[1])
         if data[0] == "graph":
             return self.build(data[1])
-        return Back(self, data[1])
+        return self.back(data[1])
+
+    def back(self, number: int) -> Back:
+        """A function of the tests'."""
+        return Back(self, number)
 
     def build(self, table: list[list[Any]]) -> Any:
         """The first of some objects of classes that tests define and the program has, too."""

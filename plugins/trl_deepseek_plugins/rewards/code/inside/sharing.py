@@ -42,13 +42,11 @@ def wanted(source: str) -> list[str]:
 
 def share(server: Server, what: list[str], environment: dict[str, str], folder: str) -> None:
     """In the process of the program: take over what the tests have."""
-    from trl_deepseek_plugins.rewards.code.inside.program import Back
-
     if "output" in what:
         sys.stdout, sys.stderr = _Output(server, "stdout"), _Output(server, "stderr")
     if "input" in what:
-        builtins.input = lambda prompt="", /: Back(server, INPUT)(str(prompt))
-        sys.stdin = _Input(Back(server, LINE), Back(server, ALL))
+        builtins.input = lambda prompt="", /: server.back(INPUT)(str(prompt))
+        sys.stdin = _Input(server.back(LINE), server.back(ALL))
     if "environment" in what:
         os.environ.clear()
         os.environ.update(environment)

@@ -178,7 +178,7 @@ class Remote:
         name = getattr(value, "__name__", "")
         if value is vars(builtins).get(name):
             return ["builtin", name]
-        if isinstance(value, Iterator):
+        if isinstance(value, Iterator) and not callable(value):
             return ["iterator", *(wire.encode(item, self.refer) for item in value)]
         if callable(value):
             self.callbacks.append(value)
