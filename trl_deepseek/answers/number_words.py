@@ -33,7 +33,9 @@ def in_digits(text: str) -> str:
     The rest may be the name of what is counted: up to two words, none of which makes it another
     number (three quarters, two point five, one or two).
     """
-    words = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).lower().strip(" .").replace("-", " ").split()
+    words = (
+        re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).lower().strip(" .").replace("-", " ").split()
+    )
     sign = words[:1] in (["negative"], ["minus"])
     words = words[sign:]
     value, used = _value(words)

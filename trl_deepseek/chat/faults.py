@@ -27,6 +27,7 @@ from trl_deepseek.errors import DataError, TemplateError, boundary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+
 class Inspector:
     """Finds the faults of rows, for one tokenizer.
 

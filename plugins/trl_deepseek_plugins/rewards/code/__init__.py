@@ -171,7 +171,12 @@ def _share(
     allow_unsandboxed: bool,
 ) -> float:
     """Run every test in one sandbox; what does not come back has failed."""
-    job = {"before": before, "code": code, "seconds": seconds, "tests": [test.job for test in tests]}
+    job = {
+        "before": before,
+        "code": code,
+        "seconds": seconds,
+        "tests": [test.job for test in tests],
+    }
     limits = Limits(
         wall_time=seconds * len(tests) + STARTING,
         cpu_time=seconds + 1,

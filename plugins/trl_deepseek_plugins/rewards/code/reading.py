@@ -280,7 +280,9 @@ def _check_fixtures(body: ast.Module, test: Function | ast.ClassDef) -> None:
     methods = [test] if isinstance(test, FUNCTIONS) else test.body
     tests = [n for n in methods if isinstance(n, FUNCTIONS) and n.name.startswith("test")]
     for function in [*tests, *fixtures]:
-        if function in tests and any(isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(function)):
+        if function in tests and any(
+            isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(function)
+        ):
             raise TestsError(f"a test that yields, {function.name!r}, which nothing runs")
         given = " ".join(map(ast.unparse, [*function.decorator_list, *test.decorator_list]))
         for argument in function.args.args:

@@ -69,9 +69,7 @@ class MonkeyPatch:
     def __init__(self) -> None:
         self.undoing: list[Callable[[], Any]] = []
 
-    def setattr(
-        self, target: Any, name: Any, value: Any = _UNSET, raising: bool = True
-    ) -> None:
+    def setattr(self, target: Any, name: Any, value: Any = _UNSET, raising: bool = True) -> None:
         """Set an attribute; a target may be dotted text, which then ends with the name."""
         if isinstance(target, str):
             target, name, value = *_resolved(target), name
@@ -101,9 +99,7 @@ class MonkeyPatch:
         self._put_back(mapping, name)
         mapping[name] = value
 
-    def delitem(
-        self, mapping: MutableMapping[Any, Any], name: Any, raising: bool = True
-    ) -> None:
+    def delitem(self, mapping: MutableMapping[Any, Any], name: Any, raising: bool = True) -> None:
         """Remove an item."""
         if name in mapping or raising:
             self._put_back(mapping, name)
