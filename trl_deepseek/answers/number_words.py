@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import re
 
-_ONES = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
-        "fifteen sixteen seventeen eighteen nineteen".split()
-    )
-}
-_TENS = {
-    word: 10 * (value + 2)
-    for value, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split())
-}
+_BELOW_TWENTY = """zero one two three four five six seven eight nine ten eleven twelve thirteen
+    fourteen fifteen sixteen seventeen eighteen nineteen"""
+_ONES = {word: value for value, word in enumerate(_BELOW_TWENTY.split())}
+_TIES = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TIES.split(), 2)}
 _SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-_NUMBER = {*_ONES, *_TENS, *_SCALES, "hundred"}
 # What makes another number of the one before it; or that there is more to the answer.
 _CHANGES = re.compile(
     r"(?:half|halves|quarters?|points?|square[ds]?|cube[ds]?|first|second|\w*(?:th|ths|rd|rds|fold)|pairs?"
     r"|couples?|scores?|ways?|to|by|from|over|under|out|per|each|is|for|other|another|both|all"
     r"|thing|one|digits?|figures?|nor|at|in|with|than)"
 )
-_LEAST_WORDS = 1
 _MOST_WORDS = 2  # behind the number: twelve red apples
 
 

@@ -20,7 +20,8 @@ _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
     r"(?P<label>(?:[A-Za-z]|\\angle ?[A-Z]{1,3}|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
     r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
-    r"\s*(?:=|\\equiv(?=[^=]*\(mod )|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
+    r"\s*(?:=|\\equiv(?=[^=]*\(mod )|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))"
+    r"\s*(?P<rest>[^=]+)"
 )
 _POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
 _NO_LABEL = re.compile(

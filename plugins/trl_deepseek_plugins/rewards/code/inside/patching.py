@@ -28,15 +28,17 @@ class ProgramFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self.names = names
 
     def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
+        """A module that is found here, for a name that stands for the program."""
         if fullname not in self.names:
             return None
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        """A module whose attributes are the program's globals."""
         return _program_module(self.remote)(spec.name)
 
     def exec_module(self, module: types.ModuleType) -> None:
-        pass
+        """Nothing: the program runs in a process of its own."""
 
 
 def _program_module(remote: Remote) -> type[types.ModuleType]:

@@ -218,6 +218,7 @@ class Back:
         self.number = number
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call it, and wait for what it returns."""
         refer = self.server.refer
         given = [wire.encode(value, refer) for value in args]
         named = {key: wire.encode(value, refer) for key, value in kwargs.items()}

@@ -121,7 +121,7 @@ def fixture(function: Any = None, *, autouse: bool = False, name: str = "", **_:
 
 
 def _built_in() -> dict[str, _Fixture]:
-    """pytest's own fixtures; ``own_fixtures`` makes them."""
+    """The fixtures that pytest brings; ``own_fixtures`` makes them."""
     names = ("tmp_path", "capsys", "monkeypatch")
 
     def made(name: str) -> Callable[[], Any]:
