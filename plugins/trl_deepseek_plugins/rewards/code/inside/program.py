@@ -143,7 +143,8 @@ class Server:
         if name == "module":
             return [self.refer(importlib.import_module(*args)), []]
         if name == "share":
-            return [sharing.share(self, *args), []]
+            sharing.share(self, *args)
+            return [None, []]
         given = [wire.decode(value, self.resolve) for value in args]
         named = {key: wire.decode(value, self.resolve) for key, value in kwargs.items()}
         result = OPERATIONS[name](self.objects[target], *given, **named)

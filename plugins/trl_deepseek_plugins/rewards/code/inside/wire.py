@@ -95,8 +95,9 @@ def encode(value: Any, refer: Refer) -> Any:
         return ["timedelta", value.days, value.seconds, value.microseconds]
     if kind.__name__ in ("PosixPath", "PurePosixPath") and kind.__module__.startswith("pathlib"):
         return ["path", str(value)]
-    if issubclass(kind, tuple) and isinstance(getattr(kind, "_fields", None), tuple):
-        return ["named", kind.__name__, ["list", *kind._fields], *(encode(v, refer) for v in value)]
+    fields = getattr(kind, "_fields", None)
+    if issubclass(kind, tuple) and isinstance(fields, tuple):
+        return ["named", kind.__name__, ["list", *fields], *(encode(v, refer) for v in value)]
     for base, plain in BASES.items():
         if issubclass(kind, base):
             return ["like", encode(plain(value), refer), refer(value)]
