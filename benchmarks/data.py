@@ -3,9 +3,10 @@
     python benchmarks/data.py [--rows 100000] [--processes 1 2] [--json]
 
 What is timed is the trainer's constructor, which reads, checks, renders and tokenises; ours also
-looks at every row beforehand. Both sides have the same tokenizer and template (``deepseek-v3``), the
-same rows of four turns from a JSON file, the loss on the assistant's tokens, and folders of their own
-for the cache of datasets; "again" is the same in a second process, as a second run would make it.
+looks at every row beforehand. Both sides have the same tokenizer and template (``deepseek-v3``),
+the same rows of four turns from a JSON file, the loss on the assistant's tokens, and folders of
+their own for the cache of datasets; "again" is the same in a second process, as a second run would
+make it.
 """
 
 from __future__ import annotations
