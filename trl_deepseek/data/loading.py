@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.data.rows import some
 from trl_deepseek.dataset_types import dataset_options
-from trl_deepseek.errors import DataError, boundary
+from trl_deepseek.errors import DataError, boundary, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -136,8 +136,21 @@ def _load_named(
             )
         return _load_file(name, path, split, streaming)
     if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
-        raise DataError(f"data file {name!r} does not exist")
+        folder = path.parent
+        hint = (
+            did_you_mean(name, _files_beside(path))
+            if folder.is_dir()
+            else f"\n  there is no folder {str(folder)!r}"
+        )
+        raise DataError(f"data file {name!r} does not exist{hint}")
     return _load_remote(name, registry, split, subset, streaming)
+
+
+def _files_beside(path: Path) -> list[str]:
+    """The data files in the folder that a path is in."""
+    if not path.parent.is_dir():
+        return []
+    return sorted(str(each) for each in path.parent.iterdir() if each.suffix in FORMATS)
 
 
 def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
@@ -281,7 +294,8 @@ def _load_remote(
     except Exception as error:  # hub, network and builder errors alike: the data is not to be had
         lines = str(error).strip().splitlines() or [type(error).__name__]
         embedded = ", ".join(registry.datasets)
+        hint = did_you_mean(name, [*registry.datasets, *_files_beside(Path(name).expanduser())])
         raise DataError(
-            f"dataset {name!r} cannot be loaded: {lines[0]}\n"
+            f"dataset {name!r} cannot be loaded: {lines[0]}{hint}\n"
             f"  it is no file here and no embedded dataset ({embedded})"
         ) from error
