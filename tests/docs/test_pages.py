@@ -56,7 +56,8 @@ def options_of(command: str) -> frozenset[str]:
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
     for action in parser._actions:
-        yield from (flag.removeprefix("--") for flag in action.option_strings)
+        # argparse takes each with dashes, too
+        yield from (flag.lstrip("-").replace("-", "_") for flag in action.option_strings)
         if isinstance(action, argparse._SubParsersAction):
             for each in action.choices.values():
                 yield from _options(each)
@@ -78,7 +79,9 @@ def test_every_option_that_a_page_names_exists(page: Path) -> None:
     known = {option for command in (*COMMANDS, *ALIASES) for option in options_of(command)}
     unknown = []
     for line in text_of(page).replace("\\\n", " ").splitlines():
-        taken = {option for words, theirs in OF_OTHERS.items() if words in line for option in theirs}
+        taken = {
+            option for words, theirs in OF_OTHERS.items() if words in line for option in theirs
+        }
         for script in re.findall(r"python (\S+\.py)", line):
             taken |= set(OPTION.findall((REPOSITORY / script).read_text(encoding="utf-8")))
         unknown += [option for option in OPTION.findall(line) if option not in known | taken]
@@ -88,7 +91,7 @@ def test_every_option_that_a_page_names_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_that_a_page_shows_has_its_options(page: Path) -> None:
     for line in code_of(page).replace("\\\n", " ").splitlines():
-        for shown in re.findall(r"trl-deepseek (?!vllm)([a-z][\w-]*[^`|;]*)", line):
+        for shown in re.findall(r"trl-deepseek (?!vllm)([a-z][\w-]*(?!:)\b[^`|;:]*)", line):
             command = shown.split()[0]
             assert command in (*COMMANDS, *ALIASES), shown
             own = shown.partition("accelerate launch")[0]
@@ -100,7 +103,7 @@ def test_every_option_that_is_not_of_trl_is_in_the_docs() -> None:
     missing = {
         f"{command} --{option}"
         for command in COMMANDS
-        for option in options_of(command) - TRLS_OWN - {"h", "-h", "help"}
+        for option in options_of(command) - TRLS_OWN - {"h", "help"}
         if option.removeprefix("no_") not in words and option not in words
     }
     assert not missing
