@@ -1,4 +1,4 @@
-"""The pages speak of commands, options, names and files that there are, and of all that are ours."""
+"""The pages speak of commands, options, names and files that there are, and of all of ours."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def prepare(dataset: Any, chosen: Sequence[Chosen]) -> Rows:
             try:
                 read[key] = questions.read(rows, each.rows, source, compared_by=by)
             except DataError as error:
-                if error.rows or each.rows == "prompts":
+                if error.rows or each.rows == "prompts" or by is not None:  # says so itself
                     raise
                 raise DataError(
                     f"metric {each.name!r} is measured on {each.rows}: {error}"
