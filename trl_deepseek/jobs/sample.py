@@ -115,7 +115,8 @@ def _load(options: SampleOptions, registry: Registry) -> Any:
         seed=options.seed,
         options=dataset_options,
     )
-    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.as_messages(rows) if options.as_messages else rows
 
 
 def _read(
