@@ -16,7 +16,7 @@ from trl_deepseek.rollouts.history import read
 from trl_deepseek.sources import import_file
 
 SCRIPT = Path(__file__).with_name("trainings.py")
-NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo")
+NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo", "policy")
 CLOCK = ("step_time",)
 CONFIG = Path(__file__).parents[2] / "examples" / "launch" / "fsdp2.yaml"
 

@@ -31,6 +31,11 @@ def verifier_of(task: str, registry: Registry) -> str:
     """
     if task in registry.datasets:
         found = registry.datasets[task].verifier
+        if found is not None and found not in registry.rewards:
+            raise ConfigError(
+                f"task {task!r} brings the verifier {found!r}, which no plugin registers as a "
+                f"reward{did_you_mean(found, registry.rewards)}"
+            )
         if found is not None:
             return found
         raise ConfigError(

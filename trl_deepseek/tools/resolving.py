@@ -39,7 +39,7 @@ def resolve(tools: Any, registry: Registry) -> list[Tool]:
             raise ConfigError(
                 f"two tools are named {tool.name!r}\n  rename one function, or list it once"
             )
-        _check(tool)
+        check(tool)
         found[tool.name] = tool
     return list(found.values())
 
@@ -60,8 +60,12 @@ def _resolve_one(item: Any, registry: Registry) -> Tool:
     return Tool(name, item)
 
 
-def _check(tool: Tool) -> None:
-    """Refuse a tool that the model could not be told of, or that lacks a module."""
+def check(tool: Tool) -> None:
+    """Refuse a tool that the model could not be told of, or that lacks a module.
+
+    Raises:
+        ConfigError: See the messages.
+    """
     for module in tool.requires:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(
