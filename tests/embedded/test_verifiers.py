@@ -9,6 +9,7 @@ import pytest
 from datasets import Dataset
 
 from trl_deepseek import GRPOConfig, GRPOTrainer, data, hookimpl, load_registry, rewards
+from trl_deepseek.cli.plugin_page import describe, find
 from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.rewards.verifiers import brought_by
 from trl_deepseek.rollouts.history import read
@@ -136,3 +137,23 @@ def test_options_reach_the_builder() -> None:
 def test_a_package_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="dataset 'absent' needs the module 'no_such_module'"):
         REGISTRY.datasets["absent"]()
+
+
+def test_its_page_says_what_it_brings() -> None:
+    (entry,) = find(REGISTRY, "terse")
+    page = describe(entry)
+    assert (page["verifier"], page["begins with"]) == ("short", "Be brief.")
+    assert [option["name"] for option in page["options"]] == ["tens"]
+    (entry,) = find(REGISTRY, "calculator")
+    assert describe(entry)["called with"] == ["expression"]
+
+
+def test_a_verifier_that_is_not_there_is_named(tmp_path: Path) -> None:
+    class Broken:
+        @hookimpl
+        def register_datasets(self, register: Register) -> None:
+            register("lost", lambda **_: Dataset.from_list(ROWS), verifier="exact_mach")
+
+    registry = load_registry(plugins=[Broken()])
+    with pytest.raises(ConfigError, match="'lost' brings the verifier 'exact_mach', which no"):
+        brought_by(registry.datasets["lost"](), registry)

@@ -16,7 +16,7 @@ from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.policy_types import CONTEXT, Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
-from trl_deepseek.types import EmbeddedDataset, Loss, Metric, Reward, Tool
+from trl_deepseek.types import EmbeddedDataset, Loss, Metric, Preset, Reward, Tool
 
 WRAPPED = (EmbeddedDataset, Tool, Advantage, Loss, Metric, PolicyLoss, Reward)
 
@@ -90,6 +90,8 @@ def describe(entry: Entry) -> dict[str, Any]:
         page["over"] = OVER[item.over]
         page["rows"] = "by its options" if callable(item.rows) else item.rows or "its own"
         page["columns"] = list(item.columns)
+    if isinstance(item, Preset):
+        page["summary"] = f"{item.description} `trl-deepseek presets show {entry.name}`"
     if isinstance(item, EmbeddedDataset):
         page["tasks"] = f"named {entry.name}:TASK" if item.has_tasks else None
         page["verifier"] = item.verifier
