@@ -302,6 +302,13 @@ TABLE = [
         "jobs/peers.py",
         "what the ranks of a run share",
     ),
+    Name(
+        "torch.distributed.distributed_c10d",
+        "_set_pg_timeout",
+        "environment.py",
+        "--ddp_timeout on CPUs",
+        "timeout group",
+    ),
     Name("torch", "_subclasses", "memory/rehearsal.py", "tensors without data"),
     Name("torch.utils", "_python_dispatch", "memory/live.py", "every tensor that is made"),
     Name("torch.utils", "_pytree", "memory/live.py", "every tensor that is made"),
