@@ -89,6 +89,7 @@ def test_a_mixture_of_tasks_with_different_verifiers_trains(tmp_path: Path) -> N
     parts = [{"path": "terse"}, {"path": "coins"}]
     mixture = data.mix(parts, REGISTRY, kind="prompts").shuffle(seed=0)
     assert set(mixture["task"]) == {"terse", "coins"}
+    plugins: Any = [Plugin()]
     config = GRPOConfig(
         str(tmp_path),
         chat_template="deepseek-v3",
@@ -100,7 +101,7 @@ def test_a_mixture_of_tasks_with_different_verifiers_trains(tmp_path: Path) -> N
         report_to="none",
         disable_tqdm=True,
         activation_checkpointing=False,
-        plugins=[Plugin()],
+        plugins=plugins,
     )
     trainer = GRPOTrainer("tiny-deepseek-llm", None, config, mixture)
     trainer.train()

@@ -95,7 +95,7 @@ def losses(run: GRPOTrainer) -> list[float]:
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_a_resumed_run_ends_with_the_same_weights(pair: str, tmp_path: Path) -> None:
-    make = functools.partial(trainer, **PAIRS[pair])
+    make: Any = functools.partial(trainer, **PAIRS[pair])
     whole = make(tmp_path / "whole", save_strategy="steps", save_steps=1)
     whole.train()
     assert any(losses(whole))

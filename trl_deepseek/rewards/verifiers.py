@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import Any
 
 from trl_deepseek import data
+from trl_deepseek.data.mixing import TASK
 from trl_deepseek.errors import ConfigError, DataError, did_you_mean
 from trl_deepseek.registry import Registry
-from trl_deepseek.rewards.own_rows import TASK
 from trl_deepseek.types import Reward
 
 JOINED = " + "  # how ``data.mix`` calls several datasets

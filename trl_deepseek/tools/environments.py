@@ -27,7 +27,7 @@ class StandIn:
         vars(self)["lost"] = None  # why it was given up
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[misc]
         """That of the user's, for rewards that ask."""
         return type(vars(self)["inner"])
 
@@ -52,9 +52,9 @@ class Environments:
     def __init__(self, factory: Any, guard: Guard) -> None:
         self._guard = guard
         self._kinds: dict[type, type] = {}
-        new = functools.partial(functools.partial, self._new)
+        new: Any = functools.partial(functools.partial, self._new)
         each = isinstance(factory, Mapping)
-        self.factory = {n: new(f) for n, f in factory.items()} if each else new(factory)
+        self.factory: Any = {n: new(f) for n, f in factory.items()} if each else new(factory)
 
     def rewards(self) -> list[Reward]:
         """What scores the episodes, of each class that does, in TRL's order."""
@@ -140,11 +140,13 @@ async def _unguarded(self: StandIn) -> float | None:
     raise NotImplementedError
 
 
-def _reward(own: type, kind: type) -> Reward:
+def _reward(own: Any, kind: type) -> Reward:
     """The score that each environment of a class gives its episode; None where it was given up."""
 
     def scores(environments: list[Any]) -> list[Any]:
-        inner = [vars(e) if type(e) is kind else {"lost": "another"} for e in environments]
+        inner: list[Any] = [
+            vars(e) if type(e) is kind else {"lost": "another"} for e in environments
+        ]
         return [None if e["lost"] is not None else e["inner"].get_reward() for e in inner]
 
     def at_once(completions: list[Any], environments: list[Any]) -> list[float | None]:
