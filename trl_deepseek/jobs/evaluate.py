@@ -76,8 +76,8 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     return Job(options, registry, chosen, rows, sampling, settings, _models(options, registry))
 
 
-def _brought(options: EvaluateOptions, registry: Registry) -> list[str]:
-    """The verifier of the rows or of their task, where no metric is named."""
+def _brought(options: EvaluateOptions, registry: Registry) -> list[Any]:
+    """The verifiers of the rows or of their task, where no metric is named."""
     if options.task is not None:
         return [verifier_of(options.task, registry)]
     found = brought_by(_load(str(options.dataset_name), options, registry, "prompts"), registry)
