@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 COMMON = ("system", "user", "assistant")
+ASKERS = ("system", "developer", "user", "tool")  # who never answers
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class Inspector:
 
     def _unlearnable(self, messages: Conversation, column: str) -> Iterator[Fault]:
         """Assistant messages that cannot be targets as they stand."""
+        if column in ANSWERS and (last := messages[-1].get("role")) in ASKERS:
+            yield Fault(
+                f"the last message of {column} is the {last}'s, and the model would learn to write "
+                "it",
+                "end it with the assistant's; what comes before the answer is the prompt",
+            )
         answers = [m for m in messages if m.get("role") == "assistant"]
         if any(reasoning.is_unclosed(text_of(m)) for m in answers):
             yield Fault(

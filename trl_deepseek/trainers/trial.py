@@ -37,7 +37,7 @@ def check(args: Any) -> None:
     if multiple not in (None, "auto") and not (str(multiple).isdecimal() and int(multiple)):
         raise ConfigError(f"pad_to_multiple_of is {multiple}: it must be at least 1, or auto")
     _check_checkpointing(args)
-    if args.torch_compile_mode is not None:
+    if args.torch_compile:
         _compile(args)
     if getattr(args, "generation_kwargs", None) and not args.use_vllm:  # which has its own
         _check_generation(args.generation_kwargs)
@@ -115,7 +115,12 @@ def _check_checkpointing(args: Any) -> None:
 def _compile(args: Any) -> None:
     import torch
 
-    with boundary(ConfigError, f"torch_compile_mode {args.torch_compile_mode!r}"):
+    named = {
+        name: getattr(args, name)
+        for name in ("torch_compile_mode", "torch_compile_backend")
+        if getattr(args, name) is not None
+    }
+    with boundary(ConfigError, ", ".join(f"{name} {value!r}" for name, value in named.items())):
         torch.compile(
             torch.nn.Identity(),
             backend=args.torch_compile_backend or "inductor",
