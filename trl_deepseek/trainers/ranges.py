@@ -177,8 +177,7 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
         if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 _check_number(field.name, number, value)
-        elif value is not None:
-            _check_largest(field.name, value)
+    check_largest(config)
     # Only where steps are what is counted.
     strategy = getattr(config, "logging_strategy", None)
     if strategy == "steps" and not 0 < config.logging_steps <= LARGEST:
@@ -189,8 +188,18 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
         )
 
 
+def check_largest(config: Any) -> None:
+    """Refuse whole numbers beyond all counting, also within options of options.
+
+    Raises:
+        ConfigError: Names the field.
+    """
+    for field in fields(config):
+        if field.name not in NUMBERS:
+            _check_largest(field.name, getattr(config, field.name, None))
+
+
 def _check_largest(name: str, value: Any) -> None:
-    """Refuse whole numbers beyond all counting, also within options of options."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             _check_largest(f"{name}: {key}", inner)

@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from trl_deepseek import checkpoints
 from trl_deepseek.checkpoints import finding, rotating, states, writing
-from trl_deepseek.errors import ConfigError, RunError, boundary
+from trl_deepseek.errors import ConfigError, RunError, TrlDeepseekError, boundary, describe
 from trl_deepseek.trainers import tallies
 
 logger = logging.getLogger(__name__)
@@ -234,4 +234,10 @@ class TakeUp(TrainerCallback):
         if args.should_save:
             writing.clear(Path(args.output_dir))
         if trainer._resumed is not None:
-            trainer._read_own(Path(trainer._resumed))
+            try:
+                trainer._read_own(Path(trainer._resumed))
+            except TrlDeepseekError:
+                raise
+            except Exception as error:  # a file holds something else than was written there
+                message = f"{trainer._resumed} cannot be taken up: {describe(error)}"
+                raise RunError(message) from error

@@ -39,8 +39,8 @@ def check(args: Any) -> None:
     _check_checkpointing(args)
     if args.torch_compile:
         _compile(args)
-    if getattr(args, "generation_kwargs", None) and not args.use_vllm:  # which has its own
-        _check_generation(args.generation_kwargs)
+    if not getattr(args, "use_vllm", True):  # which has its own
+        _check_generation(args.generation_kwargs or {}, args.cache_implementation)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
         if optimizer is not None:
@@ -128,7 +128,7 @@ def _compile(args: Any) -> None:
         )
 
 
-def _check_generation(options: dict[str, Any]) -> None:
+def _check_generation(options: dict[str, Any], cache: str | None) -> None:
     from transformers import GenerationConfig
 
     known = vars(GenerationConfig())
@@ -141,3 +141,5 @@ def _check_generation(options: dict[str, Any]) -> None:
     ranges.check_options("generation_kwargs", options)
     with boundary(ConfigError, "generation_kwargs"):
         GenerationConfig(**{"do_sample": True, **options}).validate(strict=True)
+    with boundary(ConfigError, f"cache_implementation {cache!r}"):
+        GenerationConfig(cache_implementation=cache).validate(strict=True)
