@@ -28,9 +28,9 @@ NUMBERS = {
     "adam_beta2": "[0, 1)",
     "adam_epsilon": "[0, inf)",
     "max_grad_norm": "[0, inf]",  # 0 switches clipping off, infinity only measures
-    "warmup_steps": "[0, 2147483647]",  # below 1 a share of all steps
+    "warmup_steps": "[0, inf)",  # below 1 a share of all steps
     "label_smoothing_factor": "[0, 1)",
-    "num_train_epochs": "(0, 2147483647]",
+    "num_train_epochs": "(0, inf)",
     "max_steps": "[1, inf)",
     "per_device_train_batch_size": "[1, inf)",
     "per_device_eval_batch_size": "[1, inf)",
@@ -41,16 +41,16 @@ NUMBERS = {
     "router_aux_loss_coef": "[0, inf)",
     # Reading data, saving, logging.
     "max_length": "[1, inf)",
-    "dataloader_num_workers": "[0, 1024]",
+    "dataloader_num_workers": "[0, inf)",
     "dataloader_prefetch_factor": "[1, inf)",
-    "dataset_num_proc": "[1, 1024]",
+    "dataset_num_proc": "[1, inf)",
     "save_total_limit": "[1, inf)",
     "ddp_bucket_cap_mb": "(0, inf)",
     "torch_empty_cache_steps": "[1, inf)",
     "num_completions_to_print": "[1, inf)",
-    "eval_delay": "[0, 2147483647]",
-    "eval_steps": "[0, 2147483647]",  # below 1 a share of all steps, like the next
-    "save_steps": "[0, 2147483647]",
+    "eval_delay": "[0, inf)",
+    "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
+    "save_steps": "[0, inf)",
     "ddp_timeout": "(0, inf)",
     # Preferences and reward models.
     "beta": "[0, inf)",
@@ -66,8 +66,8 @@ NUMBERS = {
     "undesirable_weight": "[0, inf)",
     "center_rewards_coefficient": "[0, inf)",
     # Generation and policy losses.
-    "num_generations": "[1, 65536]",
-    "num_generations_eval": "[1, 65536]",
+    "num_generations": "[1, inf)",
+    "num_generations_eval": "[1, inf)",
     "generation_batch_size": "[1, inf)",
     "steps_per_generation": "[1, inf)",
     "max_completion_length": "[1, inf)",
@@ -111,20 +111,27 @@ NUMBERS = {
     "reward_max_failures": "[1, inf)",
     # Sampling from a model, beside training and in it.
     "max_samples": "[1, inf)",
-    "num_samples": "[1, 65536]",
+    "num_samples": "[1, inf)",
     "max_new_tokens": "[1, inf)",
     "batch_size": "[1, inf)",
     "best_of": "[1, inf)",
     "min_reward": "(-inf, inf)",
     "eval_max_new_tokens": "[1, inf)",
     # LoRA.
-    "lora_r": "[1, 65536]",
+    "lora_r": "[1, inf)",
     "lora_alpha": "(0, inf)",
     "lora_dropout": "[0, 1)",
 }
 # The largest whole number where no interval says less: nothing has more rows, steps or tokens, and
 # beyond it memory, time and arithmetic end runs in ways of their own.
 LARGEST = 2**31 - 1
+# Where less is more than anybody can mean.
+MOST = {
+    **dict.fromkeys(("num_generations", "num_generations_eval", "num_samples", "lora_r"), 2**16),
+    **dict.fromkeys(("dataloader_num_workers", "dataset_num_proc"), 2**10),
+}
+# Numbers that may be broken and count steps or epochs all the same.
+COUNTS = ("num_train_epochs", "warmup_steps", "eval_delay", "eval_steps", "save_steps")
 # Values outside of the interval that switch something off.
 SWITCHES = {"max_steps": (-1, "num_train_epochs decides"), "top_k": (-1, "all tokens")}
 
@@ -232,8 +239,10 @@ def _check_number(name: str, number: Any, value: Any) -> None:
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ConfigError(f"{name} is {value!r}: it must be a number, {in_words(text, 0)}")
     low, high = (float(end) for end in text[1:-1].split(","))
-    if isinstance(number, int) and high == math.inf and number > LARGEST:
-        text, high = f"{text.partition(',')[0]}, {LARGEST}]", LARGEST
+    most = MOST.get(name, LARGEST)
+    counts = isinstance(number, int) or (name in COUNTS and math.isfinite(number))
+    if high == math.inf and counts and number > most:
+        text, high = f"{text.partition(',')[0]}, {most}]", most
     above = number >= low if text[0] == "[" else number > low
     below = number <= high if text[-1] == "]" else number < high
     if above and below:
