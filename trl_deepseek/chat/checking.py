@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
-from trl_deepseek.chat.faults import Fault, Inspector
+from trl_deepseek.chat.faults import Inspector
+from trl_deepseek.chat.message_faults import Fault
 from trl_deepseek.chat.messages import TARGETS, holds_conversations, is_conversation
 from trl_deepseek.errors import DataError, TemplateError, about_rows
 

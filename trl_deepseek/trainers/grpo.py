@@ -150,6 +150,7 @@ class GRPOTrainer(
         args, registry = inputs.args, inputs.registry
         policy = plan(args, registry)
         functions = rewards.resolve(verifiers.named(inputs), registry)
+        rewards.check_kept(functions, args)
         inputs.each_split(lambda rows, split: _read(rows, split, functions))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
         ours = isinstance(args, GRPOConfig)
