@@ -41,6 +41,7 @@ def check(args: Any) -> None:
         _compile(args)
     if not getattr(args, "use_vllm", True):  # which has its own
         _check_generation(args.generation_kwargs or {}, args.cache_implementation)
+        _check_stop_strings(args)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
         if optimizer is not None:
@@ -126,6 +127,18 @@ def _compile(args: Any) -> None:
             backend=args.torch_compile_backend or "inductor",
             mode=args.torch_compile_mode,
         )
+
+
+def _check_stop_strings(args: Any) -> None:
+    """Refuse them where they would not be seen, or where all that they end would carry no loss."""
+    if not (args.generation_kwargs or {}).get("stop_strings"):
+        return
+    for option in ("mask_truncated_completions", "use_transformers_continuous_batching"):
+        if getattr(args, option):
+            why = "counts what they end as cut off" if option.startswith("mask") else "has none"
+            raise ConfigError(
+                f"generation_kwargs: stop_strings: {option} {why}\n  leave one of the two out"
+            )
 
 
 def _check_generation(options: dict[str, Any], cache: str | None) -> None:
