@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None
         look: Is shown the checked job before a model is loaded.
     """
     from trl_deepseek.cli import log_lines
-    from trl_deepseek.jobs import output_folder, running
+    from trl_deepseek.jobs import output_folder, peers, running
 
     if not sys.stderr.isatty():
         hide_progress_bars()
@@ -79,7 +79,8 @@ def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None
             job = jobs.kind(args.command).check(args)
             output_folder.take(job, overwrite=args.overwrite_output_dir)
             look(job)
-        trainer = job.build()
+        with peers.named(job.config.ddp_timeout):
+            trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
     # Or threads that still talk to other processes may abort this one as Python ends.
