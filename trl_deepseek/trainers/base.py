@@ -108,7 +108,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         self.add_callback(recording.Log())  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
-        chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
+        chat.set_stop_tokens(self.model, inputs.tokenizer, saves_adapter=inputs.has_adapter)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
         self._begin_watch()
