@@ -215,6 +215,8 @@ class Reward:
             row is asked about before a model is loaded.
         check: Says what it lacks to be called at all, such as a key in the environment, or None;
             asked before a model is loaded.
+        tasks: The tasks whose rows it scores, which the column ``task`` names; it abstains from all
+            other rows. None for every row.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Reward:
     requires: tuple[str, ...] = ()
     check_row: Callable[[Mapping[str, Any]], str | None] | None = None
     check: Callable[[], str | None] | None = None
+    tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         limit: Any = self.timeout

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
-from trl_deepseek.chat.faults import Fault, Inspector
+from trl_deepseek.chat.faults import Inspector
+from trl_deepseek.chat.message_faults import Fault
 from trl_deepseek.chat.messages import TARGETS, holds_conversations, is_conversation
 from trl_deepseek.errors import DataError, TemplateError, about_rows
 
@@ -82,7 +83,7 @@ def check_conversations(
 
     columns = [c for c in (*COLUMNS, "chat_template_kwargs") if c in dataset.column_names]
     found: dict[int, Fault] = {}
-    developers = []
+    changed: dict[str, list[int]] = {}
     rows = dataset.select_columns(columns) if columns else []
     for number, row in enumerate(
         tqdm(rows, desc="Checking conversations", disable=not show_progress)
@@ -90,16 +91,13 @@ def check_conversations(
         fault = fault_of(row, number)
         if fault is not None:
             found[number] = fault
-        elif inspector.renames_developer(row):
-            developers.append(number)
+            continue
+        for change in inspector.changes(row):
+            changed.setdefault(change, []).append(number)
     if found:
         _refuse(source, found)
-    if developers:
-        logger.warning(
-            "%s, %s: the chat template has no role developer and writes the message as a system's",
-            source,
-            _rows(developers),
-        )
+    for change, numbers in changed.items():
+        logger.warning("%s, %s: the chat template %s", source, _rows(numbers), change)
     if any(is_conversation(row.get(c)) for row in list(rows)[:1] for c in TARGETS):
         _say_if_turns_do_not_end(tokenizer)
     return dataset

@@ -130,6 +130,8 @@ def _load_named(
 ) -> Any:
     path = Path(name).expanduser()
     if path.is_file():
+        if subset is not None:
+            raise DataError(f"{name} has no configurations: leave dataset_config {subset!r} out")
         if split.partition("[")[0] != "train":
             raise DataError(
                 f"data file {name!r} has no split {split!r}: a file is its train split\n"

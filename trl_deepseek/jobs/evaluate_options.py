@@ -71,12 +71,8 @@ class EvaluateOptions(AnsweringOptions):
             raise ConfigError("task and metrics both say what is measured: leave one out")
         mappings = ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs")
         ranges.read_mappings(self, mappings, ())
-        if self.max_samples is not None and self.max_samples < 1:
-            raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
-        if self.reward_timeout is not None and not self.reward_timeout > 0:
-            raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
-        if self.reward_workers < 0:
-            raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
+        _ = self.sampling
+        ranges.check_numbers(self, but=["temperature"])
 
     @property
     def reward_settings(self) -> Settings:

@@ -65,6 +65,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         ranges.read_mappings(self, ("dataset_kwargs",), ())
+        ranges.check_numbers(self)
         if self.datasets is None:
             return
         if self.dataset_kwargs is not None:

@@ -100,6 +100,21 @@ def columns_of(functions: Sequence[Any]) -> list[str]:
     return list(read)
 
 
+def check_kept(functions: Sequence[Any], args: Any) -> None:
+    """Refuse to have the columns removed that rewards read.
+
+    Raises:
+        ConfigError: Names the first reward and its columns.
+    """
+    for function in functions if args.remove_unused_columns else ():
+        read = columns_of([function])
+        if read:
+            raise ConfigError(
+                f"remove_unused_columns: reward {name_of(function)!r} reads {', '.join(read)}, "
+                "which would be gone\n  leave it out"
+            )
+
+
 def check_sandbox(functions: Sequence[Any], allow_unsandboxed: bool) -> str | None:
     """Check that rewards which run generated code have a sandbox to run it in.
 
