@@ -26,8 +26,8 @@ class StandIn:
         vars(self)["inner"] = inner
         vars(self)["lost"] = None  # why it was given up
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:
         """That of the user's, for rewards that ask."""
         return type(vars(self)["inner"])
 
