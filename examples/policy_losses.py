@@ -39,6 +39,7 @@ from trl_deepseek import (
     Registry,
     SFTConfig,
     SFTTrainer,
+    chat,
     load_registry,
     models,
 )
@@ -46,6 +47,7 @@ from trl_deepseek.evaluation import evaluate
 from trl_deepseek.generation import Sampling
 
 TASK = "cups"
+TEMPLATE = "deepseek-v3"
 HELD_OUT = 64
 SFT_BATCH = 64
 GROUP = 8
@@ -70,7 +72,7 @@ def common(folder: str, steps: int, seed: int) -> dict[str, Any]:
     """Options that all runs share."""
     return {
         "output_dir": folder,
-        "chat_template": "deepseek-v3",
+        "chat_template": TEMPLATE,
         "max_steps": steps,
         "seed": seed,
         "save_strategy": "no",
@@ -111,6 +113,7 @@ def kept_start(registry: Registry, args: argparse.Namespace, folder: Path) -> tu
         torch.save(model.state_dict(), kept)
     model, tokenizer = registry.models["tiny-deepseek-llm"](seed=args.seed)
     model.load_state_dict(torch.load(kept, weights_only=True))
+    chat.install(tokenizer, TEMPLATE)
     return model, tokenizer
 
 
