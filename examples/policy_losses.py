@@ -7,10 +7,10 @@ A tiny model first learns by SFT to follow a ball under cups, as in the quicksta
 once more often than to follow it step by step, which is how a question is answered right. Each pair
 then trains a copy of it with GRPO, two updates for each rollout. Without ``--all`` that is every
 advantage with the first loss and every loss with the first advantage, else every advantage with
-every loss. The table shows the mean reward of the last ten steps, how often the greedy answer to
-held-out questions is right (0.2 by a guess), the KL divergence from the start, the share of tokens
-(or completions) that were clipped, and seconds of one processor. With ``--folder`` the start and
-each row are kept there, and a run that was broken off goes on.
+every loss. The table shows how often the greedy answer to held-out questions is right (0.2 by a
+guess) and, as means over the last quarter of a run, the reward, the KL divergence from the start
+and the share of tokens (or completions) that were clipped; and seconds of one processor.
+With ``--folder`` the start and each row are kept there, and a run that was broken off goes on.
 Compare the rows of one table, not tables: how right a start is depends on seed and processor.
 """
 
@@ -39,6 +39,7 @@ from trl_deepseek import (
     Registry,
     SFTConfig,
     SFTTrainer,
+    chat,
     load_registry,
     models,
 )
@@ -46,6 +47,7 @@ from trl_deepseek.evaluation import evaluate
 from trl_deepseek.generation import Sampling
 
 TASK = "cups"
+TEMPLATE = "deepseek-v3"
 HELD_OUT = 64
 SFT_BATCH = 64
 GROUP = 8
@@ -70,7 +72,7 @@ def common(folder: str, steps: int, seed: int) -> dict[str, Any]:
     """Options that all runs share."""
     return {
         "output_dir": folder,
-        "chat_template": "deepseek-v3",
+        "chat_template": TEMPLATE,
         "max_steps": steps,
         "seed": seed,
         "save_strategy": "no",
@@ -111,6 +113,7 @@ def kept_start(registry: Registry, args: argparse.Namespace, folder: Path) -> tu
         torch.save(model.state_dict(), kept)
     model, tokenizer = registry.models["tiny-deepseek-llm"](seed=args.seed)
     model.load_state_dict(torch.load(kept, weights_only=True))
+    chat.install(tokenizer, TEMPLATE)
     return model, tokenizer
 
 
@@ -167,11 +170,13 @@ def run(
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     seconds = time.process_time() - begin
-    logs = [log for log in trainer.state.log_history if "reward" in log]
-    clipped = next((name for name in CLIPPED if name in logs[-1]), None)
+    logs = trainer.state.log_history
+    clipped = next((name for name in CLIPPED if any(name in log for log in logs)), None)
 
     def last(name: str) -> float:
-        values = [float(log[name]) for log in logs[-10:]]
+        """The mean of the last quarter; a reward is logged once for each rollout."""
+        values = [float(log[name]) for log in logs if name in log]
+        values = values[-max(len(values) // 4, 1) :]
         return sum(values) / len(values)
 
     return Row(

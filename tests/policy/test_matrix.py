@@ -29,7 +29,7 @@ PAIRS: dict[str, dict[str, Any]] = {
     },
     "constant, high entropy": {
         "advantage": "pass_at_k",
-        "advantage_kwargs": {"k": 2},
+        "advantage_kwargs": {"k": 2, "threshold": 12.0},
         "loss_type": "dr_grpo",
         "loss_kwargs": {"epsilon": 0.1},
         "top_entropy_quantile": 0.5,
