@@ -8,22 +8,27 @@ Each work is a trainer on rows of exactly P prompt tokens and C tokens per compl
 Llama (hidden size 512, vocabulary 32000 unless ``--layers`` and ``--vocabulary`` say otherwise),
 LoRA, float32. Both sides have the same weights and the same batch; a step is TRL's
 ``training_step``, forward, reference and backward; of GRPO the update from given completions, the
-rollout, or both (``grpo step``). The order alternates from round to round;
-figures are medians of processor time, which other work on the machine distorts least, with the
-lowest and highest ratio of a round. Peak memory is what a step adds to the process at most, from
-the system's own mark.
+rollout, or both (``grpo step``). ORPO and SimPO are TRL's experimental trainers on its side, and
+"sft packed, padded" packs the texts on our side and pads them on TRL's. Each row has a process of
+its own, in which the order alternates from round to round; figures are medians of processor time,
+which other work on the machine distorts least, with the lowest and highest ratio of a round. Peak
+memory is what one more step adds to the process at most, from the system's own mark.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +53,20 @@ class Work:
         rows: Makes the dataset.
         batch: Rows in a batch.
         options: Of both configs.
+        ours: Of our config alone.
+        run: What is timed, where it is not ``training_step``.
+        stock: TRL's trainer and its config, where they are not called as ours.
+        stock_options: Of TRL's config alone.
     """
 
     trainer: str
     rows: Callable[[], Dataset]
     batch: int
     options: dict[str, Any]
-    run: Callable[[Any, Any], Any] | None = None  # what is timed, where it is not ``training_step``
+    ours: dict[str, Any] = field(default_factory=dict)
+    run: Callable[[Any, Any], Any] | None = None
+    stock: Callable[[], tuple[Any, Any]] | None = None
+    stock_options: dict[str, Any] = field(default_factory=dict)
 
 
 def words(count: int, seed: int) -> str:
@@ -97,9 +109,27 @@ def documents(low: int, high: int, count: int = 16) -> Dataset:
     return Dataset.from_list([{"text": words(int(low + i * step) - 1, i)} for i in range(count)])
 
 
-def preference(prompt: int, completion: int) -> Work:
-    """DPO on four pairs."""
-    return Work("DPO", lambda: pairs(prompt, completion), 4, {"max_length": 1024})
+def preference(prompt: int, completion: int, loss: str = "sigmoid", **of_work: Any) -> Work:
+    """A loss on four pairs."""
+    ours = {"loss_type": [loss]}
+    return Work("DPO", lambda: pairs(prompt, completion), 4, {"max_length": 1024}, ours, **of_work)
+
+
+def stock_orpo() -> tuple[Any, Any]:
+    """TRL's ORPO."""
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    return ORPOTrainer, ORPOConfig
+
+
+def stock_simpo() -> tuple[Any, Any]:
+    """TRL's SimPO, which is a loss of its CPO."""
+    from trl.experimental.cpo import CPOConfig, CPOTrainer
+
+    return CPOTrainer, CPOConfig
+
+
+SIMPO = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}
 
 
 def grpo(prompt: int, completion: int, run: Callable[[Any, Any], Any]) -> Work:
@@ -110,7 +140,7 @@ def grpo(prompt: int, completion: int, run: Callable[[Any, Any], Any]) -> Work:
         "generation_kwargs": {"min_new_tokens": completion},
         "reward_funcs": [length],
     }
-    return Work("GRPO", lambda: prompts(prompt), GROUP, options, run)
+    return Work("GRPO", lambda: prompts(prompt), GROUP, options, run=run)
 
 
 def prompts(length: int) -> Dataset:
@@ -156,17 +186,26 @@ def whole(trainer: Any, batch: Any) -> Any:
 
 
 GROUP = 8
+PACKED = {"packing": True, "max_length": 4608}
 WORKS = {
     "dpo P=512 C=64": preference(512, 64),
     "dpo P=512 C=128": preference(512, 128),
     "dpo P=128 C=256": preference(128, 256),
+    "ipo P=512 C=64": preference(512, 64, "ipo", stock_options={"loss_type": ["ipo"]}),
+    "orpo P=512 C=64": preference(512, 64, "orpo", stock=stock_orpo),
+    "simpo P=512 C=64": preference(512, 64, "simpo", stock=stock_simpo, stock_options=SIMPO),
     "kto P=512 C=64": Work("KTO", lambda: singles(512, 64), 4, {"max_length": 1024}),
     "reward P=512 C=64": Work("Reward", lambda: pairs(512, 64), 4, {"max_length": 1024}),
     "sft packed 64..512": Work(
+        "SFT", lambda: documents(64, 512), 1, {**PACKED, "shuffle_dataset": False}
+    ),
+    "sft packed, padded 64..512": Work(
         "SFT",
         lambda: documents(64, 512),
         1,
-        {"max_length": 4608, "packing": True, "shuffle_dataset": False},
+        {"shuffle_dataset": False},
+        PACKED,
+        stock_options={"per_device_train_batch_size": 16},
     ),
     "grpo update P=512 C=64": grpo(512, 64, update),
     "grpo update P=256 C=32": grpo(256, 32, update),
@@ -213,9 +252,13 @@ def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int
     lora = LoraConfig(r=8, target_modules="all-linear", task_type=task, modules_to_save=saved)
     options = {**work.options}
     more = {n: options.pop(n) for n in ("reward_funcs",) if n in options}
-    trainer = getattr(library, f"{work.trainer}Trainer")(
+    kinds = getattr(library, f"{work.trainer}Trainer"), getattr(library, f"{work.trainer}Config")
+    if library is trl and work.stock:
+        kinds = work.stock()
+    options |= work.stock_options if library is trl else work.ours
+    trainer = kinds[0](
         model(work, layers, vocabulary),
-        args=getattr(library, f"{work.trainer}Config")(**settings, **options),
+        args=kinds[1](**(settings | options)),
         train_dataset=work.rows(),
         processing_class=tokenizer(),
         peft_config=lora,
@@ -226,16 +269,24 @@ def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int
     return trainer, next(iter(trainer.get_train_dataloader()))
 
 
-def step(work: Work, trainer: Any, batch: Any) -> tuple[float, float, float, float]:
-    """Processor seconds, peak megabytes, loss and seconds on the clock of one step."""
+def step(work: Work, trainer: Any, batch: Any) -> tuple[float, float, float]:
+    """Processor seconds, loss and seconds on the clock of one step."""
     run = work.run or (lambda trainer, batch: trainer.training_step(trainer.model, {**batch}))
     trainer.model.zero_grad()
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
-    before = resident("VmRSS")
     clock, began = time.perf_counter(), time.process_time()
     loss = float(run(trainer, batch))
-    spent, clock = time.process_time() - began, time.perf_counter() - clock
-    return spent, resident("VmHWM") - before, loss, clock
+    return time.process_time() - began, loss, time.perf_counter() - clock
+
+
+def peak(work: Work, trainer: Any, batch: Any) -> float:
+    """Megabytes that one more step adds at most, once what earlier ones left is given back."""
+    trainer.model.zero_grad()
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
+    before = resident("VmRSS")
+    step(work, trainer, batch)
+    return resident("VmHWM") - before
 
 
 def resident(which: str) -> float:
@@ -247,26 +298,27 @@ def resident(which: str) -> float:
 def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
     """One row of the table."""
     work = WORKS[name]
-    found: dict[str, list[tuple[float, float, float, float]]] = {side: [] for side, _ in SIDES}
+    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side, _ in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         made = {s: prepared(library, work, folder, layers, vocabulary) for s, library in SIDES}
         for number in range(rounds + 1):
             for side in found if number % 2 == 0 else reversed(found):
                 found[side].append(step(work, *made[side]))
+        peaks = {side: peak(work, *made[side]) for side in found}
     stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side, _ in SIDES)
     ratios = [a / b for a, b in zip(stock[0], ours[0], strict=True)]
     return {
         "work": name,
         "trl_seconds": statistics.median(stock[0]),
         "ours_seconds": statistics.median(ours[0]),
-        "trl_clock": statistics.median(stock[3]),
-        "ours_clock": statistics.median(ours[3]),
+        "trl_clock": statistics.median(stock[2]),
+        "ours_clock": statistics.median(ours[2]),
         "faster": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
-        "trl_megabytes": max(stock[1]),
-        "ours_megabytes": max(ours[1]),
-        "losses": [stock[2][0], ours[2][0]],
+        "trl_megabytes": peaks["TRL"],
+        "ours_megabytes": peaks["ours"],
+        "losses": [stock[1][0], ours[1][0]],
     }
 
 
@@ -312,7 +364,12 @@ def main() -> int:
     chosen = [name for name in WORKS if name.startswith(tuple(args.only))]
     results = []
     for name in chosen:
-        results.append(compare(name, args.rounds, args.layers, args.vocabulary))
+        # A process for each row, so that no row begins with the memory of the one before.
+        with ProcessPoolExecutor(
+            1, get_context("spawn"), torch.set_num_threads, (args.threads,)
+        ) as one:
+            row = one.submit(compare, name, args.rounds, args.layers, args.vocabulary).result()
+        results.append(row)
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)  # what is known so far
     text = f"{table(results)}\n\n{roofline(args.threads)}"
     if args.write:

@@ -199,10 +199,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize(
     "words",
     [
-        ["sft"],
+        pytest.param(["sft"], marks=pytest.mark.matrix),
         ["preference", "--loss_type", "dpo"],
-        ["preference", "--loss_type", "kto"],
-        ["reward"],
+        pytest.param(["preference", "--loss_type", "kto"], marks=pytest.mark.matrix),
+        pytest.param(["reward"], marks=pytest.mark.matrix),
         ["grpo", "--reward_funcs", "exact_match", "--max_completion_length", "4"],
     ],
     ids=" ".join,

@@ -163,6 +163,7 @@ def test_the_example_is_a_recipe_that_passes_its_checks(
     assert list(json.loads(capsys.readouterr().out)) == ["sft", "reward", "dpo", "grpo"]
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_a_launcher_starts_what_trains_and_not_what_merges(
     write: Any, capsys: pytest.CaptureFixture[str]
@@ -208,6 +209,7 @@ def test_a_record_of_stages_that_was_edited_is_refused(
     )
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_a_sampling_that_was_edited_is_drawn_anew(
     write: Any, capsys: pytest.CaptureFixture[str]

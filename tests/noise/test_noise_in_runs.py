@@ -164,6 +164,7 @@ def test_a_quantized_model_is_noised_once_per_pass(tmp_path: Path) -> None:
     assert trainer.embedding_noise.firings == 2
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_under_ddp_each_process_draws_its_own_noise(tmp_path: Path) -> None:
     script = tmp_path / "rank.py"

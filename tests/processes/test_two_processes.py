@@ -16,7 +16,9 @@ from trl_deepseek.rollouts.history import read
 from trl_deepseek.sources import import_file
 
 SCRIPT = Path(__file__).with_name("trainings.py")
-NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo")
+NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo", "policy")
+# `make test` has lm_head/test_two_processes.py and rewards/test_rewards_in_ddp.py.
+pytestmark = [pytest.mark.matrix, pytest.mark.slow]
 CLOCK = ("step_time",)
 CONFIG = Path(__file__).parents[2] / "examples" / "launch" / "fsdp2.yaml"
 
@@ -72,7 +74,6 @@ def compare(name: str, one: Path, two: Path) -> None:
     assert expected[0]["loss"] != expected[-1]["loss"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_logged_and_learned_is_what_one_process_logs_and_learns(
     name: str, one: Path, two: Path
@@ -80,8 +81,6 @@ def test_what_is_logged_and_learned_is_what_one_process_logs_and_learns(
     compare(name, one, two)
 
 
-@pytest.mark.matrix
-@pytest.mark.slow
 def test_a_model_split_over_both_learns_the_same(one: Path, tmp_path: Path) -> None:
     words = ("--config_file", str(CONFIG), "--num_processes", "2", "--main_process_port", "0")
     launch("accelerate.commands.accelerate_cli", "launch", *words, str(SCRIPT), str(tmp_path / "w"))
@@ -89,7 +88,6 @@ def test_a_model_split_over_both_learns_the_same(one: Path, tmp_path: Path) -> N
         compare(name, one, tmp_path / "w")
 
 
-@pytest.mark.slow
 def test_completions_of_both_are_saved_once_with_the_scores_of_the_whole_group(two: Path) -> None:
     rows = list(read(two / "grpo"))
     assert [(row.step, row.group) for row in rows] == [
@@ -108,7 +106,6 @@ def test_completions_of_both_are_saved_once_with_the_scores_of_the_whole_group(t
     assert len({row.prompt[0]["content"] for row in rows}) == 3
 
 
-@pytest.mark.slow
 def test_abstaining_on_one_process_leaves_the_other_its_scores(two: Path) -> None:
     rows = list(read(two / "abstaining"))
     name = "fails_on_the_last_process"
@@ -117,7 +114,6 @@ def test_abstaining_on_one_process_leaves_the_other_its_scores(two: Path) -> Non
     assert all(line[f"rewards/{name}/errors"] == 2 for line in logged(two, "abstaining"))
 
 
-@pytest.mark.slow
 def test_the_first_process_prints_the_result_and_the_other_nothing(two: Path) -> None:
     first, second = (json.loads((two / rank / "command.json").read_text()) for rank in ("0", "1"))
     assert second == {"code": 0, "stdout": ""}

@@ -21,13 +21,15 @@ GENERATION = ["--num_generations", "4", "--max_completion_length", "4"]
 @pytest.mark.parametrize(
     ("command", "model"),
     [
-        (["sft"], "tiny-deepseek-v2"),
-        (["preference", "--loss_type", "ipo"], "tiny-deepseek-v3"),
-        (["preference", "--loss_type", "kto"], "tiny-deepseek-llm"),
-        (["reward"], "tiny-deepseek-v3"),
-        (["grpo", "--reward_funcs", "exact_match", *GENERATION], "tiny-deepseek-llm"),
+        pytest.param(*cell, id=name, marks=[pytest.mark.matrix] * (name not in ("ipo", "grpo")))
+        for name, cell in {
+            "sft": (["sft"], "tiny-deepseek-v2"),
+            "ipo": (["preference", "--loss_type", "ipo"], "tiny-deepseek-v3"),
+            "kto": (["preference", "--loss_type", "kto"], "tiny-deepseek-llm"),
+            "reward": (["reward"], "tiny-deepseek-v3"),
+            "grpo": (["grpo", "--reward_funcs", "exact_match", *GENERATION], "tiny-deepseek-llm"),
+        }.items()
     ],
-    ids=["sft", "ipo", "kto", "reward", "grpo"],
 )
 def test_every_training_command_takes_qlora(
     command: list[str], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -51,6 +53,7 @@ def test_a_config_file_may_say_qlora(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "LoRA, rank 64, alpha 8, on" in capsys.readouterr().err
 
 
+@pytest.mark.matrix
 def test_continuous_batching_leaves_a_quantized_model_as_it_is(tmp_path: Path) -> None:
     def lengths(completions: list[Any], **_: Any) -> list[float]:
         return [float(len(str(completion)) % 3) for completion in completions]

@@ -212,6 +212,7 @@ def test_the_largest_batch_is_the_last_that_fits(budget: int) -> None:
     assert largest_batch(budget, peak) == fitting[-1]
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_deepseek_llm_7b_on_a_gpu_of_24_gb(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(

@@ -72,7 +72,13 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
     return train("tiny-deepseek-llm", tmp_path_factory.mktemp("adapter"))
 
 
-@pytest.mark.parametrize("model", TINY)
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(name, marks=[pytest.mark.matrix] * (name != "tiny-deepseek-v3"))
+        for name in TINY
+    ],
+)
 def test_merged_is_base_and_adapter_on_fifty_prompts(
     model: str, adapter: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

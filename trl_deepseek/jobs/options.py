@@ -50,6 +50,10 @@ class DataArguments:
             "metavar": PAIRS,
         },
     )
+    as_messages: bool = field(
+        default=False,
+        metadata={"help": "Take prompts that are text for the user's turn, answers for replies."},
+    )
     datasets: list[str] | None = field(
         default=None,
         metadata={

@@ -8,8 +8,10 @@ each says that it is there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +22,18 @@ PATIENCE = 5.0
 KEY = "trl_deepseek/ended/{}"
 GONE = ("connection closed by peer", "connection reset by peer", "broken pipe", "remote process")
 LATE = ("timed out", "timeout")
+
+
+@contextlib.contextmanager
+def named(timeout: float) -> Iterator[None]:
+    """Where another process is behind an error, raise one that names it; see :func:`explained`."""
+    try:
+        yield
+    except Exception as error:
+        found = explained(error, timeout)
+        if found is error:
+            raise
+        raise found from error
 
 
 def explained(error: Exception, timeout: float) -> Exception:

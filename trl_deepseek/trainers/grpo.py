@@ -32,7 +32,7 @@ from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.tools import Guard
-from trl_deepseek.trainers import reference, tool_use
+from trl_deepseek.trainers import adapted_head, reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.engine import EngineTraining, check_engine
@@ -134,7 +134,11 @@ class GRPOTrainer(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
         )
         weakref.finalize(self, guards.close)
-        with _first_weights(args, self._weights), reference.in_memory(inputs):
+        with (
+            _first_weights(args, self._weights),
+            reference.in_memory(inputs),
+            adapted_head.allowed(),
+        ):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
         if chosen.code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")
@@ -156,6 +160,7 @@ class GRPOTrainer(
         inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
         tool_use.check_template(inputs, tools)
+        adapted_head.check(inputs)
         check_engine(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)

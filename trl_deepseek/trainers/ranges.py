@@ -287,6 +287,8 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
     """
     for name in names:
         text = getattr(config, name, None)
+        if isinstance(text, (list, tuple)):
+            raise ConfigError(f"{name} is {text!r}: it must be a mapping of names to values")
         if not isinstance(text, str) or (name in files and not text.lstrip().startswith("{")):
             continue
         try:
