@@ -49,7 +49,7 @@ class Inspector:
         self.control_tokens = control_tokens
         self.tools = tools
         self.masks = masks and ".train" in str(tokenizer.chat_template)
-        self._rendered: set[tuple[Any, ...]] = set()  # roles in a row that the template can write
+        self._rendered: set[tuple[Any, ...]] = set()  # sequences of roles that can be written
 
     def faults(self, row: Mapping[str, Any]) -> Iterator[Fault]:
         """The faults of a row, cheapest first.
@@ -72,13 +72,9 @@ class Inspector:
                 yield from unlearnable(row[column], column, masks=self.masks, thinks=thinks)
         for conversation in conversations(row):
             for number, message in enumerate(conversation):
-<<<<<<< HEAD
-                yield from _unreadable(message, number)
+                yield from unreadable(message, number)
         if not isinstance(row.get("chat_template_kwargs") or {}, Mapping):
             raise DataError("column 'chat_template_kwargs' holds no mapping of options to values")
-=======
-                yield from unreadable(message, number)
->>>>>>> main
         if self.tokenizer.chat_template is not None:
             for conversation in conversations(row):
                 yield from self._unwritten(conversation, row)
@@ -99,14 +95,11 @@ class Inspector:
             for m in conversation[(asked or [-1])[-1] + 1 :]
             if m.get("role") == "assistant" and (thought := reasoning_of(m))
         ]
-<<<<<<< HEAD
-        turns = tuple(m.get("role") for m in conversation)
-        plain = turns in self._rendered and not row.get("chat_template_kwargs")
-        if plain and not (tools or thoughts or any(map(_may_fail, conversation))):
-=======
         systems = [m for m in conversation if m.get("role") == "system"]
-        if not (tools or thoughts or len(systems) > 1 or any(map(_may_fail, conversation))):
->>>>>>> main
+        turns = tuple(m.get("role") for m in conversation)
+        seen = turns in self._rendered and not row.get("chat_template_kwargs")
+        odd = tools or thoughts or len(systems) > 1 or any(map(_may_fail, conversation))
+        if seen and not odd:
             return
         text = self.render(conversation, row, tools)
         self._rendered.add(turns)
