@@ -39,7 +39,8 @@ def check(model: Any, args: Any, options: Mapping[str, Any], *, adapter: bool) -
             "loss_type vespo weighs tokens: vllm_importance_sampling_mode must be token_truncate "
             f"or token_mask, not {args.vllm_importance_sampling_mode}"
         )
-    if (getattr(args, "liger_kernel_config", None) or {}).get("fused_linear_cross_entropy"):
+    liger = args.liger_kernel_config if args.use_liger_kernel else None
+    if (liger or {}).get("fused_linear_cross_entropy"):
         raise ConfigError(
             "liger_kernel_config: fused_linear_cross_entropy replaces the forward pass whose head "
             "is fused already\n  leave it out"

@@ -12,6 +12,8 @@ import inspect
 import math
 from typing import Any
 
+import trl
+
 from trl_deepseek.errors import ConfigError, boundary, did_you_mean
 from trl_deepseek.trainers import ranges
 
@@ -103,7 +105,7 @@ def _check_checkpointing(args: Any) -> None:
     known |= {"preserve_rng_state"}  # which torch takes out of its own kwargs
     for option in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         given = getattr(args, option, None)
-        if option.startswith("gradient"):
+        if option.startswith("gradient") and isinstance(args, trl.SFTConfig):
             known = known | {"selective"}  # TRL's own, which keeps what is dear to compute
             _check_selective(args, given if isinstance(given, dict) else {})
         unknown = sorted(set(given) - known) if isinstance(given, dict) else []
