@@ -310,7 +310,7 @@ def test_a_thought_that_the_prompt_has_opened_is_one() -> None:
 
 @pytest.mark.parametrize("column", ["chosen", "rejected"])
 def test_an_answer_ends_with_the_assistant(column: str) -> None:
-    with pytest.raises(DataError, match=f"row 1: {column} ends with a message of the user, which"):
+    with pytest.raises(DataError, match=f"row 1: the last message of {column} is the user.s, and"):
         check(with_family("deepseek-v3"), ANSWER, {"role": "user", "content": "x"}, column=column)
 
 

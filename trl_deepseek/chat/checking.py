@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _NAMED = 5  # rows named in a message; the others are counted
 _SAID = "_trl_deepseek_said"  # what has been said about a tokenizer's template, on the tokenizer
+_PLAIN = "_trl_deepseek_plain"  # datasets of which it was said that their prompts are text
 _PLACEHOLDER = "\ue001"  # a private-use character: no template writes it by itself
 
 
@@ -55,6 +56,7 @@ def check_conversations(
         DataError: A row has a fault; see :mod:`trl_deepseek.chat.faults`.
         TemplateError: The template cannot render a row.
     """
+    say_if_prompts_are_text(dataset, tokenizer, source)
     pattern = pattern_of(tokenizer) if control_tokens else None
     inspector = Inspector(tokenizer, pattern, tools, masks)
 
@@ -116,6 +118,20 @@ def _refuse(source: str, found: Mapping[int, Fault]) -> None:
         message = f"{source}, row {number}: {first.what}; so does {_rows(alike[1:])}"
     faults = {n: f"{fault.what}\n  {fault.way_out}" for n, fault in found.items()}
     raise about_rows(DataError(f"{message}\n  {first.way_out}"), faults)
+
+
+def say_if_prompts_are_text(dataset: Any, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Say, once for a dataset, that a chat template is there and its prompts do not meet it."""
+    inner: Any = getattr(tokenizer, "tokenizer", tokenizer)
+    said: set[str] = getattr(inner, _PLAIN, set())
+    first: Mapping[str, Any] = next(iter(dataset), {})
+    if tokenizer.chat_template and isinstance(first.get("prompt"), str) and source not in said:
+        setattr(inner, _PLAIN, said | {source})
+        logger.info(
+            "%s: prompts are plain text, which the model reads without its chat template; "
+            "as_messages makes turns of them",
+            source,
+        )
 
 
 def _say_if_turns_do_not_end(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,6 +10,7 @@ from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.messages import ANSWERS, Conversation, reasoning_of, text_of
 
 COMMON = ("system", "user", "assistant")
+ASKERS = ("system", "developer", "user", "tool")  # who never answers
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,11 @@ def unlearnable(
         masks: Whether the loss is taken by the template's marks, so that a message may opt out.
         thinks: Whether ``<think>`` in a message is reasoning, and no text about it.
     """
+    if column in ANSWERS and (last := messages[-1].get("role")) in ASKERS:
+        yield Fault(
+            f"the last message of {column} is the {last}'s, and the model would learn to write it",
+            "end it with the assistant's; what comes before the answer is the prompt",
+        )
     answers = [m for m in messages if m.get("role") == "assistant"]
     if any(reasoning.is_unclosed(text_of(m)) for m in answers):
         yield Fault(
@@ -52,12 +58,6 @@ def unlearnable(
         yield Fault(
             "an assistant message has a weight other than 0 and 1, or a train that is no boolean",
             "a message is trained on or not: write 0 or 1, true or false",
-        )
-    if column in ("chosen", "rejected") and messages[-1].get("role") != "assistant":
-        yield Fault(
-            f"{column} ends with a message of the {messages[-1].get('role')}, which would be "
-            "learned as the answer",
-            "end it with the assistant's message",
         )
     untrained = [m for m in answers if m.get("train") is False or m.get("weight") == 0]
     if untrained and column in ANSWERS:

@@ -36,6 +36,7 @@ from trl_deepseek.rollouts import record
 from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
+    idle_rules,
     manifest,
     measuring,
     output_folder,
@@ -157,8 +158,14 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         )
         with recording.heard(inputs.said.append):
             trial.check(args)
+            if args.eval_strategy != "no" and eval_dataset is None:
+                raise ConfigError(
+                    "eval_dataset: there are no rows to evaluate on, and eval_strategy is "
+                    f"{str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r}"
+                )
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
+            idle_rules.tell_of_training(inputs)
         return inputs
 
     @classmethod

@@ -152,6 +152,7 @@ class PluginConfig:
         settle_precision(self)
         with environment.without_notes_on_defaults():
             super().__post_init__()  # type: ignore[misc]
+        ranges.check_largest(self)  # of mappings that were text until now
         environment.hold_to_timeout(self)
 
     def to_dict(self) -> dict[str, Any]:
