@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -92,6 +93,40 @@ def test_a_damaged_manifest_is_a_torn_checkpoint(text: str, tmp_path: Path) -> N
     found = checkpoints.newest(tmp_path)
     assert found.folder is None
     assert "manifest.json" in found.torn[0]
+
+
+class Calls:
+    """A pickle that makes a file called ``run`` when it is loaded as any object is."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "run"
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.file}",)
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["ours", "of TRL"])
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_that_calls_something_is_named_and_never_run(
+    name: str, noted: bool, tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path, 2, noted=False)
+    torch.save({"state": [torch.ones(2), Calls(tmp_path)]}, folder / name)
+    if noted:  # by somebody who could write it
+        manifest.write(folder, step=2)
+    assert checkpoints.newest(tmp_path).torn == (
+        f"{folder}: {name} holds calls of posix.system, which are never run",
+    )
+    assert not (tmp_path / "run").exists()
+    torch.load(folder / name, weights_only=False)
+    assert (tmp_path / "run").exists()  # it would have been
+
+
+def test_arrays_in_random_states_are_no_calls(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 2, noted=False)
+    states = {"numpy": np.random.get_state(), "cpu": torch.get_rng_state()}
+    torch.save(states, folder / "rng_state.pth")
+    assert checkpoints.newest(tmp_path).folder == str(folder)
 
 
 def test_nothing_else_in_the_folder_is_taken_for_a_checkpoint(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from trl_deepseek.checkpoints import manifest, without_manifest
+from trl_deepseek.checkpoints import contents, manifest, without_manifest
 from trl_deepseek.errors import ConfigError
 
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -69,15 +69,14 @@ def difference(folder: Path, *, only_model: bool = False) -> str | None:
         noted = manifest.read(folder)
     except ValueError as error:
         return str(error)
-    if noted is None:
-        return without_manifest.difference(folder, only_model=only_model)
-    found = manifest.difference(folder, noted["files"])
-    if found is not None:
-        return found
-    # a manifest that was edited must not hide what a run needs
-    return without_manifest.difference(
-        folder, only_model=only_model or bool(noted.get("only_model"))
-    )
+    if noted is not None:
+        found = manifest.difference(folder, noted["files"])
+        if found is not None:
+            return found
+        only_model = only_model or bool(noted.get("only_model"))
+    # a manifest that was edited must not hide what a run needs, nor what a file would do
+    found = without_manifest.difference(folder, only_model=only_model)
+    return contents.unreadable(folder) if found is None else found
 
 
 def check(named: str | Path, option: str, *, only_model: bool = False) -> str:

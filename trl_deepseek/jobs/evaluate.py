@@ -13,11 +13,13 @@ from trl_deepseek import chat, data, evaluation, generation, rewards
 from trl_deepseek.errors import ConfigError, ModelError, TemplateError
 from trl_deepseek.evaluation import Chosen, Evaluation, Rows
 from trl_deepseek.generation import Sampling
+from trl_deepseek.jobs import idle_rules
 from trl_deepseek.jobs.evaluate_options import NO_METRICS, EvaluateOptions
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import model_reward
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.verifiers import brought_by, verifier_of
+from trl_deepseek.trainers import idle
 from trl_deepseek.types import DatasetKind
 
 logger = logging.getLogger(__name__)
@@ -68,6 +70,8 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     )
     functions = [each.reward for each in chosen if each.reward is not None]
     rewards.check_sandbox(functions, options.allow_unsandboxed_code)
+    idle.tell(options, idle_rules.DRAWING, sampling)
+    idle.tell(options, idle_rules.SCORING, functions)
     names = dict.fromkeys(options.models or ())
     tokenizers = {name: _tokenizer(name, options, registry, chosen) for name in names}
     loaded = _rows(options, registry, chosen)
@@ -189,7 +193,8 @@ def _load(name: str, options: EvaluateOptions, registry: Registry, kind: Dataset
         logger.info("%s: the first %d of %d rows", name, options.max_samples, len(rows))
         rows = rows.take(options.max_samples)
         rows.info.dataset_name = name
-    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.as_messages(rows) if options.as_messages else rows
 
 
 def _only_split(name: str, options: EvaluateOptions) -> str | None:
@@ -216,6 +221,10 @@ def _check_conversations(
     options: EvaluateOptions, rows: Rows, tokenizers: Mapping[str, Any]
 ) -> None:
     """Refuse conversations where a model has no template to render them with."""
+    if not options.as_messages:
+        for each in rows.by_metric.values():
+            for tokenizer in tokenizers.values():
+                chat.say_if_prompts_are_text(each, tokenizer, str(options.dataset_name))
     if not any(chat.holds_conversations(each) for each in rows.by_metric.values()):
         return
     for name, tokenizer in tokenizers.items():

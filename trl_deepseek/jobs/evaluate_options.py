@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
@@ -45,9 +45,6 @@ class EvaluateOptions(AnsweringOptions):
         default=None,
         metadata={"help": "When not given: greedy, and 1.0 where num_samples is more than 1."},
     )
-    engine: Literal["transformers"] = field(
-        default="transformers", metadata={"help": "What generates."}
-    )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "What the template takes, as JSON: '{\"thinking\": true}'."},
@@ -74,12 +71,8 @@ class EvaluateOptions(AnsweringOptions):
             raise ConfigError("task and metrics both say what is measured: leave one out")
         mappings = ("metric_kwargs", "chat_template_kwargs", "dataset_kwargs")
         ranges.read_mappings(self, mappings, ())
-        if self.max_samples is not None and self.max_samples < 1:
-            raise ConfigError(f"max_samples is {self.max_samples}; it must be at least 1")
-        if self.reward_timeout is not None and not self.reward_timeout > 0:
-            raise ConfigError(f"reward_timeout is {self.reward_timeout}; it must be above 0")
-        if self.reward_workers < 0:
-            raise ConfigError(f"reward_workers is {self.reward_workers}; it must be at least 0")
+        _ = self.sampling
+        ranges.check_numbers(self, but=["temperature"])
 
     @property
     def reward_settings(self) -> Settings:

@@ -16,9 +16,10 @@ import trl
 
 from trl_deepseek import checkpoints, environment, models, quantization
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.jobs import adapters, datasets, running
+from trl_deepseek.jobs import adapters, datasets, idle_rules, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
 from trl_deepseek.registry import Registry
+from trl_deepseek.trainers import idle
 from trl_deepseek.trainers.inputs import Asked, Inputs, check_names, registry_for
 from trl_deepseek.types import DatasetKind, Quantization
 
@@ -76,7 +77,10 @@ class Job:
             UserError: Something does not exist or does not fit.
         """
         self.config.resume_from_checkpoint = running.checkpoint_to_resume(self.config)
+        idle.tell(self.config, idle_rules.RESUMED, self.config, self.options.given)
         (source,) = build_dataclasses(self.options, [DataArguments])
+        rules = [*idle_rules.DATA, *(idle_rules.MIXED if source.parts else ())]
+        idle.tell(source, rules, self.config, self.options.given)
         self.train_dataset, self.eval_dataset = datasets.load(
             source, self.config, self.registry, kind, getattr(self.options, "without", {})
         )
@@ -121,6 +125,11 @@ def settle(options: argparse.Namespace, config_class: type, registry: Registry) 
         raise ConfigError("--model_name_or_path is required")
     options = adapters.settled(options)
     config, model = build_dataclasses(options, [config_class, ModelArguments])
+    if config.enable_jit_checkpoint:
+        raise ConfigError(
+            "enable_jit_checkpoint would take SIGTERM from the command, which finishes the step, "
+            "saves a checkpoint and says how to go on\n  leave it out"
+        )
     start = checkpoints.start_of(config)
     if start is not None and not start.adapter:
         options.model_name_or_path = model.model_name_or_path = start.folder
@@ -140,7 +149,9 @@ def settle(options: argparse.Namespace, config_class: type, registry: Registry) 
             "dtype": model.dtype,
             **(config.model_init_kwargs or {}),
         }
-    return Job(options, registry, config, model, adapter, chosen)
+    settled = Job(options, registry, config, model, adapter, chosen)
+    idle.tell(model, idle_rules.MODEL, settled, options.given)
+    return settled
 
 
 __all__ = ["Job", "registry_for", "settle"]

@@ -50,6 +50,10 @@ class DataArguments:
             "metavar": PAIRS,
         },
     )
+    as_messages: bool = field(
+        default=False,
+        metadata={"help": "Take prompts that are text for the user's turn, answers for replies."},
+    )
     datasets: list[str] | None = field(
         default=None,
         metadata={
@@ -61,6 +65,7 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         ranges.read_mappings(self, ("dataset_kwargs",), ())
+        ranges.check_numbers(self)
         if self.datasets is None:
             return
         if self.dataset_kwargs is not None:

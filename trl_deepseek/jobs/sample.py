@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from trl_deepseek import chat, data, generation, rewards, stopping
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
 from trl_deepseek.generation import Sampling
+from trl_deepseek.jobs import idle_rules
 from trl_deepseek.jobs.sample_options import SampleOptions
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards import weights
@@ -30,7 +31,7 @@ from trl_deepseek.rollouts import for_training
 from trl_deepseek.rollouts.drawing import Drawing
 from trl_deepseek.rollouts.drawn import REPLACED, Kind, Selection
 from trl_deepseek.rollouts.journal import Journal, replacing
-from trl_deepseek.trainers import provenance
+from trl_deepseek.trainers import idle, provenance
 
 logger = logging.getLogger(__name__)
 
@@ -62,8 +63,7 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     options.check_engine()
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
-    loaded = None
-    named: Any = options.reward_funcs
+    loaded, named = None, list[Any](options.reward_funcs or [])
     if options.goes_by_rewards and not named:
         loaded = _load(options, registry)
         named = brought_by(loaded, registry)
@@ -88,6 +88,8 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     kind: Kind = "pairs" if options.pairs else "best" if options.best_of is not None else "all"
     selection = Selection(kind, options.best_of or 1, options.min_reward, tuple(weighed))
     sampling = options.sampling
+    idle.tell(options, idle_rules.DRAWING, sampling)
+    idle.tell(options, idle_rules.SCORING, functions)
     output = Path(str(options.output_file)).expanduser()
     _check_place(output)
     journal = Journal(output, _settings(options, registry, functions, rows, tokenizer))
@@ -117,7 +119,8 @@ def _load(options: SampleOptions, registry: Registry) -> Any:
         seed=options.seed,
         options=dataset_options,
     )
-    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.as_messages(rows) if options.as_messages else rows
 
 
 def _read(

@@ -61,6 +61,7 @@ class SampleOptions(AnsweringOptions):
                 raise ConfigError(f"--{option} is required")
         ranges.check_numbers(self, but=["temperature"])
         ranges.read_mappings(self, ("dataset_kwargs",), ())
+        ranges.check_largest(self)
         _ = self.sampling
         if self.task is not None and self.reward_funcs:
             raise ConfigError(TASK_AND_REWARDS)

@@ -158,14 +158,25 @@ def _try_out(bound: BoundLoss, given: Mapping[str, Any]) -> None:
     with boundary(
         ConfigError, f"loss {bound.name!r} does not run with {options or 'its defaults'}"
     ):
-        values, metrics = bound(invented(bound.loss.data))
-        if not values.requires_grad:
+        batch = invented(bound.loss.data)
+        values, metrics = bound(batch)
+        if not values.requires_grad or (given and not _has_gradient(values, batch)):
             raise RunError("it has no gradient, so that nothing would be learned")
         if not isinstance(metrics, Mapping):
             raise RunError(f"its metrics are {type(metrics).__name__}, not a mapping")
         for name, value in metrics.items():
             if not isinstance(value, (torch.Tensor, int, float)):
                 raise RunError(f"its metric {name!r} is {value!r}, not a number or a tensor")
+
+
+def _has_gradient(values: Tensor, batch: Batch) -> bool:
+    """Whether any loss of an invented batch changes with what is learned of it."""
+    import torch
+
+    seen = [getattr(batch, field.name) for field in fields(batch)]
+    learned = [each for each in seen if each is not None and each.requires_grad and each.is_leaf]
+    found = torch.autograd.grad(values.sum(), learned, allow_unused=True)
+    return any(bool(each.any()) for each in found if each is not None)
 
 
 def invented(data: DataShape) -> Batch:

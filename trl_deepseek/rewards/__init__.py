@@ -7,6 +7,7 @@ from trl_deepseek.rewards.calls import as_batch
 from trl_deepseek.rewards.checking import check_rows
 from trl_deepseek.rewards.resolving import (
     check_columns,
+    check_kept,
     check_sandbox,
     columns_of,
     is_function,
@@ -18,6 +19,7 @@ __all__ = [
     "Signature",
     "as_batch",
     "check_columns",
+    "check_kept",
     "check_rows",
     "check_sandbox",
     "columns_of",

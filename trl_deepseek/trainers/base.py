@@ -36,6 +36,7 @@ from trl_deepseek.rollouts import record
 from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import (
     card,
+    idle_rules,
     manifest,
     measuring,
     output_folder,
@@ -159,6 +160,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
             trial.check(args)
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
+            idle_rules.tell_of_training(inputs)
         return inputs
 
     @classmethod

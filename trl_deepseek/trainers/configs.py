@@ -153,6 +153,7 @@ class PluginConfig:
         with environment.without_notes_on_defaults():
             super().__post_init__()  # type: ignore[misc]
         environment.hold_to_timeout(self)
+        ranges.check_largest(self)  # of mappings that were text until now
 
     def to_dict(self) -> dict[str, Any]:
         """As TRL's, for trackers and files: without secrets, wherever they stand."""

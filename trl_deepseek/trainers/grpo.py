@@ -32,7 +32,7 @@ from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.tools import Guard
-from trl_deepseek.trainers import reference, tool_use
+from trl_deepseek.trainers import adapted_head, reference, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.engine import EngineTraining, check_engine
@@ -134,7 +134,11 @@ class GRPOTrainer(
             chosen.functions, inputs.registry, chosen.settings, self._prefix, _use_gpu()
         )
         weakref.finalize(self, guards.close)
-        with _first_weights(args, self._weights), reference.in_memory(inputs):
+        with (
+            _first_weights(args, self._weights),
+            reference.in_memory(inputs),
+            adapted_head.allowed(),
+        ):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
         if chosen.code_runs is not None and self.accelerator.is_main_process:
             record = Path(args.output_dir, "generated_code.json")
@@ -146,6 +150,7 @@ class GRPOTrainer(
         args, registry = inputs.args, inputs.registry
         policy = plan(args, registry)
         functions = rewards.resolve(verifiers.named(inputs), registry)
+        rewards.check_kept(functions, args)
         inputs.each_split(lambda rows, split: _read(rows, split, functions))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
         ours = isinstance(args, GRPOConfig)
@@ -157,6 +162,7 @@ class GRPOTrainer(
         find(inputs)
         tool_use.check_template(inputs, tools)
         _check_reference(inputs)
+        adapted_head.check(inputs)
         check_engine(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)

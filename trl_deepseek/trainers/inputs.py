@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import chat, checkpoints, data, environment, models, noise, quantization, releases
@@ -138,6 +139,20 @@ def check_names(args: Any, registry: Registry) -> None:
     quantization.choose(args, registry)
     if getattr(args, "chat_template", None) is not None:
         chat.resolve(args.chat_template, registry)
+    _check_template_path(args)
+
+
+def _check_template_path(args: Any) -> None:
+    """Refuse what TRL would not find once the model is loaded."""
+    path = getattr(args, "chat_template_path", None)
+    if path is None:
+        return
+    if getattr(args, "chat_template", None) is not None:
+        raise ConfigError("chat_template_path and chat_template name two templates: leave one out")
+    if not path.endswith((".jinja", ".j2")):
+        models.load_tokenizer(path, None)
+    elif not Path(path).is_file():
+        raise ConfigError(f"chat_template_path: there is no file {path!r}")
 
 
 def find(inputs: Inputs) -> None:

@@ -46,6 +46,8 @@ NUMBERS = {
     "dataset_num_proc": "[1, inf)",
     "save_total_limit": "[1, inf)",
     "ddp_bucket_cap_mb": "(0, inf)",
+    "torch_empty_cache_steps": "[1, inf)",
+    "num_completions_to_print": "[1, inf)",
     "eval_delay": "[0, inf)",
     "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
     "save_steps": "[0, inf)",
@@ -120,6 +122,16 @@ NUMBERS = {
     "lora_alpha": "(0, inf)",
     "lora_dropout": "[0, 1)",
 }
+# The largest whole number where no interval says less: nothing has more rows, steps or tokens, and
+# beyond it memory, time and arithmetic end runs in ways of their own.
+LARGEST = 2**31 - 1
+# Where less is more than anybody can mean.
+MOST = {
+    **dict.fromkeys(("num_generations", "num_generations_eval", "num_samples", "lora_r"), 2**16),
+    **dict.fromkeys(("dataloader_num_workers", "dataset_num_proc"), 2**10),
+}
+# Numbers that may be broken and count steps or epochs all the same.
+COUNTS = ("num_train_epochs", "warmup_steps", "eval_delay", "eval_steps", "save_steps")
 # Values outside of the interval that switch something off.
 SWITCHES = {"max_steps": (-1, "num_train_epochs decides"), "top_k": (-1, "all tokens")}
 
@@ -172,13 +184,37 @@ def check_numbers(config: Any, *, but: Sequence[str] = ()) -> None:
         if field.name in NUMBERS and field.name not in but and value is not None:
             for number in value if isinstance(value, (list, tuple)) else [value]:
                 _check_number(field.name, number, value)
+    check_largest(config)
     # Only where steps are what is counted.
     strategy = getattr(config, "logging_strategy", None)
-    if strategy == "steps" and not 0 < config.logging_steps < math.inf:
+    if strategy == "steps" and not 0 < config.logging_steps <= LARGEST:
+        much = f" and at most {LARGEST}" * (config.logging_steps > LARGEST)
         raise ConfigError(
-            f"logging_steps is {config.logging_steps}: it must be greater than 0\n"
+            f"logging_steps is {config.logging_steps}: it must be greater than 0{much}\n"
             "  logging_strategy 'no' logs nothing"
         )
+
+
+def check_largest(config: Any) -> None:
+    """Refuse whole numbers beyond all counting, also within options of options.
+
+    Raises:
+        ConfigError: Names the field.
+    """
+    for field in fields(config):
+        if field.name not in NUMBERS:
+            _check_largest(field.name, getattr(config, field.name, None))
+
+
+def _check_largest(name: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_largest(f"{name}: {key}", inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            _check_largest(name, inner)
+    elif isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+        raise ConfigError(f"{name} is {value}: it must be at most {LARGEST}")
 
 
 def _may_be_none(config: Any, name: str) -> bool:
@@ -203,6 +239,10 @@ def _check_number(name: str, number: Any, value: Any) -> None:
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise ConfigError(f"{name} is {value!r}: it must be a number, {in_words(text, 0)}")
     low, high = (float(end) for end in text[1:-1].split(","))
+    most = MOST.get(name, LARGEST)
+    counts = isinstance(number, int) or (name in COUNTS and math.isfinite(number))
+    if high == math.inf and counts and number > most:
+        text, high = f"{text.partition(',')[0]}, {most}]", most
     above = number >= low if text[0] == "[" else number > low
     below = number <= high if text[-1] == "]" else number < high
     if above and below:

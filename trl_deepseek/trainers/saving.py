@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 
 from trl_deepseek import checkpoints
 from trl_deepseek.checkpoints import finding, rotating, states, writing
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, RunError, TrlDeepseekError, boundary, describe
 from trl_deepseek.trainers import tallies
 
 logger = logging.getLogger(__name__)
@@ -171,7 +171,8 @@ class WholeCheckpoints:
         rates = list(scheduler.base_lrs) if ours else []
         groups = [] if self.is_deepspeed_enabled else self.optimizer.param_groups
         settings = [{name: group[name] for name in SETTINGS if name in group} for group in groups]
-        super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+        with boundary(RunError, f"{checkpoint}: its optimizer or schedule is not of this run"):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
         if checkpoint is None or self.is_deepspeed_enabled:
             return
         for group, given in zip(self.optimizer.param_groups, settings, strict=True):
@@ -184,6 +185,16 @@ class WholeCheckpoints:
             ]
             for group, rate in zip(self.optimizer.param_groups, scheduler._last_lr, strict=True):
                 group["lr"] = rate
+
+    def _load_rng_state(self: Any, checkpoint: str | None) -> None:
+        """As transformers', with its checkpoint named where the states are none."""
+        with boundary(RunError, f"{checkpoint}: its random states cannot be taken back"):
+            super()._load_rng_state(checkpoint)  # type: ignore[misc]
+
+    def _load_scaler(self: Any, checkpoint: str | None) -> None:
+        """Likewise."""
+        with boundary(RunError, f"{checkpoint}: its scaler cannot be taken back"):
+            super()._load_scaler(checkpoint)  # type: ignore[misc]
 
     def get_batch_samples(self: Any, *args: Any, **kwargs: Any) -> Any:
         """As transformers'; a run that had ended and is resumed makes no further step."""
@@ -223,4 +234,10 @@ class TakeUp(TrainerCallback):
         if args.should_save:
             writing.clear(Path(args.output_dir))
         if trainer._resumed is not None:
-            trainer._read_own(Path(trainer._resumed))
+            try:
+                trainer._read_own(Path(trainer._resumed))
+            except TrlDeepseekError:
+                raise
+            except Exception as error:  # a file holds something else than was written there
+                message = f"{trainer._resumed} cannot be taken up: {describe(error)}"
+                raise RunError(message) from error

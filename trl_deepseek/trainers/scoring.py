@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head
+from trl_deepseek.trainers import adapted_head
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +91,8 @@ class Passes:
         bonus = args.entropy_coef != 0 or args.use_adaptive_entropy  # entropy with a gradient
         if (bonus and self.entropy) or args.cast_lm_head_to_fp32:
             return True
+        if adapted_head.has_adapter(lm_head.unwrap(self.model)):
+            return False
         return inputs["input_ids"].device.type in TRITON
 
     def _trl(self, labels: Tensor, **inputs: Any) -> FusedCausalLMOutput:

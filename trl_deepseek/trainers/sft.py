@@ -7,12 +7,11 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import trl
 
-from trl_deepseek import data, lm_head, models
+from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, lengths
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
@@ -76,7 +75,6 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     @classmethod
     def _check(cls, inputs: Inputs) -> None:
         args = inputs.args
-        _check_template_path(args)
         _check_dataset_kwargs(args, inputs.train_dataset)
         plan(args, inputs.registry)
         if _reads_rows(args, inputs.options):
@@ -157,19 +155,6 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
         name=data.source_of(dataset, name),
     )
     return dataset, layout.kind
-
-
-def _check_template_path(args: Any) -> None:
-    """Refuse what TRL would not find once the model is loaded."""
-    path = args.chat_template_path
-    if path is None:
-        return
-    if getattr(args, "chat_template", None) is not None:
-        raise ConfigError("chat_template_path and chat_template name two templates: leave one out")
-    if not path.endswith((".jinja", ".j2")):
-        models.load_tokenizer(path, None)
-    elif not Path(path).is_file():
-        raise ConfigError(f"chat_template_path: there is no file {path!r}")
 
 
 def _check_dataset_kwargs(args: Any, rows: Any) -> None:

@@ -37,10 +37,11 @@ def check(args: Any) -> None:
     if multiple not in (None, "auto") and not (str(multiple).isdecimal() and int(multiple)):
         raise ConfigError(f"pad_to_multiple_of is {multiple}: it must be at least 1, or auto")
     _check_checkpointing(args)
-    if args.torch_compile_mode is not None:
+    if args.torch_compile:
         _compile(args)
-    if getattr(args, "generation_kwargs", None) and not args.use_vllm:  # which has its own
-        _check_generation(args.generation_kwargs)
+    if not getattr(args, "use_vllm", True):  # which has its own
+        _check_generation(args.generation_kwargs or {}, args.cache_implementation)
+        _check_stop_strings(args)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
         if optimizer is not None:
@@ -115,7 +116,12 @@ def _check_checkpointing(args: Any) -> None:
 def _compile(args: Any) -> None:
     import torch
 
-    with boundary(ConfigError, f"torch_compile_mode {args.torch_compile_mode!r}"):
+    named = {
+        name: getattr(args, name)
+        for name in ("torch_compile_mode", "torch_compile_backend")
+        if getattr(args, name) is not None
+    }
+    with boundary(ConfigError, ", ".join(f"{name} {value!r}" for name, value in named.items())):
         torch.compile(
             torch.nn.Identity(),
             backend=args.torch_compile_backend or "inductor",
@@ -123,7 +129,19 @@ def _compile(args: Any) -> None:
         )
 
 
-def _check_generation(options: dict[str, Any]) -> None:
+def _check_stop_strings(args: Any) -> None:
+    """Refuse them where they would not be seen, or where all that they end would carry no loss."""
+    if not (args.generation_kwargs or {}).get("stop_strings"):
+        return
+    for option in ("mask_truncated_completions", "use_transformers_continuous_batching"):
+        if getattr(args, option):
+            why = "counts what they end as cut off" if option.startswith("mask") else "has none"
+            raise ConfigError(
+                f"generation_kwargs: stop_strings: {option} {why}\n  leave one of the two out"
+            )
+
+
+def _check_generation(options: dict[str, Any], cache: str | None) -> None:
     from transformers import GenerationConfig
 
     known = vars(GenerationConfig())
@@ -136,3 +154,5 @@ def _check_generation(options: dict[str, Any]) -> None:
     ranges.check_options("generation_kwargs", options)
     with boundary(ConfigError, "generation_kwargs"):
         GenerationConfig(**{"do_sample": True, **options}).validate(strict=True)
+    with boundary(ConfigError, f"cache_implementation {cache!r}"):
+        GenerationConfig(cache_implementation=cache).validate(strict=True)

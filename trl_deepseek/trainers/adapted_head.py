@@ -1,0 +1,71 @@
+"""Adapters on the LM head in GRPO, which TRL refuses: its own head leaves them out.
+
+Ours multiplies by the head as it is, adapter included (:mod:`trl_deepseek.lm_head`), so that they
+are let through wherever it scores every pass.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from trl.trainer import grpo_trainer
+
+from trl_deepseek.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trl_deepseek.trainers.inputs import Inputs
+
+HEAD = "lm_head"
+
+
+def check(inputs: Inputs) -> None:
+    """Refuse an adapter on the head beside an option with which TRL's head scores.
+
+    Raises:
+        ConfigError: Names the option.
+    """
+    args = inputs.args
+    if not (_targets_head(inputs.options.get("peft_config")) or has_adapter(inputs.model)):
+        return
+    by_trl = {
+        "prefix_sharing off": getattr(args, "prefix_sharing", "auto") == "off",
+        "use_liger_kernel": args.use_liger_kernel,
+        "cast_lm_head_to_fp32": args.cast_lm_head_to_fp32,
+        "entropy_coef": args.entropy_coef != 0,
+        "use_adaptive_entropy": args.use_adaptive_entropy,
+    }
+    for option, given in by_trl.items():
+        if given:
+            raise ConfigError(
+                f"peft_config: the adapter changes {HEAD!r}, and with {option} TRL's own head "
+                f"scores, which leaves adapters out\n  take {HEAD!r} out of its target modules, or "
+                f"leave {option} out"
+            )
+
+
+def has_adapter(model: Any) -> bool:
+    """Whether the head of a model in memory carries an adapter."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    return isinstance(head, BaseTunerLayer)
+
+
+@contextlib.contextmanager
+def allowed() -> Iterator[None]:
+    """Around the constructor of TRL's GRPO; the name serves it for nothing but to refuse."""
+    found = grpo_trainer.BaseTunerLayer
+    grpo_trainer.BaseTunerLayer = ()  # nothing is an instance of it
+    try:
+        yield
+    finally:
+        grpo_trainer.BaseTunerLayer = found
+
+
+def _targets_head(peft_config: Any) -> bool:
+    targets = getattr(peft_config, "target_modules", None) or ()
+    if isinstance(targets, str):  # a pattern; "all-linear" leaves the head out
+        return targets != "all-linear" and re.fullmatch(targets, HEAD) is not None
+    return any(target.split(".")[-1] == HEAD for target in targets)
