@@ -205,6 +205,22 @@ TABLE = [
         "the schedule is this run's", "checkpoint",
     ),
     Name(
+        TRAINER, "_load_rng_state", "trainers/saving.py", "its checkpoint is named where it fails",
+        "checkpoint",
+    ),
+    Name(
+        TRAINER, "_load_scaler", "trainers/saving.py", "its checkpoint is named where it fails",
+        "checkpoint",
+    ),
+    Name(
+        "transformers.trainer_pt_utils", "safe_globals", "checkpoints/contents.py",
+        "NumPy's arrays in random states", "",
+    ),
+    Name(
+        "torch.serialization", "get_unsafe_globals_in_checkpoint", "checkpoints/contents.py",
+        "what a pickle would call", "f",
+    ),
+    Name(
         "torch.optim.lr_scheduler.LRScheduler", "_last_lr", "trainers/saving.py",
         "the rate that is logged",
     ),

@@ -49,6 +49,7 @@ class Inspector:
         self.control_tokens = control_tokens
         self.tools = tools
         self.masks = masks and ".train" in str(tokenizer.chat_template)
+        self._rendered: set[tuple[Any, ...]] = set()  # sequences of roles that can be written
 
     def faults(self, row: Mapping[str, Any]) -> Iterator[Fault]:
         """The faults of a row, cheapest first.
@@ -72,6 +73,8 @@ class Inspector:
         for conversation in conversations(row):
             for number, message in enumerate(conversation):
                 yield from unreadable(message, number)
+        if not isinstance(row.get("chat_template_kwargs") or {}, Mapping):
+            raise DataError("column 'chat_template_kwargs' holds no mapping of options to values")
         if self.tokenizer.chat_template is not None:
             for conversation in conversations(row):
                 yield from self._unwritten(conversation, row)
@@ -93,9 +96,13 @@ class Inspector:
             if m.get("role") == "assistant" and (thought := reasoning_of(m))
         ]
         systems = [m for m in conversation if m.get("role") == "system"]
-        if not (tools or thoughts or len(systems) > 1 or any(map(_may_fail, conversation))):
+        turns = tuple(m.get("role") for m in conversation)
+        seen = turns in self._rendered and not row.get("chat_template_kwargs")
+        odd = tools or thoughts or len(systems) > 1 or any(map(_may_fail, conversation))
+        if seen and not odd:
             return
         text = self.render(conversation, row, tools)
+        self._rendered.add(turns)
         lost = [m for m, thought in thoughts if thought not in text]
         if lost:
             yield _LOST if lost[-1] is conversation[-1] else _LOST_EARLIER

@@ -63,7 +63,8 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     options.check_engine()
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
-    loaded, named = None, list[Any](options.reward_funcs or [])
+    loaded = None
+    named: Any = options.reward_funcs
     if options.goes_by_rewards and not named:
         loaded = _load(options, registry)
         named = brought_by(loaded, registry)

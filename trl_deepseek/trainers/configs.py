@@ -152,8 +152,8 @@ class PluginConfig:
         settle_precision(self)
         with environment.without_notes_on_defaults():
             super().__post_init__()  # type: ignore[misc]
-        environment.hold_to_timeout(self)
         ranges.check_largest(self)  # of mappings that were text until now
+        environment.hold_to_timeout(self)
 
     def to_dict(self) -> dict[str, Any]:
         """As TRL's, for trackers and files: without secrets, wherever they stand."""
