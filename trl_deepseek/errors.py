@@ -12,7 +12,8 @@
         ├── NotFinite        a loss, gradient or weight is NaN or infinite; has .rows
         └── RewardError      a reward function raised, hung or returned nonsense
 
-None of them is a KeyError: its message would be printed with the newlines escaped.
+A ConfigError or ModelError is also a ValueError, as TRL and transformers raise there. None
+of them is a KeyError: its message would be printed with the newlines escaped.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class UnknownName(UserError):
         self.name = name
 
 
-class ConfigError(UserError):
+class ConfigError(UserError, ValueError):
     """An option is unknown, malformed or contradicts another one."""
 
 
@@ -81,7 +82,7 @@ class TemplateError(UserError):
     """A chat template cannot be found, recognised or rendered."""
 
 
-class ModelError(UserError):
+class ModelError(UserError, ValueError):
     """A model or tokenizer cannot be loaded from the place the user named."""
 
 

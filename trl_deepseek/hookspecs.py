@@ -55,7 +55,7 @@ def register_rewards(register: Register) -> None:
 
     Args:
         register: Call as ``register(name, reward, columns=(), timeout=None, isolate=False,
-            samplewise=False, runs_code=False, requires=(), check_row=None)``, where
+            samplewise=False, runs_code=False, requires=(), check_row=None, tasks=None)``, where
             ``reward(prompts, completions, completion_ids, **columns)`` returns one float per
             completion, or None to abstain; or per sample, ``reward(completion, **columns)``
             returns one; sync or async. ``columns`` names the dataset columns it needs;

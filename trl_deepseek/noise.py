@@ -37,6 +37,14 @@ class NamedNoise:
     function: Callable[..., Tensor]
     options: dict[str, float]
 
+    @property
+    def alpha(self) -> float | None:
+        """Its size: as given, else its own default; None where it takes none."""
+        bound = inspect.signature(self.function).bind(None, None, **self.options)
+        bound.apply_defaults()
+        found: float | None = bound.arguments.get("alpha")
+        return found
+
     def __call__(self, embeddings: Tensor, lengths: Tensor) -> Tensor:
         """Noised ``embeddings``, (B, T, H).
 

@@ -293,9 +293,10 @@ def _add(entries: dict[tuple[str, str], Entry], offered: Iterable[Entry]) -> Non
         other = entries.get((entry.kind, entry.name))
         if other is not None:
             what = f"{SINGULAR[entry.kind]} {entry.name!r}"
+            article = "an" if what.startswith("a") else "a"
             raise PluginError(
                 entry.origin.plugin,
-                f"two plugins register a {what}: "
+                f"two plugins register {article} {what}: "
                 f"{_place(other.origin)} and {_place(entry.origin)}\n"
                 f"  to use one of them, block the other: --block {other.origin.plugin} "
                 f"or --block {entry.origin.plugin}",

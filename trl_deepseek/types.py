@@ -213,6 +213,10 @@ class Reward:
             a model is loaded.
         check_row: Says what is wrong with a row of the dataset (column to value), or None; every
             row is asked about before a model is loaded.
+        check: Says what it lacks to be called at all, such as a key in the environment, or None;
+            asked before a model is loaded.
+        tasks: The tasks whose rows it scores, which the column ``task`` names; it abstains from all
+            other rows. None for every row.
     """
 
     name: str
@@ -224,6 +228,8 @@ class Reward:
     runs_code: bool = False
     requires: tuple[str, ...] = ()
     check_row: Callable[[Mapping[str, Any]], str | None] | None = None
+    check: Callable[[], str | None] | None = None
+    tasks: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         limit: Any = self.timeout

@@ -189,7 +189,8 @@ def read_mapping(path: str, what: str, of: str) -> Settings:
         raise ConfigError(f"{what} {path!r} cannot be read: {error.strerror}") from error
     except yaml.MarkedYAMLError as error:
         place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else path
-        raise ConfigError(f"{place}: not valid YAML: {error.problem}") from error
+        hint = "\n  indent with blanks, not tabs" if "'\\t'" in str(error.problem) else ""
+        raise ConfigError(f"{place}: not valid YAML: {error.problem}{hint}") from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         code = f"U+{ord(text[error.position]):04X}"

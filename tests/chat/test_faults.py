@@ -252,3 +252,89 @@ def test_grpo_writes_no_tools_of_a_row(tmp_path: Path) -> None:
             args=args,
             train_dataset=data,
         )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_system_message_is_lost(family: str) -> None:
+    systems = [{"role": "system", "content": said} for said in ("Be brief.", "Be kind.")]
+    tokenizer = with_family(family)
+    text = tokenizer.apply_chat_template([*systems, USER, ANSWER], tokenize=False)
+    if "Be brief." in text and "Be kind." in text:
+        check(tokenizer, *systems, USER, ANSWER)
+        return
+    with pytest.raises(DataError) as caught:
+        check(tokenizer, *systems, USER, ANSWER)
+    assert str(caught.value) == (
+        "chats.jsonl, row 1: there are 2 system messages, and the chat template does not write "
+        "all of them\n  join them into one, or name a template that writes several"
+    )
+
+
+THOUGHT = {"reasoning_content": "sum them"}
+TWICE = (
+    "an assistant message has more reasoning than one thought at its start: the rest would be "
+    "trained as the answer"
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        ({"content": "<think>a</think>4<think>b</think>5"}, TWICE),
+        ({"content": "Hm. <think>a</think>4"}, TWICE),
+        ({"content": "<think>a</think>4", **THOUGHT}, TWICE),
+        ({"content": "4", "reasoning_content": 7}, "the assistant message 1 has a reasoning_cont"),
+        ({"content": "4", "role": "user", **THOUGHT}, "the user message 1 has a reasoning_content"),
+    ],
+)
+@pytest.mark.parametrize("family", ["deepseek-llm", "deepseek-r1", "deepseek-v3.1"])
+def test_a_thought_out_of_place_is_no_target(
+    family: str, message: dict[str, Any], said: str
+) -> None:
+    row = {"messages": [USER, {"role": "assistant", **message}, ANSWER]}
+    with pytest.raises(DataError) as caught:
+        chat.check_conversations(Dataset.from_list([row]), with_family(family), "chats.jsonl")
+    assert str(caught.value).startswith(f"chats.jsonl, row 0: {said}")
+
+
+def test_a_part_without_its_text_is_refused() -> None:
+    asked, empty = ({"content": [{"type": "text", "text": text}]} for text in ("q", None))
+    row = {"messages": [{**USER, **asked}, {**ANSWER, **empty}]}
+    with pytest.raises(DataError, match="row 0: the assistant message 1 has a part of type text w"):
+        chat.check_conversations(Dataset.from_list([row]), with_family("deepseek-v3"), "chats")
+
+
+def test_a_thought_that_the_prompt_has_opened_is_one() -> None:
+    check(with_family("deepseek-r1"), USER, {"role": "assistant", "content": "sum</think>4"})
+
+
+@pytest.mark.parametrize("column", ["chosen", "rejected"])
+def test_an_answer_ends_with_the_assistant(column: str) -> None:
+    with pytest.raises(DataError, match=f"row 1: the last message of {column} is the user.s, and"):
+        check(with_family("deepseek-v3"), ANSWER, {"role": "user", "content": "x"}, column=column)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [
+        ("deepseek-v3", ["writes a later system message before the turns that it follows"]),
+        (
+            "deepseek-r1",
+            [
+                "leaves out the reasoning of turns before the last question (drop_thinking false "
+                "in chat_template_kwargs keeps it)",
+                "writes a later system message before the turns that it follows",
+            ],
+        ),
+    ],
+)
+def test_what_a_template_writes_otherwise_is_said(
+    family: str, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    late = {"role": "system", "content": "be rude"}
+    turns = [USER, {"role": "assistant", "content": "4", **THOUGHT}, late, USER, ANSWER]
+    with caplog.at_level(logging.WARNING):
+        check(with_family(family), *turns)
+    assert [r.getMessage() for r in caplog.records] == [
+        f"chats.jsonl, row 1: the chat template {change}" for change in said
+    ]

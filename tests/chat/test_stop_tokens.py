@@ -76,6 +76,22 @@ def test_a_merged_model_keeps_the_stops_of_its_base(base: Path, tmp_path: Path) 
     assert set(saved.eos_token_id) == {1, 5, end}
 
 
+@pytest.mark.parametrize(("family", "stops"), [("role-tokens", False), ("deepseek-v3", True)])
+def test_it_is_said_where_an_adapter_would_not_stop(
+    family: str, stops: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, tokenizer = REGISTRY.models["tiny-deepseek-llm"]()
+    chat.install(tokenizer, family)
+    chat.set_stop_tokens(model, tokenizer, saves_adapter=True)
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    expected = (
+        "the base does not stop at '<|end|>', the end of a turn, and an adapter's folder cannot "
+        f"say so: merge it, load it with trl-deepseek, or set eos_token_id=[{end}, 1] in the "
+        "generation_config of the model that you load it onto"
+    )
+    assert [r.getMessage() for r in caplog.records] == ([] if stops else [expected])
+
+
 @pytest.mark.parametrize("stop", ["<|end|>", 5, 1])
 def test_a_saved_model_stops_at_each_of_them(stop: Any, base: Path, tmp_path: Path) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(base)

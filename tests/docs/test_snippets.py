@@ -91,6 +91,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     messages = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
     (folder / "chats.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
     (folder / "completions.jsonl").write_text(json.dumps({"completion": "4", "solution": "4"}))
+    (folder / "questions.csv").write_text("question,answer\n1+1,2\n")
     (folder / "run.yaml").write_text("model_name_or_path: my_model\ndataset_name: prefs.jsonl\n")
     (folder / "my_plugin.py").write_text(
         "from trl_deepseek import hookimpl\n"

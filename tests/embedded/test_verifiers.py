@@ -8,11 +8,20 @@ from typing import Any
 import pytest
 from datasets import Dataset
 
-from trl_deepseek import GRPOConfig, GRPOTrainer, hookimpl, load_registry, rewards
+from trl_deepseek import GRPOConfig, GRPOTrainer, data, hookimpl, load_registry, rewards
+from trl_deepseek.cli.plugin_page import describe, find
 from trl_deepseek.errors import ConfigError, DataError
+from trl_deepseek.rewards.verifiers import brought_by
+from trl_deepseek.rollouts.history import read
+from trl_deepseek.rollouts.trial import Samples, score
 from trl_deepseek.types import Register
 
 ROWS = [{"prompt": [{"role": "user", "content": "1+1"}], "solution": "2"}] * 4
+COINS = [{"prompt": row["prompt"], "coins": [1, 1]} for row in ROWS]
+
+
+def counts_coins(completion: str, coins: list[int]) -> float:
+    return float(str(sum(coins)) in completion)
 
 
 class Plugin:
@@ -21,6 +30,7 @@ class Plugin:
     @hookimpl
     def register_rewards(self, register: Register) -> None:
         register("short", lambda completion: -len(str(completion)))
+        register("counts_coins", counts_coins)
 
     @hookimpl
     def register_datasets(self, register: Register) -> None:
@@ -29,6 +39,7 @@ class Plugin:
 
         register("terse", build, verifier="short", system_prompt="Be brief.")
         register("absent", build, requires="no_such_module")
+        register("coins", lambda **_: Dataset.from_list(COINS), verifier="counts_coins")
 
 
 REGISTRY = load_registry(plugins=[Plugin()])
@@ -59,11 +70,50 @@ def test_rows_name_their_task(task: str, verifier: str, tmp_path: Path) -> None:
     assert scored_by(rows, tmp_path) == [verifier]
 
 
-def test_rows_of_different_tasks_are_refused(tmp_path: Path) -> None:
-    tasks = ("terse", "arithmetic", "terse", "terse")
-    rows = Dataset.from_list([{**r, "task": t} for r, t in zip(ROWS, tasks, strict=True)])
-    with pytest.raises(ConfigError, match="tasks with different verifiers: short, exact_match"):
-        scored_by(rows, tmp_path)
+TASKS = ("terse", "arithmetic", "short", "arithmetic")
+
+
+def test_rows_of_different_tasks_are_scored_each_by_its_own(tmp_path: Path) -> None:
+    rows = Dataset.from_list([{**r, "task": t} for r, t in zip(ROWS, TASKS, strict=True)])
+    assert scored_by(rows, tmp_path) == ["short", "exact_match"]
+    said = ["2", "2", "two", "3"]
+    columns = {"task": TASKS, "solution": ["2"] * 4}
+    found = [
+        list(score(each, Samples(said, columns=columns)).outcomes)
+        for each in brought_by(rows, REGISTRY)
+    ]
+    assert found == [[-1, None, -3, None], [None, 1.0, None, 0.0]]
+
+
+def test_a_mixture_of_tasks_with_different_verifiers_trains(tmp_path: Path) -> None:
+    parts = [{"path": "terse"}, {"path": "coins"}]
+    mixture = data.mix(parts, REGISTRY, kind="prompts").shuffle(seed=0)
+    assert set(mixture["task"]) == {"terse", "coins"}
+    plugins: Any = [Plugin()]
+    config = GRPOConfig(
+        str(tmp_path),
+        chat_template="deepseek-v3",
+        per_device_train_batch_size=16,
+        num_generations=2,
+        max_completion_length=4,
+        max_steps=1,
+        logging_steps=1,
+        report_to="none",
+        disable_tqdm=True,
+        activation_checkpointing=False,
+        plugins=plugins,
+    )
+    trainer = GRPOTrainer("tiny-deepseek-llm", None, config, mixture)
+    trainer.train()
+    rows = list(read(tmp_path))
+    assert len(rows) == 16
+    for row in rows:
+        coins = row.columns["task"] == "coins"
+        assert (row.scores["short"] is None) == coins
+        assert (row.scores["counts_coins"] is None) != coins
+        assert (row.columns["coins"] is None) != coins
+    (log, *_) = trainer.state.log_history
+    assert log["rewards/short/abstained"] == log["rewards/counts_coins/abstained"] == 0
 
 
 def test_a_row_without_a_task_is_named(tmp_path: Path) -> None:
@@ -88,3 +138,23 @@ def test_options_reach_the_builder() -> None:
 def test_a_package_that_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match="dataset 'absent' needs the module 'no_such_module'"):
         REGISTRY.datasets["absent"]()
+
+
+def test_its_page_says_what_it_brings() -> None:
+    (entry,) = find(REGISTRY, "terse")
+    page = describe(entry)
+    assert (page["verifier"], page["begins with"]) == ("short", "Be brief.")
+    assert [option["name"] for option in page["options"]] == ["tens"]
+    (entry,) = find(REGISTRY, "calculator")
+    assert describe(entry)["called with"] == ["expression"]
+
+
+def test_a_verifier_that_is_not_there_is_named(tmp_path: Path) -> None:
+    class Broken:
+        @hookimpl
+        def register_datasets(self, register: Register) -> None:
+            register("lost", lambda **_: Dataset.from_list(ROWS), verifier="exact_mach")
+
+    registry = load_registry(plugins=[Broken()])
+    with pytest.raises(ConfigError, match="'lost' brings the verifier 'exact_mach', which no"):
+        brought_by(registry.datasets["lost"](), registry)

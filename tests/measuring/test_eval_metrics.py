@@ -287,7 +287,7 @@ def test_the_command_measures_an_embedded_dataset_in_the_kind_that_is_needed(
     words += ["--eval_metrics", "exact_match", "--eval_max_new_tokens", "1"]
     words += ["--chat_template", "deepseek-v3"]
     assert main(words) == 0
-    assert "held-out exact_match 0" in capsys.readouterr().out
+    assert "eval_exact_match 0" in capsys.readouterr().out
 
 
 def test_reward_up_and_metric_down_is_said() -> None:

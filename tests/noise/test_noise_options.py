@@ -37,6 +37,7 @@ def test_transformers_own_option_means_neftune_of_that_alpha(registry: Registry)
     assert chosen is not None
     assert chosen.function is registry.noises["neftune"]
     assert chosen.options == {"alpha": 7.0}
+    assert chosen.alpha == 7.0
 
 
 def test_a_users_function_is_called_with_the_alpha_given(registry: Registry) -> None:
@@ -49,6 +50,7 @@ def test_without_alpha_the_noises_own_default_holds(registry: Registry) -> None:
     chosen = choose(config(noise="neftune"), registry)
     assert chosen is not None
     assert chosen.options == {}
+    assert chosen.alpha == 5.0  # the paper's, arXiv:2310.05914
 
 
 def test_an_unknown_noise_is_refused_with_the_nearest_name(registry: Registry) -> None:

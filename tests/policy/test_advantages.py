@@ -159,6 +159,12 @@ def test_an_advantage_is_handed_what_it_asks_for_and_of_the_groups_that_are_left
         (lambda s: s.sum(), RunError, "not one advantage per completion, (3, 4)"),
         (lambda s: s[..., 0] / 0, NotFinite, "advantage 'bad' is not finite"),
         (lambda s: None, RunError, "returned NoneType"),
+        (lambda s: s[..., 0] > 0, RunError, "returned torch.bool, not numbers with a fraction"),
+        (
+            lambda s: (s[..., 0], {"m": s[..., 1]}),
+            RunError,
+            "metric 'm' has the shape (3, 4), not ()",
+        ),
         (lambda s: s.nosuch, RunError, "failed: AttributeError"),
     ],
 )

@@ -302,6 +302,26 @@ def test_a_failing_loss_is_an_error_of_the_run_and_before_it_one_of_the_config()
         bind_loss(item, {}, {"power": 2})
 
 
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (lambda t: -t.advantage * t.old, "no gradient with respect to 'logps'"),
+        (lambda t: t.mask.long(), "returned torch.int64, not numbers with a fraction"),
+        (lambda t: (-t.logps, [1.0]), "returned list for metrics, not a dict of them"),
+        (lambda t: (-t.logps, {"m": "much"}), "metric 'm' is 'much', not a number"),
+        (
+            lambda t: (-t.logps, {"m": t.logps[0]}),
+            "metric 'm' has the shape (4,), not () or (2, 4)",
+        ),
+        (lambda t: -t.logps * t.advantages.mul_(2)[:, None], "it changes 'advantages' in place"),
+    ],
+)
+def test_what_a_run_is_refused_for_before_a_model_is_loaded(returned: Any, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        bind_loss(PolicyLoss("mine", returned, "token_mean"), {}, None)
+    assert words in str(caught.value)
+
+
 def test_the_kl_term_is_added_unless_it_is_among_the_rewards() -> None:
     bound = bind_loss(REGISTRY.policy_losses["gpg"], {}, None)
     seen = invented_tokens()

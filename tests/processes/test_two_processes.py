@@ -16,7 +16,7 @@ from trl_deepseek.rollouts.history import read
 from trl_deepseek.sources import import_file
 
 SCRIPT = Path(__file__).with_name("trainings.py")
-NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo")
+NAMES = ("sft", "dpo", "orpo", "kto", "reward", "grpo", "policy")
 # `make test` has lm_head/test_two_processes.py and rewards/test_rewards_in_ddp.py.
 pytestmark = [pytest.mark.matrix, pytest.mark.slow]
 CLOCK = ("step_time",)

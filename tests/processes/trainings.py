@@ -121,8 +121,8 @@ def tiny() -> tuple[Any, Any]:
 def generating(name: str, folder: Path, rewards: list[Any], **more: Any) -> None:
     model, tokenizer = tiny()
     given = {"num_generations": ROWS, "max_completion_length": 8, "chat_template": "role-tokens"}
-    config = GRPOConfig(**options(folder.parent / name, **given, **more))
-    rows = REGISTRY.datasets["arithmetic"](size=STEPS)
+    config = GRPOConfig(**options(folder.parent / name, **{**given, **more}))
+    rows = REGISTRY.datasets["arithmetic"](size=STEPS * ROWS // config.num_generations)
     trainer = GRPOTrainer(
         model, rewards, config, train_dataset=rows, processing_class=tokenizer, rollout_func=said
     )
@@ -155,6 +155,13 @@ def everything(whole: Path) -> None:
     run("reward", RewardTrainer("tiny-deepseek-llm", scored, train_dataset=pairs), folder)
 
     generating("grpo", folder, [length, no_rank], beta=0.1, reward_workers=1)
+    named = {
+        "advantage": "reinforce_pp",
+        "loss_type": "cispo",
+        "loss_kwargs": {"epsilon_high": 5.0},
+    }
+    penalised = {"beta": 0.1, "kl_in": "reward", "num_generations": 2, "drop_equal_groups": True}
+    generating("policy", folder, [length, no_rank], **named, **penalised)
     failing = {"reward_on_error": "abstain", "reward_max_failures": STEPS + 1}
     generating("abstaining", folder, [length, fails_on_the_last_process], **failing)
 

@@ -46,6 +46,7 @@ def place(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sft(world: Path) -> Path:
     words = ["--dataset_name", "sums.jsonl", "--max_steps", "2", "--learning_rate", "1e-3"]
     words += ["--plugins", "mine.py", "--output_dir", "sft", "--save_strategy", "no", *FLAGS]
+    words += ["--neftune_noise_alpha", "5"]
     with contextlib.chdir(world):
         assert main(["sft", "--model_name_or_path", "tiny-deepseek-llm", *words]) == 0
     return world / "sft"

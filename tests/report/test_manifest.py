@@ -175,3 +175,9 @@ def test_the_commit_of_the_working_directory_is_there(
     assert manifest.git() == {"commit": head.stdout.strip(), "changed": False}
     Path("a").write_text("2")
     assert manifest.git() == {"commit": head.stdout.strip(), "changed": True}
+
+
+def test_noise_by_transformers_own_option_is_in_manifest_and_card(sft: Path) -> None:
+    parts = json.loads((sft / "run.json").read_text())["parts"]
+    assert (parts["noise"], parts["noise_alpha"]) == ("neftune", 5.0)
+    assert "| embedding noise | `neftune`, alpha 5 |" in (sft / "README.md").read_text()

@@ -284,6 +284,6 @@ def test_what_an_evaluation_alone_measures_is_among_the_first_curves() -> None:
         {"step": 1, "eval_reward": 0.4, "eval_num_tokens": 9, "eval_exact_match": 0.25},
     ]
     first, rest = curves.panels(logs)
-    assert [each.title for each in first] == ["Loss", "Reward", "exact_match, held-out"]
+    assert [each.title for each in first] == ["Loss", "Reward", "Metric exact_match, held-out"]
     assert [curve.values for curve in first[2].curves] == [[0.25]]
     assert [each.title for each in rest] == ["eval_num_tokens", "num_tokens"]

@@ -98,8 +98,8 @@ def test_a_missing_column_is_named_with_the_reward_and_what_was_found(registry: 
         check_columns(resolve("exact_match", registry), ["prompt", "solutions"])
     assert str(caught.value) == (
         "reward 'exact_match' needs the column 'solution', which the dataset does not have\n"
-        "  did you mean 'solutions'?\n"
-        "  columns found: prompt, solutions"
+        "  columns found: prompt, solutions\n"
+        "  another column can stand for it: --columns OTHER=solution"
     )
 
 

@@ -232,7 +232,7 @@ ASSERT_NOTHING: dict[str, tuple[dict[str, Any], str]] = {
     "no output": ({"tests": [{"input": "1", "output": " \n"}]}, "no output"),
     "None as result": ({"inputs": [[1]], "outputs": [None], "fn_name": "f"}, "None"),
     "unequal lists": ({"inputs": ["1", "2"], "outputs": ["1"]}, "2 inputs and 1 outputs"),
-    "a fixture": ({"tests": "def test_a(capsys):\n    assert f()"}, "fixture 'capsys'"),
+    "a fixture": ({"tests": "def test_a(caplog):\n    assert f()"}, "fixture 'caplog'"),
     "a missing module": ({"tests": "import torch\nassert f()"}, "'torch'"),
     "an object": (
         {

@@ -12,6 +12,7 @@ from peft import LoraConfig
 from scipy import stats
 
 from trl_deepseek import GRPOConfig, GRPOTrainer
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers.merged import merged
 
@@ -66,6 +67,30 @@ def test_each_prompt_is_encoded_once(adapted: Any) -> None:
     sampled(adapted, "auto", [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4)
     hook.remove()
     assert seen[:3] == [2 * 23, 8, 8]  # all but the last token of two prompts, then a token each
+
+
+def test_a_stop_string_ends_a_completion_and_no_padding_is_left(tmp_path: Path) -> None:
+    stop = ["1", "e"]
+    plain = trainer(tmp_path, "tiny-deepseek-llm")
+    stopped = trainer(tmp_path, "tiny-deepseek-llm", generation_kwargs={"stop_strings": stop})
+    rows = [PROMPTS[0]] * 4 + [PROMPTS[1]] * 4
+    decode, expected = plain.processing_class.decode, []
+    for ids in sampled(plain, "auto", rows):  # the draws are the same until one ends
+        ends = (n for n in range(1, len(ids)) if any(each in decode(ids[:n]) for each in stop))
+        expected.append(ids[: next(ends, len(ids))])
+    found = sampled(stopped, "auto", rows)
+    assert found == expected
+    assert len({len(each) for each in found}) > 1
+    assert sampled(stopped, "off", rows) == expected
+
+
+@pytest.mark.parametrize(
+    "option", ["mask_truncated_completions", "use_transformers_continuous_batching"]
+)
+def test_stop_strings_are_refused_where_they_cannot_be_kept(option: str, tmp_path: Path) -> None:
+    given = {"generation_kwargs": {"stop_strings": ["1"]}, option: True}
+    with pytest.raises(ConfigError, match=f"^generation_kwargs: stop_strings: {option} "):
+        trainer(tmp_path, "tiny-deepseek-llm", **given)
 
 
 def test_merged_adapters_are_those_of_the_policy(adapted: Any) -> None:

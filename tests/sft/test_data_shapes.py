@@ -20,7 +20,7 @@ ACCEPTED = """
     conversations: a list of {from, value} (ShareGPT)
     instruction, output and perhaps input, system, history (Alpaca)
     text: plain text; or input_ids: tokens
-  rename yours: dataset.rename_columns({'question': 'prompt', 'answer': 'completion'})"""
+  rename yours: --columns question=prompt answer=completion, or dataset.rename_columns"""
 
 
 def said(*pairs: str) -> list[dict[str, str]]:

@@ -146,7 +146,7 @@ def test_a_tool_that_cannot_be_is_refused(given: Any, error: Any, said: str) -> 
 
 def test_an_environment_that_cannot_be_reset_is_refused() -> None:
     with pytest.raises(ConfigError, match="Path has no method reset"):
-        check_factory("pathlib:Path")
+        check_factory("pathlib:Path", Settings())
 
 
 @pytest.mark.parametrize(

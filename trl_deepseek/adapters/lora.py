@@ -8,7 +8,7 @@ adapted is checked against the model's skeleton, before a weight is read.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import releases
@@ -153,6 +153,36 @@ def check(
                 f"lora_target_parameters: {target!r} matches no expert parameter of this "
                 f"{config.model_type} model\n  it has: {has or '(no routed experts)'}"
             )
+
+
+def check_config(given: Any, config: Callable[[], PretrainedConfig]) -> None:
+    """Refuse a LoRA config, written by hand, that peft would refuse once the model is loaded.
+
+    Args:
+        given: A config of peft's; None, and what is no LoRA, is left alone.
+        config: Returns that of the model.
+
+    Raises:
+        ConfigError: None of the targets is in the model, or peft's LoRA on all layers breaks it.
+    """
+    from peft import LoraConfig
+
+    if not isinstance(given, LoraConfig):
+        return
+    targets = given.target_modules
+    if targets == "all-linear":
+        check_all_linear(config())
+    if not targets or targets == "all-linear" or given.target_parameters:
+        return
+    whole = config()
+    if whole.get_text_config() is not whole:
+        return  # a model that sees, too: its skeleton is not built here
+    names = [name for name, _ in skeleton.build(whole).named_modules() if name]
+    names += ["score"]  # of a reward model
+    wanted = [targets] if isinstance(targets, str) else sorted(targets)
+    is_pattern = isinstance(targets, str)
+    if not any(_matches(target, name, is_pattern) for target in wanted for name in names):
+        check(targets if is_pattern else wanted, None, whole)
 
 
 def _check_saved(modules: Sequence[str], config: PretrainedConfig) -> None:

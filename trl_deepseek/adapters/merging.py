@@ -95,6 +95,8 @@ def inspect(
     """
     folder = Path(adapter).expanduser()
     file = folder / "adapter_config.json"
+    if not folder.exists():
+        raise ModelError(f"adapter {adapter!r}: there is no such folder")
     if not file.is_file():
         found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         raise ModelError(

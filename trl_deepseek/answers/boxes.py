@@ -6,6 +6,12 @@ import re
 
 # A box, an escaped character, or a brace; one pass, since a completion may be made of boxes.
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+# TeX's argument without braces is one token: \boxed 7. Of \boxed 73 the 3 stands outside, which
+# nobody means, so that it is no box.
+_UNBRACED = re.compile(
+    r"\\(boxed|fbox)(?:\s*(\\(?:pi|infty|emptyset|varnothing|alpha|beta|theta)(?![A-Za-z]))|\s+(\w)|(\d))"
+    r"(?=\s*(?:\$|\\\)|\\\]|[.,;:!]?(?:\s+(?![\d.+*/^_=\\-])|\s*\Z)))"
+)
 _PLACEHOLDER = re.compile(
     r"\s*(?:\\text\s*\{)?[\s.…\[<]*(?:\\[lc]?dots)?"
     r"(?:(?:(?:your|the|final|my)\s+)*(?:answer|result|solution|content)(?:\s+(?:here|goes here))?"
@@ -20,6 +26,11 @@ _SAID = re.compile(
     r"\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:(?:final|correct)\s+)?answer\s*(?:is|:|=)\s*(?:\}\s*|$)?",
     re.IGNORECASE,
 )
+
+
+def braced(text: str) -> str:
+    r"""The text with the braces that TeX adds to ``\boxed 7``."""
+    return _UNBRACED.sub(lambda m: rf"\{m[1]}{{{m[2] or m[3] or m[4]}}}", text)
 
 
 def boxed(text: str) -> list[str]:

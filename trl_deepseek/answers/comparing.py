@@ -96,7 +96,10 @@ def _same(gold: Reading, given: Reading) -> bool:
         )
     if gold.kind == "choice" or given.kind == "choice":
         return _same_choice(gold, given)
-    if gold.quantity and given.quantity:
+    if gold.quantity and given.quantity and gold.kind != "words":
+        units = {gold.quantity.unit, given.quantity.unit}
+        if (gold.label or given.label) and len(units) > 1 and any("mod" in u for u in units):
+            return False  # x \equiv 3 (mod 7) is more numbers than 3
         return same_number(gold.quantity, given.quantity)
     if not units_agree(gold.unit, given.unit):
         return False
@@ -211,7 +214,8 @@ def numbers_agree(
     solution: object, claims: list[str], relative: float, absolute: float
 ) -> bool | None:
     """Whether every claim is the solution's number within a tolerance; None without a number."""
-    gold = _number(solution_text(solution))
+    reading = read(solution_text(solution))
+    gold = None if reading is None or reading.kind == "words" else _number_of(reading)
     if gold is None:
         return None
     found = [_number(claim) for claim in claims]
@@ -222,11 +226,14 @@ def numbers_agree(
 
 def _number(text: str) -> Quantity | None:
     reading = read(text)
-    if reading is None:
-        return None
+    return None if reading is None else _number_of(reading)
+
+
+def _number_of(reading: Reading) -> Quantity | None:
     if reading.kind == "choice" and reading.items:
         return reading.items[0].quantity
-    return reading.quantity
+    quantity = reading.quantity
+    return None if quantity and reading.label and "mod" in quantity.unit else quantity
 
 
 def _close(gold: Quantity, given: Quantity, relative: float, absolute: float) -> bool:

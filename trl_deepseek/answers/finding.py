@@ -11,7 +11,7 @@ import json
 import re
 from typing import Any
 
-from trl_deepseek.answers.boxes import boxes_in, grouped, said_in
+from trl_deepseek.answers.boxes import boxes_in, braced, grouped, said_in
 from trl_deepseek.answers.echoes import without_echo
 from trl_deepseek.answers.prose import WITHDRAWN, last_sentence, stated, whole
 
@@ -55,7 +55,7 @@ def claims(said: str, prompt: Any = None) -> list[str]:
         prompt: What it answers, text or messages: a line of it that shows a box is no answer
             when it is repeated.
     """
-    said = _GAP.sub(r"\1\1", _UNSEEN.sub(" ", without_echo(said[-_LONG:], prompt)))
+    said = braced(_GAP.sub(r"\1\1", _UNSEEN.sub(" ", without_echo(said[-_LONG:], prompt))))
     first, *after = _END.split(said, maxsplit=1)
     found = _of_turn(first)
     rest = _END.sub("\n", after[0]).strip() if after else ""
@@ -85,7 +85,7 @@ def solution_text(solution: object) -> str:
     """
     if isinstance(solution, bool) or not isinstance(solution, (str, int, float)):
         return ""
-    text = str(solution).strip()
+    text = braced(str(solution).strip())
     tagged = _TAG.findall(text)
     if tagged:
         text = tagged[-1].strip()

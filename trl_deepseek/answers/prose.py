@@ -59,6 +59,7 @@ _LEADS = re.compile(
     r"\s*(?:\*\*|about|exactly|only|just|\s)*$",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r"[A-Za-z][A-Za-z ]*[:：]")
 _ASIDE = re.compile(
     r",?\s+(?:attained|achieved|when|where|which|since|because|if)\s", re.IGNORECASE
 )
@@ -146,6 +147,8 @@ def whole(said: str) -> list[str]:
     lines = [line.strip().strip("*").strip() for line in text.splitlines() if line.strip()]
     if not lines or len(text) > 400:
         return []
+    if len(lines) > 1 and _HEADING.fullmatch(lines[0]) and not _DENIED.search(lines[0]):
+        lines = lines[1:]  # Total: 42
     if all(_is_bare(line) for line in lines):
         return [", ".join(dict.fromkeys(lines))]  # 4, 5 and 6 on lines of their own are a list
     return []

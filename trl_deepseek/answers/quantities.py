@@ -24,6 +24,7 @@ _AMOUNT = re.compile(
 _PERCENT = re.compile(
     r"\s*(?:\\?%|\\text\s*\{\s*(?:percent|per cent|%|\\%)\s*\}|percent|per cent|pct)\s*"
 )
+_MODULUS = re.compile(r"\s*\(mod (\d{1,9})\)")
 _SCALES = {
     "hundred": 100,
     "thousand": 1000,
@@ -130,6 +131,10 @@ def read_quantity(text: str) -> Quantity | None:
         value *= _SCALES[scale["scale"]]
         rest = scale["rest"].removeprefix("}")
     percent = _PERCENT.fullmatch(rest) is not None
+    modulus = _MODULUS.fullmatch(rest)
+    if modulus:  # 7 (mod 10) is 7; 17 (mod 10) is not 17
+        least = value.denominator == 1 and 0 <= value < int(modulus[1])
+        return Quantity(value, unit=f"(mod {modulus[1]})", digits=digits) if least else None
     unit = "" if percent else read_unit(rest)
     if unit is None:
         return None

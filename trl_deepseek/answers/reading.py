@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trl_deepseek.answers.notation import normalise, split_top
+from trl_deepseek.answers.number_words import in_digits
 from trl_deepseek.answers.quantities import Quantity, read_quantity, read_unit
 
 Kind = Literal["quantity", "words", "choice", "list", "brackets", "union", "formula"]
@@ -19,7 +20,8 @@ _CUPS = re.compile(r"\s*(?:\\cup(?![A-Za-z])|(?<=[\])])\s*[Uu]\s*(?=[\[(]))\s*")
 _LABEL = re.compile(
     r"(?P<label>(?:[A-Za-z]|\\angle ?[A-Z]{1,3}|\\[a-z]+|\\frac\{d[a-z]?\}\{d[a-z]\})"
     r"(?:_(?:\w|\{[^{}]*\}))?(?:\^\{-1\})?'*(?:\s?\([a-z](?:, ?[a-z])*\))?)"
-    r"\s*(?:=|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))\s*(?P<rest>[^=]+)"
+    r"\s*(?:=|\\equiv(?=[^=]*\(mod )|\\in(?![A-Za-z])|\bin\b|\\approx(?=\s*-?\d*\.\d))"
+    r"\s*(?P<rest>[^=]+)"
 )
 _POINT = re.compile(r"(\(\s*[a-z](?:\s*,\s*[a-z])+\s*\))\s*=\s*(?=\()")
 _NO_LABEL = re.compile(
@@ -40,6 +42,7 @@ _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _CHOICE = re.compile(
     r"(?:\(\s*(?P<a>[A-Z])\s*\)|\\text\s*\{\s*\(\s*(?P<b>[A-Za-z])\s*\)?\s*\}\s*\)?"
     r"|\(\s*\\text\s*\{\s*(?P<c>[A-Z])\s*\}\s*\)|\\text\s*\{\s*(?P<d>[A-Z])[.)]?\s*\}"
+    r"|\(\s*(?P<f>[a-e])\s*\)(?=\s+(?:\d|\\(?:frac|sqrt|pi)\b))"  # (a) 40: the part of a question
     r"|(?P<e>[A-H])\s*[.):](?=\s))\s*(?P<rest>(?!,).*)",
     re.DOTALL,
 )
@@ -59,7 +62,7 @@ class Reading:
         kind: Its form.
         text: It, normalised; of words the lower case.
         label: What it is the value of, as the ``x`` of ``x = 5``; empty where that is not said.
-        quantity: Of a quantity.
+        quantity: Of a quantity; of words that say one, such as "twelve".
         items: Of a list, brackets or a union; of a choice what follows the letter.
         brackets: Of brackets, both: ``()``, ``[)``, ``{}``.
         unit: Of a formula, such as 4π cm.
@@ -107,7 +110,7 @@ def _read(text: str, label: str, in_brackets: bool, depth: int) -> Reading | Non
             return Reading("quantity", text, label, quantity)
     choice = _CHOICE.fullmatch(text)
     if choice:
-        letter = next(filter(None, choice.group("a", "b", "c", "d", "e"))).upper()
+        letter = next(filter(None, choice.group("a", "b", "c", "d", "e", "f"))).upper()
         rest = _read(choice["rest"], "", False, depth + 1)
         return Reading("choice", letter, label, items=(rest,) if rest else ())
     return (
@@ -197,7 +200,7 @@ def _each(parts: list[str], depth: int, in_brackets: bool) -> tuple[Reading, ...
 
 def _plain(text: str, label: str) -> Reading:
     if _is_prose(text):
-        return Reading("words", words(text), label)
+        return Reading("words", words(text), label, quantity=read_quantity(in_digits(text)))
     measured = _MEASURED.fullmatch(text)
     unit = read_unit(measured["unit"]) if measured else None
     if measured and unit:

@@ -6,7 +6,7 @@
 """
 
 from trl_deepseek.chat.beginnings import begin_once
-from trl_deepseek.chat.checking import check_conversations
+from trl_deepseek.chat.checking import check_conversations, say_if_prompts_are_text
 from trl_deepseek.chat.control_tokens import escape
 from trl_deepseek.chat.installing import (
     generation_prefix,
@@ -36,6 +36,7 @@ __all__ = [
     "recognise",
     "render",
     "resolve",
+    "say_if_prompts_are_text",
     "set_stop_tokens",
     "with_thinking",
 ]

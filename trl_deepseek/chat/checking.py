@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
-from trl_deepseek.chat.faults import Fault, Inspector
+from trl_deepseek.chat.faults import Inspector
+from trl_deepseek.chat.message_faults import Fault
 from trl_deepseek.chat.messages import TARGETS, holds_conversations, is_conversation
 from trl_deepseek.errors import DataError, TemplateError, about_rows
 
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _NAMED = 5  # rows named in a message; the others are counted
 _SAID = "_trl_deepseek_said"  # what has been said about a tokenizer's template, on the tokenizer
+_PLAIN = "_trl_deepseek_plain"  # datasets of which it was said that their prompts are text
 _PLACEHOLDER = "\ue001"  # a private-use character: no template writes it by itself
 
 
@@ -54,6 +56,7 @@ def check_conversations(
         DataError: A row has a fault; see :mod:`trl_deepseek.chat.faults`.
         TemplateError: The template cannot render a row.
     """
+    say_if_prompts_are_text(dataset, tokenizer, source)
     pattern = pattern_of(tokenizer) if control_tokens else None
     inspector = Inspector(tokenizer, pattern, tools, masks)
 
@@ -80,7 +83,7 @@ def check_conversations(
 
     columns = [c for c in (*COLUMNS, "chat_template_kwargs") if c in dataset.column_names]
     found: dict[int, Fault] = {}
-    developers = []
+    changed: dict[str, list[int]] = {}
     rows = dataset.select_columns(columns) if columns else []
     for number, row in enumerate(
         tqdm(rows, desc="Checking conversations", disable=not show_progress)
@@ -88,16 +91,13 @@ def check_conversations(
         fault = fault_of(row, number)
         if fault is not None:
             found[number] = fault
-        elif inspector.renames_developer(row):
-            developers.append(number)
+            continue
+        for change in inspector.changes(row):
+            changed.setdefault(change, []).append(number)
     if found:
         _refuse(source, found)
-    if developers:
-        logger.warning(
-            "%s, %s: the chat template has no role developer and writes the message as a system's",
-            source,
-            _rows(developers),
-        )
+    for change, numbers in changed.items():
+        logger.warning("%s, %s: the chat template %s", source, _rows(numbers), change)
     if any(is_conversation(row.get(c)) for row in list(rows)[:1] for c in TARGETS):
         _say_if_turns_do_not_end(tokenizer)
     return dataset
@@ -118,6 +118,20 @@ def _refuse(source: str, found: Mapping[int, Fault]) -> None:
         message = f"{source}, row {number}: {first.what}; so does {_rows(alike[1:])}"
     faults = {n: f"{fault.what}\n  {fault.way_out}" for n, fault in found.items()}
     raise about_rows(DataError(f"{message}\n  {first.way_out}"), faults)
+
+
+def say_if_prompts_are_text(dataset: Any, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Say, once for a dataset, that a chat template is there and its prompts do not meet it."""
+    inner: Any = getattr(tokenizer, "tokenizer", tokenizer)
+    said: set[str] = getattr(inner, _PLAIN, set())
+    first: Mapping[str, Any] = next(iter(dataset), {})
+    if tokenizer.chat_template and isinstance(first.get("prompt"), str) and source not in said:
+        setattr(inner, _PLAIN, said | {source})
+        logger.info(
+            "%s: prompts are plain text, which the model reads without its chat template; "
+            "as_messages makes turns of them",
+            source,
+        )
 
 
 def _say_if_turns_do_not_end(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,13 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.chat import reasoning
 from trl_deepseek.chat.control_tokens import literal
+from trl_deepseek.chat.message_faults import COMMON, Fault, unlearnable, unreadable
 from trl_deepseek.chat.messages import (
-    ANSWERS,
     TARGETS,
     Conversation,
     conversations,
@@ -24,21 +22,10 @@ from trl_deepseek.chat.messages import (
     reasoning_of,
     text_of,
 )
-from trl_deepseek.errors import DataError, TemplateError
+from trl_deepseek.errors import DataError, TemplateError, boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-COMMON = ("system", "user", "assistant")
-ASKERS = ("system", "developer", "user", "tool")  # who never answers
-
-
-@dataclass(frozen=True)
-class Fault:
-    """One thing that is wrong with a row: what, and what to do about it."""
-
-    what: str
-    way_out: str
 
 
 class Inspector:
@@ -62,6 +49,7 @@ class Inspector:
         self.control_tokens = control_tokens
         self.tools = tools
         self.masks = masks and ".train" in str(tokenizer.chat_template)
+        self._rendered: set[tuple[Any, ...]] = set()  # sequences of roles that can be written
 
     def faults(self, row: Mapping[str, Any]) -> Iterator[Fault]:
         """The faults of a row, cheapest first.
@@ -80,56 +68,16 @@ class Inspector:
             yield Fault(f"{where}, which the tokenizer reads as a control token", _ESCAPE)
         for column in TARGETS:
             if is_conversation(row.get(column)):
-                yield from self._unlearnable(row[column], column)
+                thinks = self.control_tokens is not None
+                yield from unlearnable(row[column], column, masks=self.masks, thinks=thinks)
         for conversation in conversations(row):
             for number, message in enumerate(conversation):
-                yield from _unreadable(message, number)
+                yield from unreadable(message, number)
+        if not isinstance(row.get("chat_template_kwargs") or {}, Mapping):
+            raise DataError("column 'chat_template_kwargs' holds no mapping of options to values")
         if self.tokenizer.chat_template is not None:
             for conversation in conversations(row):
                 yield from self._unwritten(conversation, row)
-
-    def _unlearnable(self, messages: Conversation, column: str) -> Iterator[Fault]:
-        """Assistant messages that cannot be targets as they stand."""
-        if column in ANSWERS and (last := messages[-1].get("role")) in ASKERS:
-            yield Fault(
-                f"the last message of {column} is the {last}'s, and the model would learn to write "
-                "it",
-                "end it with the assistant's; what comes before the answer is the prompt",
-            )
-        answers = [m for m in messages if m.get("role") == "assistant"]
-        if any(reasoning.is_unclosed(text_of(m)) for m in answers):
-            yield Fault(
-                f"an assistant message opens {reasoning.OPEN} and does not close it: what follows "
-                "would be trained as the answer",
-                f"close it with {reasoning.CLOSE}, or leave the row out: it was cut off",
-            )
-        if any(
-            m.get("weight") not in (0, 1, None) or m.get("train") not in (True, False, None)
-            for m in answers
-        ):
-            yield Fault(
-                "an assistant message has a weight other than 0 and 1, or a train that is no "
-                "boolean",
-                "a message is trained on or not: write 0 or 1, true or false",
-            )
-        untrained = [m for m in answers if m.get("train") is False or m.get("weight") == 0]
-        if untrained and column in ANSWERS:
-            yield Fault(
-                f"{column} has an assistant message with train false or weight 0, and all of it is "
-                "a target",
-                "move it into the prompt, which carries no loss",
-            )
-        elif untrained and not self.masks:
-            yield Fault(
-                "an assistant message has train false or weight 0, and the loss is not taken by "
-                "message",
-                "use a registered chat template and leave assistant_only_loss at its default",
-            )
-        elif untrained and len(untrained) == len(answers):
-            yield Fault(
-                "every assistant message has train false or weight 0, so that nothing is learned",
-                "leave the row out",
-            )
 
     def _unwritten(self, conversation: Conversation, row: Mapping[str, Any]) -> Iterator[Fault]:
         """What the template leaves out, or writes as something else."""
@@ -147,12 +95,23 @@ class Inspector:
             for m in conversation[(asked or [-1])[-1] + 1 :]
             if m.get("role") == "assistant" and (thought := reasoning_of(m))
         ]
-        if not (tools or thoughts or any(map(_may_fail, conversation))):
+        systems = [m for m in conversation if m.get("role") == "system"]
+        turns = tuple(m.get("role") for m in conversation)
+        seen = turns in self._rendered and not row.get("chat_template_kwargs")
+        odd = tools or thoughts or len(systems) > 1 or any(map(_may_fail, conversation))
+        if seen and not odd:
             return
         text = self.render(conversation, row, tools)
+        self._rendered.add(turns)
         lost = [m for m, thought in thoughts if thought not in text]
         if lost:
             yield _LOST if lost[-1] is conversation[-1] else _LOST_EARLIER
+        if any(text_of(m).strip() not in text for m in systems):
+            yield Fault(
+                f"there are {len(systems)} system messages, and the chat template does not write "
+                "all of them",
+                "join them into one, or name a template that writes several",
+            )
         for message in conversation:
             yield from self._misread(message, conversation, row, text)
         if (
@@ -193,7 +152,40 @@ class Inspector:
                     f"call it system or user, or name a template that has a {role}",
                 )
 
-    def renames_developer(self, row: Mapping[str, Any]) -> bool:
+    def changes(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """What the template writes otherwise than the row has it, as the authors' own does."""
+        if self.tokenizer.chat_template is None:
+            return
+        if self._renames_developer(row):
+            yield "has no role developer and writes the message as a system's"
+        for conversation in conversations(row):
+            asked = [i for i, m in enumerate(conversation) if m.get("role") == "user"]
+            last = (asked or [0])[-1]
+            early = [
+                thought
+                for message in conversation[:last]
+                if message.get("role") == "assistant" and (thought := reasoning_of(message))
+            ]
+            late = [i for i, m in enumerate(conversation) if i and m.get("role") == "system"]
+            if not (early or late):
+                continue
+            text = self.render(conversation, row, self._tools(row))
+            if any(thought not in text for thought in early):
+                yield (
+                    "leaves out the reasoning of turns before the last question (drop_thinking "
+                    "false in chat_template_kwargs keeps it)"
+                )
+            if any(self._stands_before(conversation, i, text) for i in late):
+                yield "writes a later system message before the turns that it follows"
+
+    @staticmethod
+    def _stands_before(conversation: Conversation, number: int, text: str) -> bool:
+        """Whether a message is written before the last turn that it follows."""
+        said = text_of(conversation[number]).strip()
+        turns = [text_of(m).strip() for m in conversation[:number] if m.get("role") != "system"]
+        return bool(said and turns and turns[-1]) and text.rfind(said) < text.find(turns[-1])
+
+    def _renames_developer(self, row: Mapping[str, Any]) -> bool:
         """Whether the row has a developer and the template writes a system."""
         return any(
             message.get("role") == "developer"
@@ -201,7 +193,6 @@ class Inspector:
             == self._as("system", message, conversation, row)
             for conversation in conversations(row)
             for message in conversation
-            if self.tokenizer.chat_template is not None
         )
 
     def _as(
@@ -223,18 +214,19 @@ class Inspector:
         Raises:
             TemplateError: The template cannot render it.
         """
-        try:
+        with boundary(_cannot_render):  # a template may raise anything; it is about this row
             text: str = self.tokenizer.apply_chat_template(
                 [dict(message) for message in conversation],
                 tools=tools or None,
                 tokenize=False,
                 **(row.get("chat_template_kwargs") or {}),
             )
-        except Exception as error:  # a template may raise anything; all of it is about this row
-            raise TemplateError(
-                f"the chat template cannot render this conversation: {error}"
-            ) from error
         return text
+
+
+def _cannot_render(said: str) -> TemplateError:
+    said = said.removeprefix("TemplateError: ")  # Jinja's, raised by the template itself
+    return TemplateError(f"the chat template cannot render this conversation: {said}")
 
 
 _ESCAPE = "--control_tokens escape encodes it as the text it is; allow lets it through"
@@ -266,19 +258,6 @@ def _own_tools(row: Mapping[str, Any]) -> Any:
     if tools and not (isinstance(tools, list) and all(isinstance(t, Mapping) for t in tools)):
         raise DataError("column 'tools' holds no list of tool definitions")
     return tools
-
-
-def _unreadable(message: Mapping[str, Any], number: int) -> Iterator[Fault]:
-    role = message.get("role")
-    if not isinstance(role, str) or not role:
-        yield Fault(f"message {number} has no role", f"roles are {', '.join(COMMON)} and tool")
-    elif message.get("content") is None and not (
-        role == "assistant" and (message.get("tool_calls") or reasoning_of(message))
-    ):
-        yield Fault(
-            f"the {role} message {number} has no content (null)",
-            'write "" where nothing is said, or leave the row out',
-        )
 
 
 def _may_fail(message: Mapping[str, Any]) -> bool:

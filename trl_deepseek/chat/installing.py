@@ -7,6 +7,7 @@ template. ``install`` sets the first and remembers the second on the tokenizer o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from trl_deepseek.types import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 _MARK = "_trl_deepseek_template"
 _BASE_EOS = "_trl_deepseek_base_eos"
@@ -118,10 +121,18 @@ def inference_template(tokenizer: PreTrainedTokenizerBase) -> Iterator[None]:
             each.chat_template = source
 
 
-def set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def set_stop_tokens(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, saves_adapter: bool = False
+) -> None:
     """Make ``model`` stop at the template's end of turn, and still wherever it stopped before.
 
     Does nothing where no template is installed, or the model does not generate.
+
+    Args:
+        model: Its ``generation_config`` is changed.
+        tokenizer: With an installed template.
+        saves_adapter: Whether an adapter alone will be saved, whose folder has no
+            ``generation_config``: what is lost there is said.
     """
     inner = getattr(tokenizer, "tokenizer", tokenizer)
     config = getattr(model, "generation_config", None)
@@ -133,6 +144,14 @@ def set_stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
     unique = list(dict.fromkeys(stop for stop in stops if stop is not None))
     config.eos_token_id = unique[0] if len(unique) == 1 else unique
     config.pad_token_id = inner.pad_token_id
+    if saves_adapter and inner.eos_token_id not in own:
+        logger.warning(
+            "the base does not stop at %r, the end of a turn, and an adapter's folder cannot say "
+            "so: merge it, load it with trl-deepseek, or set eos_token_id=%s in the "
+            "generation_config of the model that you load it onto",
+            inner.eos_token,
+            unique,
+        )
 
 
 def generation_prefix(tokenizer: PreTrainedTokenizerBase, **kwargs: Any) -> str:

@@ -84,8 +84,9 @@ def line(logs: dict[str, Any], step: int, last: int, metrics: Sequence[str] = ()
         for key, value in numbers.items()
         if fnmatchcase(key.removeprefix(HELD_OUT), pattern) and (value or pattern not in FAILURES)
     ]
+    # By the whole name, since a metric may be called as a reward that is logged beside it.
     found += [
-        f"{_name(key)} {_number(value)}"
+        f"{key} {_number(value)}"
         for name in metrics
         for key, value in numbers.items()
         if key == f"{HELD_OUT}{name}" or key.startswith(f"{HELD_OUT}{name}/")

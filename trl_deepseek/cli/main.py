@@ -15,7 +15,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
 from trl_deepseek import secrets, stopping
@@ -141,6 +141,7 @@ def telling(command: str) -> Iterator[None]:
     logger = logging.getLogger("trl_deepseek")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacting(f"trl-deepseek {command}: %(message)s"))
+    handler.addFilter(_once())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
@@ -149,6 +150,20 @@ def telling(command: str) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+def _once() -> Callable[[logging.LogRecord], bool]:
+    """A filter by which what is merely told, such as how a file was read, is told once."""
+    told: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.levelno > logging.INFO or text not in told:
+            told.add(text)
+            return True
+        return False
+
+    return is_new
 
 
 class _Redacting(logging.Formatter):

@@ -54,6 +54,12 @@ RENAMED = {
     "use_flash_attention_2": "write attn_implementation: flash_attention_2",
     "logging_dir": "leave it out; set TENSORBOARD_LOGGING_DIR",
     "tokenizer_name_or_path": "leave it out; it is the model's",
+    "lr": "it is called learning_rate",
+    "epochs": "it is called num_train_epochs",
+    "num_epochs": "it is called num_train_epochs",
+    "batch_size": "it is called per_device_train_batch_size",
+    "model": "it is called model_name_or_path",
+    "dataset": "it is called dataset_name",
 }
 
 
@@ -251,7 +257,11 @@ def read_config(path: str) -> Settings:
 
 
 def _described(shown: str, name: str, known: Sequence[str]) -> str:
-    hint = f" ({RENAMED[name]})" if name in RENAMED else did_you_mean(shown, known, inline=True)
+    renamed = RENAMED.get(name, "")
+    target = renamed.removeprefix("it is called ")
+    if target != renamed and not any(each.lstrip("-") == target for each in known):
+        renamed = ""  # of another command
+    hint = f" ({renamed})" if renamed else did_you_mean(shown, known, inline=True)
     return f"{shown if shown.startswith('-') else repr(shown)}{hint}"
 
 

@@ -11,11 +11,12 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from trl_deepseek.dataset_types import ASKED, TASK
 from trl_deepseek.errors import UnknownName, did_you_mean
 from trl_deepseek.policy_types import CONTEXT, Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Registry
 from trl_deepseek.rewards.signature import PROVIDED
-from trl_deepseek.types import EmbeddedDataset, Loss, Metric, Reward, Tool
+from trl_deepseek.types import EmbeddedDataset, Loss, Metric, Preset, Reward, Tool
 
 WRAPPED = (EmbeddedDataset, Tool, Advantage, Loss, Metric, PolicyLoss, Reward)
 
@@ -89,6 +90,18 @@ def describe(entry: Entry) -> dict[str, Any]:
         page["over"] = OVER[item.over]
         page["rows"] = "by its options" if callable(item.rows) else item.rows or "its own"
         page["columns"] = list(item.columns)
+    if isinstance(item, Preset):
+        page["summary"] = f"{item.description} `trl-deepseek presets show {entry.name}`"
+    if isinstance(item, EmbeddedDataset):
+        page["tasks"] = f"named {entry.name}:TASK" if item.has_tasks else None
+        page["verifier"] = item.verifier
+        page["begins with"] = item.system_prompt
+        page["needs"] = list(item.requires)
+    if isinstance(item, Tool):
+        page["called with"] = list(inspect.signature(function).parameters)
+        limit = "tool_timeout" if item.timeout is None else f"{item.timeout:g} s"
+        page["runs"] = "in a worker process, for " * item.isolate + f"{limit} at most"
+        page["needs"] = list(item.requires)
     return page | {
         "source": sections.get("Source"),
         "differs": sections.get("Differs"),
@@ -115,6 +128,12 @@ def lines(page: dict[str, Any]) -> Iterator[str]:
         "over",
         "rows",
         "columns",
+        "tasks",
+        "verifier",
+        "begins with",
+        "called with",
+        "runs",
+        "needs",
     )
     for key in (*keys, "source", "differs"):
         value = page.get(key)
@@ -146,7 +165,11 @@ def _options(item: Any, function: Any, text: str) -> Iterator[dict[str, Any]]:
         for name, default in options_of(item).items():
             yield {"name": name, "default": default, "meaning": meanings.get(name, "")}
         return
-    provided = CONTEXT if isinstance(item, Advantage) else PROVIDED
+    if isinstance(item, Tool):  # what it is called with is the model's to say
+        return
+    provided: Any = CONTEXT if isinstance(item, Advantage) else PROVIDED
+    if isinstance(item, EmbeddedDataset):
+        provided = (*ASKED, TASK)
     for parameter in inspect.signature(function).parameters.values():
         # What a trainer passes is not for the user to set.
         if parameter.default is not parameter.empty and parameter.name not in provided:

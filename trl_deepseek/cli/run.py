@@ -51,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from_manifest",
         metavar="FILE",
-        help="Instead of a recipe: repeat the run or recipe of this run.json in --output_dir.",
+        help="Instead of a recipe: repeat the run or recipe of this run.json, or folder, in "
+        "--output_dir.",
     )
     for option, what in OVER.items():
         parser.add_argument(f"--{option}", help=f"{what}, over the one beside the stages.")

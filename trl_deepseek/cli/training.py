@@ -6,7 +6,8 @@ import argparse
 import functools
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from trl_deepseek import jobs
@@ -40,12 +41,32 @@ def add_arguments(parser: Parser, command: str) -> None:
         help="Begin anew in a folder that holds a run; what it holds is moved into replaced-N.",
     )
     dry_run.add_flags(parser)
+    _set_apart(parser, [*options, ModelArguments])
     parser.set_defaults(disable_tqdm=not sys.stderr.isatty(), command=command, tells=True)
     if command in jobs.ALIASES:
         (loss_type,) = (each for each in parser._actions if each.dest == "loss_type")
         loss_type.type = functools.partial(_own_loss, command)
         parser.set_defaults(loss_type=[command], command="preference")
         parser.counted.add("loss_type")
+
+
+def _set_apart(parser: Parser, options: Sequence[type]) -> None:
+    """Have ``--help`` list what TRL's and transformers' configs have behind all else."""
+    known = {field.name for kind in options for field in fields(kind)}
+    own = {name for kind in options for name in _added_to_trls(kind)}
+    parser.usage = f"{parser.prog} --model_name_or_path MODEL --dataset_name DATA [options]"
+    theirs = parser.add_argument_group("options of TRL and transformers, in their own words")
+    for action in list(parser._optionals._group_actions):
+        if action.dest in known - own - {"model_name_or_path", "output_dir"}:
+            parser._optionals._group_actions.remove(action)
+            theirs._group_actions.append(action)
+
+
+def _added_to_trls(kind: type) -> Iterator[str]:
+    """The fields that classes of this package write down."""
+    for base in kind.__mro__:
+        if base.__module__.startswith(__package__.partition(".")[0]):
+            yield from vars(base).get("__annotations__", {})
 
 
 def _own_loss(command: str, name: str) -> str:

@@ -12,8 +12,10 @@ from trl_deepseek.data.mixing import column_mapping, mix, rename_columns
 from trl_deepseek.data.preference_checks import check_labels, check_margin, check_preferences
 from trl_deepseek.data.prompts import check_batch, check_prompts
 from trl_deepseek.data.rows import check_tokens, each, leave_out, say_cut, some, without
+from trl_deepseek.data.turns import as_messages
 
 __all__ = [
+    "as_messages",
     "check_batch",
     "check_demonstrations",
     "check_labels",

@@ -124,6 +124,6 @@ def _says(answer: Any) -> bool:
     """Whether anything is said in a text, or by the assistant in a list of turns."""
     if isinstance(answer, str):
         return bool(answer.strip())
-    parts = ("content", "reasoning_content", "tool_calls")
-    turns = [turn for turn in answer if turn["role"] == "assistant"]
-    return any(turn.get(part) for turn in turns for part in parts)
+    parts = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
+    said = [turn.get(part) for turn in answer if turn["role"] == "assistant" for part in parts]
+    return any(found.strip() if isinstance(found, str) else found for found in said)

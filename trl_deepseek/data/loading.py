@@ -7,6 +7,7 @@ folder, or a hub id, in this order.
 from __future__ import annotations
 
 import csv
+import difflib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from trl_deepseek.data.rows import some
 from trl_deepseek.dataset_types import dataset_options
-from trl_deepseek.errors import DataError, boundary
+from trl_deepseek.errors import DataError, boundary, describe, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -138,8 +139,18 @@ def _load_named(
             )
         return _load_file(name, path, split, streaming)
     if path.suffix in FORMATS or (name.startswith((".", "/", "~")) and not path.is_dir()):
-        raise DataError(f"data file {name!r} does not exist")
+        raise DataError(f"data file {name!r} does not exist{_file_that_is_meant(path)}")
     return _load_remote(name, registry, split, subset, streaming)
+
+
+def _file_that_is_meant(path: Path) -> str:
+    """The data file of nearly this name, as a line of a message; nothing where there is none."""
+    folder = path.parent
+    if not folder.is_dir():
+        return f"\n  there is no folder {str(folder)!r}"
+    files = {each.stem: each for each in sorted(folder.iterdir()) if each.suffix in FORMATS}
+    close = difflib.get_close_matches(path.stem, files, n=1)
+    return f"\n  did you mean {str(files[close[0]])!r}?" if close else ""
 
 
 def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
@@ -170,7 +181,15 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
         raise DataError(f"data file {name!r} cannot be read: {cause}") from error
     if is_empty:
         raise DataError(f"data file {name!r} has no rows")
-    return _with_whole_numbers(rows) if path.suffix == ".csv" and not streaming else rows
+    if path.suffix != ".csv":
+        return rows
+    for separator in (";", "\t"):
+        if rows.column_names and len(rows.column_names) == 1 and separator in rows.column_names[0]:
+            raise DataError(
+                f"data file {name!r} is separated by {separator!r}, not by commas: its only column "
+                f"is {rows.column_names[0]!r}\n  save it with commas"
+            )
+    return rows if streaming else _with_whole_numbers(rows)
 
 
 def _with_whole_numbers(rows: Dataset) -> Dataset:
@@ -211,7 +230,7 @@ def check_lines(name: str, path: Path) -> None:
         DataError: Some are; it names the first, and knows of all.
     """
     rows, faults = 0, dict[int, str]()
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:  # Windows begins files with a mark
         try:
             for number, line in enumerate(lines, 1):
                 if line.strip():
@@ -220,7 +239,10 @@ def check_lines(name: str, path: Path) -> None:
                     if fault is not None:
                         faults[number] = fault
         except UnicodeDecodeError as error:
-            raise DataError(f"data file {name!r} is not UTF-8: {error}") from error
+            raise DataError(
+                f"data file {name!r} is not UTF-8: {error}\n"
+                "  convert it, with `iconv -f WINDOWS-1252 -t UTF-8`, say"
+            ) from error
     if faults:
         first, *others = faults
         more = f"\n  {some(others, 'line')} cannot be read either" if others else ""
@@ -283,7 +305,16 @@ def _load_remote(
     except Exception as error:  # hub, network and builder errors alike: the data is not to be had
         lines = str(error).strip().splitlines() or [type(error).__name__]
         embedded = ", ".join(registry.datasets)
+        path = Path(name).expanduser()
+        if path.is_dir():
+            raise DataError(
+                f"data folder {name!r} cannot be loaded: {describe(error.__cause__ or error)}\n"
+                "  its files are read as one dataset, and have to have the same columns; or name "
+                "one file"
+            ) from error
+        hint = did_you_mean(name, registry.datasets)
+        hint = hint or (_file_that_is_meant(path) if path.parent.is_dir() else "")
         raise DataError(
-            f"dataset {name!r} cannot be loaded: {lines[0]}\n"
+            f"dataset {name!r} cannot be loaded: {lines[0]}{hint}\n"
             f"  it is no file here and no embedded dataset ({embedded})"
         ) from error

@@ -9,6 +9,8 @@
         kwargs: {max_numbers: 3}     options of an embedded dataset, as dataset_kwargs
         weight: 0.7                  or the chance that the next row is from here; also in streams
 
+Of prompts of tasks with different verifiers each row is given its task, so that its own scores it.
+
 Source: ``trl.scripts.utils.DatasetMixtureConfig`` and ``get_dataset``; ``weight`` is ours.
 """
 
@@ -23,6 +25,7 @@ from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
+TASK = "task"  # the column that names a row's task, for its verifier
 KEYS = (
     "path",
     "name",
@@ -126,7 +129,8 @@ def mix(
         raise ConfigError(f"datasets: fraction does not go together with {other}; use weight alone")
     loaded = [_load(part, registry, kind, seed, streaming) for part in parts]
     names = [str(part["path"]) for part in parts]
-    _check_alike(loaded, names)
+    if not (kind == "prompts" and _name_tasks(loaded, names, registry)):
+        _check_alike(loaded, names)
     if fractions:
         total = min(len(part) / share for part, share in zip(loaded, fractions, strict=True))
         loaded = [
@@ -205,6 +209,28 @@ def _load(
     if isinstance(columns, Mapping):
         dataset = rename_columns(dataset, columns, source)
     return dataset
+
+
+def _name_tasks(loaded: list[Any], names: Sequence[str], registry: Registry) -> bool:
+    """Give each part a column ``task``, where all are of tasks that different verifiers score.
+
+    Each has columns for its own verifier, which are null in the rows of the others.
+
+    Returns:
+        Whether it is so.
+    """
+    verifiers = [registry.datasets[n].verifier if n in registry.datasets else None for n in names]
+    own = [TASK in rows.column_names(part) for part in loaded]
+    are_tasks = all(v is not None or has for v, has in zip(verifiers, own, strict=True))
+    if not are_tasks or (not any(own) and len(set(verifiers)) == 1):
+        return False
+    for place, (name, has) in enumerate(zip(names, own, strict=True)):
+        part = loaded[place]
+        if not has and rows.is_table(part):
+            loaded[place] = part.add_column(TASK, [name] * len(part))
+        elif not has:
+            loaded[place] = part.map(lambda _, task=name: {TASK: task})
+    return True
 
 
 def _check_alike(loaded: Sequence[Any], names: Sequence[str]) -> None:

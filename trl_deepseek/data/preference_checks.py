@@ -103,8 +103,24 @@ def _pair_fault(row: rows.Row, layout: Layout, has_prompt: bool) -> str | None:
         found = _turns_fault(row, "prompt")
     if found is None and layout.rewrite is None:
         names = ("prompt", "chosen", "rejected") if has_prompt else ("chosen", "rejected")
-        return _mixed_fault(row, names)
+        found = _mixed_fault(row, names) or (_asked_again(row) if has_prompt else None)
     return found
+
+
+def _asked_again(row: rows.Row) -> str | None:
+    """An answer that begins with a question: it would be learned along with what answers it."""
+    prompt: Any = row["prompt"]
+    for name in ("chosen", "rejected"):
+        answer: Any = row[name]
+        if isinstance(answer, str) or answer[: len(prompt)] == prompt:
+            continue
+        role = answer[0]["role"]
+        if role not in ("assistant", "tool"):
+            return (
+                f"column {name!r} begins with a message of the {role} that is not the prompt's, "
+                "and would be learned as an answer"
+            )
+    return None
 
 
 def _turns_fault(row: rows.Row, column: str) -> str | None:

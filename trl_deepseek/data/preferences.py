@@ -193,5 +193,6 @@ def _faults(row: rows.Row, names: Sequence[str]) -> list[str]:
 def _is_empty(completion: Any) -> bool:
     if isinstance(completion, str) or not completion:
         return not (completion or "").strip()
-    last = completion[-1]
-    return not (last.get("content") or last.get("tool_calls") or last.get("reasoning_content"))
+    parts = ("content", "reasoning_content", "reasoning", "thinking", "tool_calls")
+    said = [completion[-1].get(part) for part in parts]
+    return not any(found.strip() if isinstance(found, str) else found for found in said)

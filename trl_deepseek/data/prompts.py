@@ -39,7 +39,8 @@ def check_prompts(
     if "prompt" not in columns:
         raise DataError(
             f"{source} has no column 'prompt', which {who} needs\n"
-            f"  columns found: {', '.join(columns)}"
+            f"  columns found: {', '.join(columns)}\n"
+            "  another column can stand for it: --columns OTHER=prompt"
         )
     taken = [name for name in RESERVED if name in columns]
     if taken:

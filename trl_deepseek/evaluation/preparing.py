@@ -42,7 +42,14 @@ def prepare(dataset: Any, chosen: Sequence[Chosen]) -> Rows:
         if key not in read:
             rows = given if own is None else _formatted(own, each.name, given, source)
             by = each.name if compares else None
-            read[key] = questions.read(rows, each.rows, source, compared_by=by)
+            try:
+                read[key] = questions.read(rows, each.rows, source, compared_by=by)
+            except DataError as error:
+                if error.rows or each.rows == "prompts" or by is not None:  # says so itself
+                    raise
+                raise DataError(
+                    f"metric {each.name!r} is measured on {each.rows}: {error}"
+                ) from error
         check_rows([each], read[key], source)
         found[each.name] = read[key]
     return Rows(found)

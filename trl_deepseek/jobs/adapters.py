@@ -99,7 +99,12 @@ def adapter(args: argparse.Namespace, config: Any, options: Any, registry: Regis
     chosen = quantization.choose(config, registry)
     if chosen is None and not options.use_peft:
         return None
-    shape = models.load_config(options.model_name_or_path, registry, options.model_revision)
+    shape = models.load_config(
+        options.model_name_or_path,
+        registry,
+        options.model_revision,
+        trust=config.trust_remote_code,
+    )
     if chosen is None:
         return lora.lora_config(options, shape)
     given = {

@@ -38,6 +38,10 @@ class AnsweringOptions:
             "metavar": PAIRS,
         },
     )
+    as_messages: bool = field(
+        default=False,
+        metadata={"help": "Take prompts that are text for the user's turn, answers for replies."},
+    )
     max_new_tokens: int = field(default=512, metadata={"help": "Longest answer, in tokens."})
     top_p: float = field(default=1.0, metadata={"help": "Nucleus that is sampled from."})
     top_k: int = field(default=0, metadata={"help": "Likeliest tokens to sample from; 0 for all."})

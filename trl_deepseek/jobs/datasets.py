@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -54,6 +55,17 @@ def load(
         raise ConfigError(
             "datasets are for training; name the rows to evaluate on with --eval_dataset"
         )
+    if (
+        evaluates
+        and options.eval_dataset is None
+        and options.dataset_name not in registry.datasets
+        and Path(str(options.dataset_name)).expanduser().is_file()
+    ):
+        raise ConfigError(
+            f"eval_strategy: {options.dataset_name} is one file, in which no rows are held out\n"
+            "  name a file with the rows to evaluate on: --eval_dataset FILE"
+        )
+    turned: Any = data.as_messages if options.as_messages else lambda rows: rows
     streaming, subset = options.dataset_streaming, options.dataset_config
 
     def one(name: str, split: str, held_out: bool) -> Any:
@@ -68,11 +80,11 @@ def load(
             streaming=streaming,
             options=options_of(name, options),
         )
-        return data.rename_columns(rows, mapping, name)
+        return turned(data.rename_columns(rows, mapping, name))
 
     if options.parts:
         train = data.mix(options.parts, registry, kind=kind, seed=config.seed, streaming=streaming)
-        train = data.rename_columns(train, mapping, options.source)
+        train = turned(data.rename_columns(train, mapping, options.source))
     else:
         train = one(str(options.dataset_name), options.dataset_train_split, held_out=False)
     train = data.without(train, without.get("train", ()))

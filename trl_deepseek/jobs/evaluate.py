@@ -80,8 +80,8 @@ def check(options: EvaluateOptions, registry: Registry) -> Job:
     return Job(options, registry, chosen, rows, sampling, settings, _models(options, registry))
 
 
-def _brought(options: EvaluateOptions, registry: Registry) -> list[str]:
-    """The verifier of the rows or of their task, where no metric is named."""
+def _brought(options: EvaluateOptions, registry: Registry) -> list[Any]:
+    """The verifiers of the rows or of their task, where no metric is named."""
     if options.task is not None:
         return [verifier_of(options.task, registry)]
     found = brought_by(_load(str(options.dataset_name), options, registry, "prompts"), registry)
@@ -193,7 +193,8 @@ def _load(name: str, options: EvaluateOptions, registry: Registry, kind: Dataset
         logger.info("%s: the first %d of %d rows", name, options.max_samples, len(rows))
         rows = rows.take(options.max_samples)
         rows.info.dataset_name = name
-    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.as_messages(rows) if options.as_messages else rows
 
 
 def _only_split(name: str, options: EvaluateOptions) -> str | None:
@@ -220,6 +221,10 @@ def _check_conversations(
     options: EvaluateOptions, rows: Rows, tokenizers: Mapping[str, Any]
 ) -> None:
     """Refuse conversations where a model has no template to render them with."""
+    if not options.as_messages:
+        for each in rows.by_metric.values():
+            for tokenizer in tokenizers.values():
+                chat.say_if_prompts_are_text(each, tokenizer, str(options.dataset_name))
     if not any(chat.holds_conversations(each) for each in rows.by_metric.values()):
         return
     for name, tokenizer in tokenizers.items():

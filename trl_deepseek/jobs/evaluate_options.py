@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.answering_options import AnsweringOptions
@@ -44,9 +44,6 @@ class EvaluateOptions(AnsweringOptions):
     temperature: float | None = field(
         default=None,
         metadata={"help": "When not given: greedy, and 1.0 where num_samples is more than 1."},
-    )
-    engine: Literal["transformers"] = field(
-        default="transformers", metadata={"help": "What generates."}
     )
     chat_template_kwargs: dict[str, Any] | str | None = field(
         default=None,

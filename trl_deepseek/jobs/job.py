@@ -15,7 +15,7 @@ from typing import Any
 import trl
 
 from trl_deepseek import checkpoints, environment, models, quantization
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, UserError
 from trl_deepseek.jobs import adapters, datasets, idle_rules, running
 from trl_deepseek.jobs.options import DataArguments, ModelArguments, build_dataclasses
 from trl_deepseek.registry import Registry
@@ -99,6 +99,8 @@ class Job:
                 quantization_config=None if self.config.quantization else stock,
                 **options,
             )
+        except UserError:
+            raise
         except ValueError as error:  # how TRL and peft refuse options that do not go together
             raise ConfigError(str(error)) from error
         given = frozenset(self.options.given)
@@ -110,6 +112,8 @@ class Job:
         """The trainer of a checked job, with its model loaded."""
         try:
             return self.trainer(self.inputs)
+        except UserError:
+            raise
         except ValueError as error:
             raise ConfigError(str(error)) from error
 

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import trl
 
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, UserError
 from trl_deepseek.jobs.option_types import PAIRS, OneOrMany, text_or_list
 from trl_deepseek.trainers import ranges
 
@@ -49,6 +49,10 @@ class DataArguments:
             "help": "Columns to rename, such as question=prompt answer=solution.",
             "metavar": PAIRS,
         },
+    )
+    as_messages: bool = field(
+        default=False,
+        metadata={"help": "Take prompts that are text for the user's turn, answers for replies."},
     )
     datasets: list[str] | None = field(
         default=None,
@@ -192,6 +196,8 @@ def build_dataclasses(args: argparse.Namespace, classes: Sequence[type]) -> list
         names = [field.name for field in fields(kind) if field.init]
         try:
             instance = kind(**{name: getattr(args, name) for name in names})
+        except UserError:
+            raise
         except (ValueError, TypeError) as error:
             raise ConfigError(str(error)) from error
         if hasattr(kind, "given"):  # a config, which remembers what it was given

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import Any
 
 from trl_deepseek.errors import ConfigError, did_you_mean
-from trl_deepseek.jobs import presets
+from trl_deepseek.jobs import ALIASES, presets
 from trl_deepseek.jobs.places import located, option_of
 from trl_deepseek.jobs.references import NAME, References, sources_of
 from trl_deepseek.jobs.stages import KINDS, Kind
@@ -162,7 +162,8 @@ def settle(path: str, values: Settings, check_names: Callable[[str, Settings], N
         line, start = _line(given, values), values.get("model_name_or_path")
         with located(f"{path}:{line}: stage {given['name']!r}", given, given.lines):
             own = taken[str(given["command"])]
-            stages.append(_stage(given, stages, start, own, output, line))
+            later = [str(each["name"]) for each in known[len(stages) :]]
+            stages.append(_stage(given, stages, start, own, output, line, later))
     return Recipe(path, output, launcher, tuple(stages))
 
 
@@ -215,6 +216,8 @@ def _checked(
         has = isinstance(given, Settings) and "command" in given
         unknown = f"has an unknown command {given['command']!r}" if has else "has no command"
         hint = did_you_mean(given["command"], KINDS, inline=True) if has else ""
+        if has and given["command"] in ALIASES:
+            hint = f" (write command: preference and loss_type: {given['command']})"
         error = ConfigError(
             f"stage {number} {unknown}{hint}\n"
             f"  a stage is '- command: sft', with the command's options beside it; commands: "
@@ -242,12 +245,13 @@ def _stage(
     shared: Settings,
     output: str,
     line: int,
+    later: Collection[str],
 ) -> Stage:
     command, name = str(given["command"]), str(given["name"])
     kind, written = KINDS[command], Settings(shared, _without(given, ("command", "name")))
     if any(stage.name == name for stage in earlier):
         raise ConfigError("the name is there twice\n  give one of them a 'name: ...' of its own")
-    found, options = References(earlier, start), Settings(written)
+    found, options = References(earlier, start, later), Settings(written)
     for option, value in written.items():
         options[option] = found.resolve(value, option)
     sources = sources_of(kind, options.get(kind.model), earlier)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trl_deepseek import data, models
+from trl_deepseek import chat, data, models
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.recommending import guide
@@ -117,6 +117,12 @@ def run(job: Job, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> 
     for reward in advice.rewards:
         _ = job.registry.rewards[reward]
     _fit_lengths(advice, figures, preset.values)
+    as_messages = _are_to_be_turns(job)
+    if as_messages:
+        advice.reasons.append(
+            "prompts are text: --as_messages asks them as the user's turn, by the chat template; "
+            "leave it out where a base model is to go on with the text as it stands"
+        )
     if name in job.registry.datasets:
         advice.reasons.append(
             f"{name} is embedded: it has demonstrations for SFT and preferences for DPO too"
@@ -132,7 +138,7 @@ def run(job: Job, progress: Callable[[Iterable[Any]], Iterable[Any]] = iter) -> 
         "loss": preset.values.get("loss_type", advice.loss) if advice.rewards else advice.loss,
         "rewards": advice.rewards,
         "preset": advice.preset,
-        "command": shlex.join(_words(job, advice)),
+        "command": shlex.join(_words(job, advice, as_messages)),
         "reasons": advice.reasons,
         "kind": job.kind.name,
         "data": asdict(figures),
@@ -154,7 +160,19 @@ def _fit_lengths(advice: Advice, figures: Figures, preset: Any) -> None:
         )
 
 
-def _words(job: Job, advice: Advice) -> list[str]:
+def _are_to_be_turns(job: Job) -> bool:
+    """Whether the rows have prompts that are text, and the model a template for turns."""
+    first = data.rename_columns(job.dataset, job.kind.columns, "the dataset")[0]
+    row = first if job.kind.rewrite is None else job.kind.rewrite(first)
+    if not isinstance(row.get("prompt"), str):
+        return False
+    name, tokenizer = job.options.model_name_or_path, job.tokenizer
+    if name is None or name in job.registry.models:
+        return True
+    return bool(tokenizer.chat_template or chat.recognise(tokenizer, name, job.registry))
+
+
+def _words(job: Job, advice: Advice, as_messages: bool) -> list[str]:
     options = job.options
     words = ["trl-deepseek", advice.command]
     words += ["--model_name_or_path", options.model_name_or_path or EMBEDDED]
@@ -167,6 +185,7 @@ def _words(job: Job, advice: Advice) -> list[str]:
         words += ["--dataset_train_split", options.dataset_train_split]
     if job.kind.columns:
         words += ["--columns", *(f"{old}={new}" for old, new in job.kind.columns.items())]
+    words += ["--as_messages"] if as_messages else []
     words += ["--preset", advice.preset]
     if advice.rewards:
         words += ["--reward_funcs", *advice.rewards]

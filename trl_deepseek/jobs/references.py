@@ -9,7 +9,7 @@ has the name of a stage is written ``./NAME``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.errors import ConfigError
@@ -31,13 +31,16 @@ class References:
     Args:
         earlier: The stages that it can name.
         start: The model that the recipe begins with.
+        later: The names of those that it cannot, since they come after it; and its own.
 
     Attributes:
         uses: Those that it has named, by name.
     """
 
-    def __init__(self, earlier: Sequence[Stage], start: str | None) -> None:
-        self.start = start
+    def __init__(
+        self, earlier: Sequence[Stage], start: str | None, later: Collection[str] = ()
+    ) -> None:
+        self.start, self.later = start, later
         self.known: Mapping[str, Stage] = {stage.name: stage for stage in earlier}
         self.uses: dict[str, Stage] = {}
 
@@ -61,6 +64,11 @@ class References:
             return self._use(value).output_dir
         if value in self.known and option in ROWS:
             return self._rows_of(value, option)
+        if value in self.later and option in (*MODELS, *ROWS):
+            raise ConfigError(
+                f"{option}: stage {value!r} is not an earlier one\n"
+                f"  put it before this one; a folder or file of that name is written ./{value}"
+            )
         prefix, _, name = value.partition(MODEL_PREFIX)
         if not prefix and name in self.known:
             return MODEL_PREFIX + self._scorer(name, option)

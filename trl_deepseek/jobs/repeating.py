@@ -52,15 +52,17 @@ def read(file: str, output_dir: str | None) -> Former:
     """The run that a manifest describes.
 
     Args:
-        file: Its path.
+        file: Its path, or that of the run's folder.
         output_dir: Where the repetition is to write.
 
     Raises:
         ConfigError: It is no manifest, or not of a command; it holds what cannot be repeated; or
             the folder is not a new one.
     """
+    path = Path(file).expanduser()
+    file = str(path / record.MANIFEST) if path.is_dir() else file
     try:
-        manifest = json.loads(Path(file).read_text(encoding="utf-8"))
+        manifest = json.loads(Path(file).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
         raise ConfigError(f"from_manifest: {file!r} cannot be read: {reason}\n{WAY_OUT}") from error

@@ -64,14 +64,16 @@ def check(options: SampleOptions, registry: Registry) -> Job:
     if options.task is not None:
         options.reward_funcs = [verifier_of(options.task, registry)]
     loaded = None
-    if options.goes_by_rewards and not options.reward_funcs:
+    named: Any = options.reward_funcs
+    if options.goes_by_rewards and not named:
         loaded = _load(options, registry)
-        options.reward_funcs = brought_by(loaded, registry)
-        if not options.reward_funcs:
+        named = brought_by(loaded, registry)
+        options.reward_funcs = [each.name for each in named]
+        if not named:
             raise ConfigError(
                 f"{options.goes_by_rewards} goes by rewards: name some with --reward_funcs"
             )
-    functions = rewards.resolve(options.reward_funcs, registry)
+    functions = rewards.resolve(named, registry)
     for function in functions:
         if not rewards.is_function(function):
             name = rewards.name_of(function)
@@ -118,7 +120,8 @@ def _load(options: SampleOptions, registry: Registry) -> Any:
         seed=options.seed,
         options=dataset_options,
     )
-    return data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    rows = data.rename_columns(rows, data.column_mapping(options.columns or []), name)
+    return data.as_messages(rows) if options.as_messages else rows
 
 
 def _read(

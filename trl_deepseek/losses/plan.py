@@ -117,8 +117,10 @@ def plan(args: Any, registry: Registry) -> LossPlan:
         UnknownName: There is no such loss.
         ConfigError: A loss is defined on other data, or an option or setting does not fit.
     """
-    if args.loss_type in ([], "", None):
+    if getattr(args, "loss_type", "(TRL's)") in ([], "", None):
         raise ConfigError("loss_type is empty: name a loss (see `trl-deepseek plugins`)")
+    if not isinstance(args, trl.DPOConfig) and isinstance(getattr(args, "loss_type", ""), list):
+        raise ConfigError(f"loss_type is {args.loss_type}: here it is one name, and no list")
     if isinstance(args, trl.DPOConfig):
         return _plan_pairs(args, registry)
     if isinstance(args, trl.KTOConfig):

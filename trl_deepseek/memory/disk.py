@@ -110,7 +110,9 @@ def check_room(job: Any) -> int:
     from trl_deepseek.memory.rehearsal import Step, assemble
 
     args = job.config
-    shape = models.load_config(job.model, job.registry, job.model_options.model_revision)
+    shape = models.load_config(
+        job.model, job.registry, job.model_options.model_revision, trust=args.trust_remote_code
+    )
     dtype = getattr(torch, job.model_options.dtype or "float32", torch.float32)
     step = Step(1, 1, False, dtype, None, args.sequence_classification)
     model = assemble(shape, step, job.quantization, copy.deepcopy(job.adapter))

@@ -53,7 +53,9 @@ def answer_for(
         UserError: The model cannot be found, or no length is known.
     """
     config, chosen, adapter = job.config, job.quantization, job.adapter
-    shape = models.load_config(job.model, job.registry, job.model_options.model_revision)
+    shape = models.load_config(
+        job.model, job.registry, job.model_options.model_revision, trust=config.trust_remote_code
+    )
     losses = plan(config, job.registry)
     tell("one training step without data")
     step = replace(_step(job), lean_head=bool(losses.losses))

@@ -166,14 +166,22 @@ def check_tokenizer(
     vocabulary.check(tokenizer, config, name, model.get_input_embeddings().num_embeddings)
 
 
-def load_config(name: str, registry: Registry, revision: str | None = None) -> PretrainedConfig:
+def load_config(
+    name: str, registry: Registry, revision: str | None = None, *, trust: bool = False
+) -> PretrainedConfig:
     """The config of a model, without its weights (an embedded model is small enough to build).
 
     That of a common DeepSeek model is shipped and needs no network; see
     :mod:`trl_deepseek.models.published`.
 
+    Args:
+        name: An embedded model, a folder, or a hub id.
+        registry: Where embedded models are looked up.
+        revision: Of a hub id.
+        trust: Whether code that comes with the model may run; it is never asked for at a prompt.
+
     Raises:
-        ModelError: There is no such model.
+        ModelError: There is no such model, or it has code of its own, which is not trusted.
     """
     from transformers import AutoConfig
 
@@ -184,8 +192,13 @@ def load_config(name: str, registry: Registry, revision: str | None = None) -> P
     if known is not None and not Path(name).exists() and revision in (None, "main"):
         return published.config(known)
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust)
     except (OSError, ValueError) as error:
+        if not trust and "trust_remote_code" in str(error):
+            raise ModelError(
+                f"model {name!r} comes with custom code, which runs with all of your rights\n"
+                "  read it, and add --trust_remote_code true (trust_remote_code=True in a config)"
+            ) from error
         raise ModelError(
             f"model {name!r} cannot be found: {_first_line(error)}{_nowhere(name)}"
         ) from error

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek.chat.reasoning import CLOSE, OPEN
-from trl_deepseek.errors import ConfigError, PluginError, RunError, TrlDeepseekError, boundary
+from trl_deepseek.errors import (
+    ConfigError,
+    DataError,
+    PluginError,
+    RunError,
+    TrlDeepseekError,
+    boundary,
+)
 from trl_deepseek.plugin_kit import policy
 from trl_deepseek.plugin_kit.tricks import NUMBERS
 from trl_deepseek.plugin_loading import load_registry
@@ -25,7 +32,16 @@ from trl_deepseek.policy_types import Advantage, PolicyLoss
 from trl_deepseek.registry import SINGULAR, Entry, Origin
 from trl_deepseek.rewards.signature import signature_of
 from trl_deepseek.rollouts.trial import Samples, score
-from trl_deepseek.types import ChatTemplate, Loss, Metric, Preset, Reward
+from trl_deepseek.tools import resolving
+from trl_deepseek.types import (
+    ChatTemplate,
+    EmbeddedDataset,
+    Loss,
+    Metric,
+    Preset,
+    Reward,
+    Tool,
+)
 from trl_deepseek.workers.calls import Failure, Outcome, run_to_end
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
@@ -149,6 +165,10 @@ def _item(entry: Entry, values: Mapping[str, Any]) -> Iterator[Check]:
         yield claim("gives what an evaluation can take", lambda: _metric(item, values))
     if isinstance(item, ChatTemplate):
         yield claim("renders a conversation", lambda: _template(item))
+    if isinstance(item, Tool):
+        yield claim("can be described to a model", lambda: resolving.check(item))
+    if isinstance(item, EmbeddedDataset) and not item.has_tasks:
+        yield claim("builds rows of some kind", lambda: _dataset(item))
 
 
 def _metric(metric: Metric, values: Mapping[str, Any]) -> str | None:
@@ -324,6 +344,19 @@ def _preset(preset: Preset) -> str | None:
     from trl_deepseek.jobs import presets
 
     return presets.fault_of(preset)
+
+
+def _dataset(dataset: EmbeddedDataset) -> str | None:
+    said = []
+    for kind in ("prompts", "demonstrations", "preferences"):
+        try:
+            rows = dataset(kind=kind, size=2)
+        except DataError as error:
+            said.append(str(error))
+        else:
+            named = "prompt" in rows.column_names
+            return None if named else f"its {kind} have no column 'prompt'"
+    return said[0]
 
 
 def _template(template: ChatTemplate) -> str | None:

@@ -50,6 +50,7 @@ class BoundPolicyLoss:
                 f"{what} returned {tuple(values.shape)}, not one loss per token, {tuple(shape)}\n"
                 "  leave the mean to the trainer: it is named by reduction where it is registered"
             )
+        _check_metrics(what, metrics, (tuple(shape), (shape[0], 1), (shape[0],)))
         values = values.expand(shape)
         wrong = (~values.isfinite() & tokens.mask).any(dim=1)
         if bool(wrong.any()):
@@ -128,6 +129,7 @@ class BoundAdvantage:
                 f"{what} returned {tuple(values.shape)}, not one advantage per completion, "
                 f"{tuple(scores.shape[:2])}"
             )
+        _check_metrics(what, metrics, ())
         values = values.masked_fill(scores.isnan().all(dim=2), 0.0)
         if not bool(values.isfinite().all()):
             raise NotFinite(f"{what} is not finite: {values.tolist()}\n  of {scores.tolist()}")
@@ -140,7 +142,25 @@ def _parted(what: str, returned: Any) -> tuple[Any, dict[str, Any]]:
     values, metrics = returned if isinstance(returned, tuple) else (returned, {})
     if not isinstance(values, torch.Tensor):
         raise RunError(f"{what} returned {type(values).__name__}, not a tensor")
+    if not values.is_floating_point():
+        raise RunError(f"{what} returned {values.dtype}, not numbers with a fraction")
     return values, metrics
+
+
+def _check_metrics(what: str, metrics: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """Refuse metrics that are no mapping of names to numbers, or to tensors of known shapes."""
+    import torch
+
+    if not isinstance(metrics, Mapping):
+        raise RunError(f"{what} returned {type(metrics).__name__} for metrics, not a dict of them")
+    for name, value in metrics.items():
+        try:
+            shape = tuple(torch.as_tensor(value).shape)
+        except (TypeError, ValueError, RuntimeError):
+            raise RunError(f"{what}: metric {name!r} is {value!r}, not a number") from None
+        if shape not in ((), *shapes):
+            among = " or ".join(map(str, ((), *shapes)))
+            raise RunError(f"{what}: metric {name!r} has the shape {shape}, not {among}")
 
 
 def bind_loss(
@@ -157,7 +177,7 @@ def bind_loss(
         ConfigError: It has no such option, one has two values, or it refuses a value.
     """
     given = dict(kwargs or {})
-    twice = next((name for name in given if shared.get(name, given[name]) != given[name]), None)
+    twice = next((name for name in given if name in shared and shared[name] != given[name]), None)
     if twice is not None:
         raise ConfigError(
             f"loss_kwargs: {twice} is {given[twice]!r} here and {shared[twice]!r} as an option of "
@@ -172,8 +192,21 @@ def bind_loss(
     given = {**shared, **given}
     check_options(loss, given)
     bound = BoundPolicyLoss(loss, {**loss.options, **given})
-    _try_out(f"loss {loss.name!r}", given, lambda: bound(invented_tokens()))
+    _try_out(f"loss {loss.name!r}", given, lambda: _changes_nothing(bound))
     return bound
+
+
+def _changes_nothing(bound: BoundPolicyLoss) -> None:
+    """Call a loss, of which a run needs a gradient, and its batch again for the next update."""
+    import torch
+
+    tokens, untouched = invented_tokens(), invented_tokens()
+    values, _ = bound(tokens)
+    if not values.requires_grad:
+        raise RunError("its result has no gradient with respect to 'logps'")
+    for name, value in vars(tokens).items():
+        if value is not None and not torch.equal(value, getattr(untouched, name)):
+            raise RunError(f"it changes {name!r} in place, which others read too")
 
 
 def bind_advantage(

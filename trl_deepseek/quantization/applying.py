@@ -48,7 +48,8 @@ def check(
         )
     if options.get("peft_config") is None and isinstance(model, str):
         revision = (getattr(args, "model_init_kwargs", None) or {}).get("revision")
-        shape = models.load_config(model, registry, revision)
+        trust = getattr(args, "trust_remote_code", False)
+        shape = models.load_config(model, registry, revision, trust=trust)
         lora.adapter(chosen, shape, bool(getattr(args, "sequence_classification", False)))
 
 
@@ -86,7 +87,8 @@ def apply(
     loading = dict(args.model_init_kwargs or {})
     dtype = _dtype(loading.pop("dtype", None)) or compute_dtype(chosen, args)
     if isinstance(model, str):
-        config = models.load_config(model, registry, loading.get("revision"))
+        trust = getattr(args, "trust_remote_code", False)
+        config = models.load_config(model, registry, loading.get("revision"), trust=trust)
     else:
         config = model.config
     adapter = options.get("peft_config") or lora.adapter(chosen, config, scores)

@@ -143,9 +143,11 @@ def _tests(kind: Kind, figures: Figures) -> Advice:
 
 
 def _verified(kind: Kind, figures: Figures) -> Advice:
-    reward = str(kind.reward)
+    if kind.reward is None:  # named, it would score the rows of others too
+        why = f"{kind.layout}; name no rewards, so that each scores the rows of its own tasks"
+        return _grpo("deepseek-math-grpo", [], figures, why)
     why = f"{kind.layout}: it scores answers as their author does, also where none is named"
-    return _grpo("deepseek-math-grpo", [reward], figures, why)
+    return _grpo("deepseek-math-grpo", [kind.reward], figures, why)
 
 
 def _grpo(preset: str, rewards: list[str], figures: Figures, why: str) -> Advice:

@@ -73,7 +73,11 @@ def kind_of(dataset: Any, registry: Registry, source: str) -> Kind:
     columns = rows.column_names(dataset)
     brought = verifiers.brought_by(dataset, registry) if "prompt" in columns else []
     if brought:
-        return Kind("verified", f"prompts that bring the verifier {brought[0]}", reward=brought[0])
+        named = [each.name for each in brought]
+        if len(named) == 1:
+            return Kind("verified", f"prompts that bring the verifier {named[0]}", reward=named[0])
+        layout = f"prompts of several tasks, each with its verifier: {', '.join(named)}"
+        return Kind("verified", layout)
     sample = dataset.select(_spread(len(dataset)))
     for look in (_preferences, _tests, _conversations, _solutions, _texts):
         try:

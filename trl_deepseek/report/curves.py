@@ -90,7 +90,8 @@ def panels(logs: Sequence[Mapping[str, Any]]) -> tuple[list[Panel], list[Panel]]
         and name.removeprefix(HELD_OUT) not in curves
     ]
     first[2:2] = [
-        Panel(f"{name.removeprefix(HELD_OUT)}, held-out", [curves[name]]) for name in measured
+        Panel(f"Metric {name.removeprefix(HELD_OUT)}, held-out", [curves[name]])
+        for name in measured
     ]
     taken |= set(measured)
     rest = [Panel(name, [curve]) for name, curve in sorted(curves.items()) if name not in taken]

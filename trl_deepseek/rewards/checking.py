@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from trl_deepseek.errors import DataError
+from trl_deepseek.rewards.own_rows import is_own
 from trl_deepseek.rewards.signature import name_of
 
 SHOWN = 5  # rows that a message names
@@ -25,7 +26,11 @@ def check_rows(functions: Sequence[Any], rows: Iterable[Mapping[str, Any]]) -> N
         check = getattr(function, "check_row", None)
         if check is None:
             continue
-        wrong = [(index, said) for index, row in enumerate(rows) if (said := check(row))]
+        wrong = [
+            (index, said)
+            for index, row in enumerate(rows)
+            if is_own(function, row) and (said := check(row))
+        ]
         if wrong:
             numbers = ", ".join(str(index) for index, _ in wrong[:SHOWN])
             more = ", ..." if len(wrong) > SHOWN else ""

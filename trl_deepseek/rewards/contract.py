@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 from trl_deepseek.errors import RewardError
 from trl_deepseek.rewards import failures
 from trl_deepseek.rewards.memory import Memory
+from trl_deepseek.rewards.own_rows import among_others, only, own_places
 from trl_deepseek.rewards.signature import Signature, name_of, signature_of
 from trl_deepseek.workers.calls import Call, Failure, Outcome, Result
 
@@ -159,13 +160,15 @@ class GuardedReward:
             "allow_unsandboxed_code": self._settings.allow_unsandboxed_code,
             **columns,
         }
-        outcomes, results = await self._score(arguments)
+        own = own_places(self.function, arguments)
+        scored, results = await self._score(only(arguments, own))
         for result in results:
             for metric in result.metrics if log_metric else ():
                 log_metric(*metric)
             for extra in result.extras if log_extra else ():
                 log_extra(*extra)
-        self._count(outcomes, log_metric)
+        self._count(scored, log_metric)
+        outcomes = among_others(scored, own, len(completions), None)
         step = getattr(columns.get("trainer_state"), "global_step", None)
         self._stop_if_broken(outcomes, arguments, step)
         return outcomes
@@ -190,8 +193,9 @@ class GuardedReward:
                 log_metric(
                     f"rewards/{self.__name__}/{what}", float(count * self._settings.processes)
                 )
-        wholly = bool(outcomes) and len(failed) == len(outcomes)
-        self._failed_calls = self._failed_calls + 1 if wholly else 0
+        if outcomes:  # else no row was its own
+            wholly = len(failed) == len(outcomes)
+            self._failed_calls = self._failed_calls + 1 if wholly else 0
 
     def _stop_if_broken(
         self, outcomes: Sequence[Outcome], arguments: dict[str, Any], step: int | None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat import reasoning
-from trl_deepseek.errors import ModelError
+from trl_deepseek.errors import ModelError, UserError
 from trl_deepseek.types import Messages
 
 if TYPE_CHECKING:
@@ -193,6 +193,8 @@ def load_reward_model(
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, path).merge_and_unload()
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise ModelError(f"reward model {path!r} does not load: {lines[0]}") from error

@@ -63,11 +63,10 @@ class Guards:
         self._pools: list[Pool] = []
         self._runners: list[Runner] = []
         self._shared: Pool | None = None
+        self._registry, self._prefix = registry, generation_prefix
         try:
             self.functions = [
-                self._guard(function, registry, generation_prefix)
-                if is_function(function)
-                else function
+                self.guard(function) if is_function(function) else function
                 for function in functions
             ]
         except BaseException:
@@ -94,15 +93,20 @@ class Guards:
             for each in guarded
         }
 
-    def _guard(self, function: Any, registry: Registry, prefix: str) -> GuardedReward:
+    def guard(self, function: Any) -> GuardedReward:
+        """One reward under the contract.
+
+        Raises:
+            ConfigError: It has to run in a worker process and cannot.
+        """
         runner, remote = self._runner(function)
         self._runners.append(runner)
         return GuardedReward(
             function,
             runner,
             self._settings,
-            origin=origin_of(function, registry),
-            generation_prefix=prefix,
+            origin=origin_of(function, self._registry),
+            generation_prefix=self._prefix,
             remote=remote,
         )
 

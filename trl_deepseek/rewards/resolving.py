@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, DataError, did_you_mean
+from trl_deepseek.errors import ConfigError, DataError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rewards.model_reward import DeferredReward
 from trl_deepseek.rewards.signature import name_of, signature_of
@@ -56,6 +56,10 @@ def resolve(reward_funcs: Any, registry: Registry) -> list[Any]:
                     f"reward {name!r} needs the module {module!r}, which is not installed\n"
                     f"  install it with: pip install {module}"
                 )
+        check = getattr(function, "check", None) if isinstance(function, Reward) else None
+        lacking = None if check is None else check()
+        if lacking is not None:
+            raise ConfigError(f"reward {name!r}: {lacking}")
         if name in places:
             raise ConfigError(
                 f"two rewards are named {name!r}: {places[name]!r} and {item!r}\n"
@@ -81,8 +85,9 @@ def check_columns(functions: Sequence[Any], column_names: Iterable[str]) -> None
             if column not in found:
                 raise DataError(
                     f"reward {name_of(function)!r} needs the column {column!r}, which the dataset "
-                    f"does not have{did_you_mean(column, found)}\n"
-                    f"  columns found: {', '.join(found) or '(none)'}"
+                    "does not have\n"
+                    f"  columns found: {', '.join(found) or '(none)'}\n"
+                    f"  another column can stand for it: --columns OTHER={column}"
                 )
 
 
@@ -144,6 +149,8 @@ def _resolve_one(item: Any, registry: Registry) -> Any:
             return _as_written(item)
         if "/" in item or Path(item).is_dir():
             return item
+        if item.endswith(".py") and Path(item).expanduser().is_file():
+            raise ConfigError(f"reward {item!r} is a file: name a function in it, {item}:FUNCTION")
         if "." in item:
             return _as_written(item)
         return registry.rewards[item]  # raises, with the nearest name

@@ -1,18 +1,21 @@
 """The rewards that a run without ``reward_funcs`` is scored by: those that its task brings.
 
 A task is an embedded dataset that was registered with a verifier. Rows of anything else name their
-task in a column ``task``: such a dataset, or a registered reward.
+task in a column ``task``: such a dataset, or a registered reward. Where their tasks have different
+verifiers, each scores the rows of its own tasks.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from trl_deepseek import data
+from trl_deepseek.data.mixing import TASK
 from trl_deepseek.errors import ConfigError, DataError, did_you_mean
 from trl_deepseek.registry import Registry
+from trl_deepseek.types import Reward
 
-COLUMN = "task"
 JOINED = " + "  # how ``data.mix`` calls several datasets
 
 
@@ -28,6 +31,11 @@ def verifier_of(task: str, registry: Registry) -> str:
     """
     if task in registry.datasets:
         found = registry.datasets[task].verifier
+        if found is not None and found not in registry.rewards:
+            raise ConfigError(
+                f"task {task!r} brings the verifier {found!r}, which no plugin registers as a "
+                f"reward{did_you_mean(found, registry.rewards)}"
+            )
         if found is not None:
             return found
         raise ConfigError(
@@ -43,38 +51,46 @@ def verifier_of(task: str, registry: Registry) -> str:
     )
 
 
-def brought_by(dataset: Any, registry: Registry) -> list[str]:
-    """The reward that the rows bring, none or one.
+def brought_by(dataset: Any, registry: Registry) -> list[Reward]:
+    """The rewards that the rows bring: none, one, or of several each for the rows of its tasks.
 
     Args:
         dataset: A table, as it was loaded; a stream is known by its name alone.
         registry: Where tasks are looked up.
 
     Raises:
-        ConfigError: The rows are of tasks with different verifiers, or name one that is not there.
+        ConfigError: The rows name a task that is not there, or that brings no verifier.
         DataError: A row has no task where others have one.
     """
-    if isinstance(dataset, dict):
-        found = [each for part in dataset.values() for each in brought_by(part, registry)]
-        return list(dict.fromkeys(found))
+    parts = list(dataset.values()) if isinstance(dataset, dict) else [dataset]
+    tasks = dict.fromkeys(task for part in parts for task in _tasks(part, registry))
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        found.setdefault(verifier_of(task, registry), []).append(task)
+    if len(found) < 2:
+        return [registry.rewards[name] for name in found]
+    return [_only(registry.rewards[name], own) for name, own in found.items()]
+
+
+def _only(reward: Reward, tasks: list[str]) -> Reward:
+    return replace(reward, columns=(*reward.columns, TASK), tasks=tuple(tasks))
+
+
+def _tasks(dataset: Any, registry: Registry) -> list[str]:
+    """The tasks that the rows of one dataset are of; none where they name none."""
     source = data.source_of(dataset, "")
-    names = [name for name in source.split(JOINED) if name in registry.datasets]
+    if source in registry.datasets:
+        return [source]
     columns = getattr(dataset, "column_names", None) or ()
-    if not names and COLUMN in columns and hasattr(dataset, "__len__"):
-        names = dataset.unique(COLUMN)
-        if not all(isinstance(name, str) and name for name in names):
-            number = next(i for i, name in enumerate(dataset[COLUMN]) if not name)
-            raise DataError(
-                f"{source or 'the dataset'}: row {number}: column {COLUMN!r} names no task\n"
-                "  name one in every row, or rewards with --reward_funcs"
-            )
-    elif len(names) != len(source.split(JOINED)):
-        return []
-    found = list(dict.fromkeys(verifier_of(name, registry) for name in names))
-    if len(found) > 1:
-        raise ConfigError(
-            f"the rows are of tasks with different verifiers: {', '.join(found)}\n"
-            "  name rewards with --reward_funcs; one abstains from rows that are not its own"
+    if TASK not in columns or not hasattr(dataset, "__len__"):
+        names = source.split(JOINED)
+        return names if all(name in registry.datasets for name in names) else []
+    found: list[Any] = dataset.unique(TASK)
+    if not all(isinstance(name, str) and name for name in found):
+        number = next(i for i, name in enumerate(dataset[TASK]) if not name)
+        raise DataError(
+            f"{source or 'the dataset'}: row {number}: column {TASK!r} names no task\n"
+            "  name one in every row, or rewards with --reward_funcs"
         )
     return found
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.rewards.contract import plan
+from trl_deepseek.rewards.own_rows import among_others, only, own_places
 from trl_deepseek.rewards.resolving import is_function
 from trl_deepseek.rewards.signature import name_of, signature_of
 from trl_deepseek.types import Reward
@@ -70,17 +71,16 @@ def score(function: Any, samples: Samples, timeout: float | None = None) -> Tria
     inner = function.function if isinstance(function, Reward) else function
     signature = signature_of(function)
     count = len(samples.completions)
-    calls, places = plan(
-        signature,
-        signature.per_sample or getattr(function, "samplewise", False),
-        {
-            **samples.options,
-            "prompts": list(samples.prompts or [None] * count),
-            "completions": list(samples.completions),
-            "completion_ids": list(samples.completion_ids or []),
-            **{column: list(values) for column, values in samples.columns.items()},
-        },
-    )
+    arguments = {
+        **samples.options,
+        "prompts": list(samples.prompts or [None] * count),
+        "completions": list(samples.completions),
+        "completion_ids": list(samples.completion_ids or []),
+        **{column: list(values) for column, values in samples.columns.items()},
+    }
+    own = own_places(function, arguments)
+    samplewise = signature.per_sample or getattr(function, "samplewise", False)
+    calls, places = plan(signature, samplewise, only(arguments, own))
     kind = LoopRunner if signature.is_async else ThreadRunner
     runner = kind(inner, timeout if limit is None else limit)
     try:
@@ -92,4 +92,8 @@ def score(function: Any, samples: Samples, timeout: float | None = None) -> Tria
     for call, result in zip(calls, results, strict=True):
         outcomes += result.outcomes
         seconds += [result.seconds / call.samples] * call.samples
-    return Trial(name, [outcomes[i] for i in places], [seconds[i] for i in places])
+    return Trial(
+        name,
+        among_others([outcomes[i] for i in places], own, count, None),
+        among_others([seconds[i] for i in places], own, count, 0.0),
+    )

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from trl_deepseek.errors import RunError
+from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.tools import running
 from trl_deepseek.types import Tool
 
@@ -54,6 +54,7 @@ class Guard:
         functions: What to give to TRL in their place, in the same order.
         counts: Tool to calls, errors and timeouts since they were last taken.
         failure: The first failure, where one stops the run.
+        environments: What makes the environments of the run under the same contract.
 
     Raises:
         ConfigError: A tool that has to run in a worker process cannot.
@@ -65,6 +66,7 @@ class Guard:
     functions: list[Callable[..., str]] = field(init=False)
     counts: dict[str, dict[str, int]] = field(init=False)
     failure: RunError | None = field(init=False, default=None)
+    environments: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.counts = {tool.name: dict.fromkeys(COUNTED, 0) for tool in self.tools}
@@ -79,39 +81,70 @@ class Guard:
             own.update(dict.fromkeys(COUNTED, 0))
         return taken
 
+    def add(self, name: str) -> None:
+        """Count another tool's calls too.
+
+        Raises:
+            ConfigError: There is a tool of this name.
+        """
+        if name in self.counts:
+            raise ConfigError(f"two tools are named {name!r}\n  rename one of them")
+        self.counts[name] = dict.fromkeys(COUNTED, 0)
+
+    def called(
+        self, name: str, bind: Callable[[], Any], call: Callable[[], running.Outcome], given: Any
+    ) -> str:
+        """What the model reads of a call.
+
+        Args:
+            name: Of the tool.
+            bind: Raises TypeError where the arguments do not fit.
+            call: Makes the call.
+            given: The arguments, for messages.
+
+        Raises:
+            ToolFailed: Of a call that did not end well.
+        """
+        counts = self.counts[name]
+        counts["calls"] += 1
+        try:
+            bind()
+        except TypeError as error:  # the model's mistake, which stops no run
+            counts["errors"] += 1
+            raise ToolFailed(f"{name}: {error}") from None
+        outcome = call()
+        said = outcome.failure or self.fault_in(outcome.text)
+        if said is None:
+            return outcome.text
+        counts["timeouts" if outcome.timed_out else "errors"] += 1
+        if self.settings.on_error == "raise" and self.failure is None:
+            self.failure = RunError(
+                f"tool {name!r} {said}\n  called with {given!r}\n"
+                "  tool_on_error tell tells the model instead, and goes on"
+            )
+        raise ToolFailed(f"{name} {said}")
+
+    def fault_in(self, text: str) -> str | None:
+        """What a text holds that the tokenizer would read as a control token."""
+        found = self.control_tokens.search(text) if self.control_tokens else None
+        return None if found is None else f"returned the control token {found[0]!r}"
+
     def _guarded(self, tool: Tool) -> Callable[..., str]:
         limit = self.settings.timeout if tool.timeout is None else tool.timeout
         run = running.isolated if self.settings.isolate or tool.isolate else running.in_thread
         call = run(tool, limit)
         signature = inspect.signature(tool.function)
-        counts = self.counts[tool.name]
 
         @functools.wraps(tool.function)
         def guarded(*args: Any, **arguments: Any) -> str:
-            counts["calls"] += 1
-            try:
-                signature.bind(*args, **arguments)
-            except TypeError as error:  # the model's mistake, which stops no run
-                counts["errors"] += 1
-                raise ToolFailed(f"{tool.name}: {error}") from None
-            outcome = call(dict(zip(signature.parameters, args, strict=False)) | arguments)
-            said = self._fault_of(outcome)
-            if said is None:
-                return outcome.text
-            counts["timeouts" if outcome.timed_out else "errors"] += 1
-            if self.settings.on_error == "raise" and self.failure is None:
-                self.failure = RunError(
-                    f"tool {tool.name!r} {said}\n  called with {arguments!r}\n"
-                    "  tool_on_error tell tells the model instead, and goes on"
-                )
-            raise ToolFailed(f"{tool.name} {said}")
+            named = dict(zip(signature.parameters, args, strict=False)) | arguments
+            return self.called(
+                tool.name,
+                lambda: signature.bind(*args, **arguments),
+                lambda: call(named),
+                arguments,
+            )
 
         # as the model calls it
         guarded.__name__ = tool.name
         return guarded
-
-    def _fault_of(self, outcome: running.Outcome) -> str | None:
-        if outcome.failure is not None:
-            return outcome.failure
-        found = self.control_tokens.search(outcome.text) if self.control_tokens else None
-        return None if found is None else f"returned the control token {found[0]!r}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.sources import import_function
+from trl_deepseek.tools.environments import methods_of
+from trl_deepseek.tools.guarding import Settings
 from trl_deepseek.types import Tool
 
 
@@ -36,7 +39,7 @@ def resolve(tools: Any, registry: Registry) -> list[Tool]:
             raise ConfigError(
                 f"two tools are named {tool.name!r}\n  rename one function, or list it once"
             )
-        _check(tool)
+        check(tool)
         found[tool.name] = tool
     return list(found.values())
 
@@ -57,39 +60,54 @@ def _resolve_one(item: Any, registry: Registry) -> Tool:
     return Tool(name, item)
 
 
-def _check(tool: Tool) -> None:
-    """Refuse a tool that the model could not be told of, or that lacks a module."""
-    from transformers.utils import get_json_schema
+def check(tool: Tool) -> None:
+    """Refuse a tool that the model could not be told of, or that lacks a module.
 
+    Raises:
+        ConfigError: See the messages.
+    """
     for module in tool.requires:
         if importlib.util.find_spec(module) is None:
             raise ConfigError(
                 f"tool {tool.name!r} needs the module {module!r}, which is not installed\n"
                 f"  install it with: pip install {module}"
             )
+    _describe(tool.name, tool.function)
+
+
+def _describe(name: str, function: Any) -> None:
+    from transformers.utils import get_json_schema
+
     try:
-        get_json_schema(tool.function)
+        get_json_schema(function)
     except Exception as error:  # a missing docstring, hint or argument, each with its own error
         raise ConfigError(
-            f"tool {tool.name!r} cannot be described to the model: {error}\n"
+            f"tool {name!r} cannot be described to the model: {error}\n"
             "  give it a docstring with a line for each argument under Args:, and type hints"
         ) from error
 
 
-def check_factory(factory: Any) -> Any:
+def check_factory(factory: Any, settings: Settings) -> Any:
     """What makes environments: a class or function, or a mapping of them by name.
 
     Args:
         factory: Each may be named as ``file.py:Class``, ``module.Class`` or ``module:Class``.
+        settings: Of the run's tools.
 
     Raises:
         PluginError: A file or module does not load or has no such class.
-        ConfigError: It is none, or its environments cannot be reset.
+        ConfigError: It is none, or its environments cannot be reset, described to the model or
+            isolated.
     """
     if factory is None:
         return None
+    if settings.isolate:
+        raise ConfigError(
+            "tool_isolation: environments live in the training process, and so do their methods\n"
+            "  leave it out; a tool beside them may be registered with isolate=True"
+        )
     if isinstance(factory, Mapping):
-        return {str(name): check_factory(each) for name, each in factory.items()}
+        return {str(name): check_factory(each, settings) for name, each in factory.items()}
     found = import_function(factory) if isinstance(factory, str) else factory
     if not callable(found):
         raise ConfigError(
@@ -100,4 +118,6 @@ def check_factory(factory: Any) -> Any:
             f"environment_factory: {found.__name__} has no method reset, which begins an episode\n"
             "  add reset(self, **row) -> str | None; what it returns is added to the prompt"
         )
+    for name, method in methods_of(found).items() if inspect.isclass(found) else ():
+        _describe(f"{found.__name__}.{name}", MethodType(method, found))
     return found

@@ -6,6 +6,7 @@ may hang often belongs in a process of its own (``isolate``).
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import threading
@@ -33,15 +34,40 @@ class Outcome:
     timed_out: bool = False
 
 
-def perform(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Outcome:
-    """Make the call in this thread; never raises for what the tool does."""
+@dataclass(frozen=True)
+class Attempt:
+    """As :class:`Outcome`, with the value itself."""
+
+    value: Any = None
+    failure: str | None = None
+    timed_out: bool = False
+
+    def as_text(self) -> Outcome:
+        """What the model reads of it."""
+        if self.failure is not None:
+            return Outcome(failure=self.failure, timed_out=self.timed_out)
+        return as_text(self.value)
+
+
+def attempt(work: Callable[[], Any], timeout: float | None) -> Attempt:
+    """Do work in a thread of its own; never raises for what it does."""
+    found: list[Attempt] = []
+
+    def run() -> None:
+        found.append(_done(work))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return found[0] if found else Attempt(failure=_late(timeout), timed_out=True)
+
+
+def _done(work: Callable[[], Any]) -> Attempt:
     try:
-        value = function(**arguments)
-        if inspect.isawaitable(value):
-            value = run_to_end(value)
+        value = work()
+        return Attempt(run_to_end(value) if inspect.isawaitable(value) else value)
     except BaseException as error:  # a tool may raise anything; all of it is a failure
-        return Outcome(failure=f"raised {describe(error)}")
-    return as_text(value)
+        return Attempt(failure=f"raised {describe(error)}")
 
 
 def as_text(value: Any) -> Outcome:
@@ -58,15 +84,7 @@ def in_thread(tool: Tool, timeout: float | None) -> Call:
     """Calls of a tool in this process, each in a thread of its own."""
 
     def call(arguments: Mapping[str, Any]) -> Outcome:
-        found: list[Outcome] = []
-
-        def work() -> None:
-            found.append(perform(tool.function, arguments))
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        thread.join(timeout)
-        return found[0] if found else _late(timeout)
+        return attempt(functools.partial(tool.function, **arguments), timeout).as_text()
 
     return call
 
@@ -89,13 +107,15 @@ def isolated(tool: Tool, timeout: float | None) -> Call:
             return found
         assert isinstance(found, Unfinished)
         late = found.reason.startswith("not done")
-        return _late(timeout) if late else Outcome(failure=f"ended its process: {found.reason}")
+        if late:
+            return Outcome(failure=_late(timeout), timed_out=True)
+        return Outcome(failure=f"ended its process: {found.reason}")
 
     return call
 
 
-def _late(timeout: float | None) -> Outcome:
-    return Outcome(failure=f"did not finish within {timeout:g} s", timed_out=True)
+def _late(timeout: float | None) -> str:
+    return f"did not finish within {timeout:g} s"
 
 
 class _Load:
@@ -109,4 +129,4 @@ class _Load:
         return self._perform
 
     def _perform(self, arguments: Mapping[str, Any]) -> Outcome:
-        return perform(self.function, arguments)
+        return _done(functools.partial(self.function, **arguments)).as_text()

@@ -108,7 +108,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         self.add_callback(recording.Log())  # type: ignore[attr-defined]
         if start is not None:
             self._start_from(start)
-        chat.set_stop_tokens(self.model, inputs.tokenizer)  # type: ignore[attr-defined]
+        chat.set_stop_tokens(self.model, inputs.tokenizer, saves_adapter=inputs.has_adapter)  # type: ignore[attr-defined]
         self.neftune_noise_alpha = None  # the noise has it; here it would noise every pass
         self.embedding_noise = self._embedding_noise()
         self._begin_watch()
@@ -158,6 +158,11 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         )
         with recording.heard(inputs.said.append):
             trial.check(args)
+            if args.eval_strategy != "no" and eval_dataset is None:
+                raise ConfigError(
+                    "eval_dataset: there are no rows to evaluate on, and eval_strategy is "
+                    f"{str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r}"
+                )
             cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
             idle_rules.tell_of_training(inputs)

@@ -82,7 +82,8 @@ def _sections(
     for name, weight in parts["rewards"].items():
         yield f"| reward, weight {weight:g} | {_described(name, registry.rewards)} |"
     if parts["noise"]:
-        yield f"| embedding noise | `{parts['noise']}`, alpha {parts['noise_alpha']} |"
+        alpha = "" if parts["noise_alpha"] is None else f", alpha {parts['noise_alpha']:g}"
+        yield f"| embedding noise | `{parts['noise']}`{alpha} |"
     if parts["quantization"]:
         yield f"| quantization | `{parts['quantization']}` |"
     if parts["adapter"]:

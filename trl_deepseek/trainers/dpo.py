@@ -15,7 +15,6 @@ import trl
 from trl_deepseek import lm_head
 from trl_deepseek.data import preferences
 from trl_deepseek.losses.plan import LossPlan, plan
-from trl_deepseek.trainers import reference
 from trl_deepseek.trainers.configs import DPOConfig
 from trl_deepseek.trainers.inputs import Inputs, find, read_conversations
 from trl_deepseek.trainers.preference_base import PreferenceTrainer, Scorer
@@ -74,7 +73,6 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         losses.settle(args)
         inputs.each_split(lambda rows, split: preferences.pairs(rows, args, losses.names, split))
         find(inputs)
-        reference.check_moving(inputs)
         inputs.advise(losses.losses, general=losses.needs_reference)
         read_conversations(inputs)
 

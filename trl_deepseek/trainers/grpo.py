@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 
 from trl_deepseek import chat, data, rewards
 from trl_deepseek.checkpoints.states import Stateful
-from trl_deepseek.errors import ConfigError, RewardError
+from trl_deepseek.errors import RewardError
 from trl_deepseek.policy.plan import PolicyPlan, plan
 from trl_deepseek.rewards import verifiers, weights
 from trl_deepseek.rewards.contract import Settings
@@ -161,7 +161,6 @@ class GRPOTrainer(
         inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
         tool_use.check_template(inputs, tools)
-        _check_reference(inputs)
         adapted_head.check(inputs)
         check_engine(inputs)
         inputs.advise(policy.bound)
@@ -269,18 +268,6 @@ class GRPOTrainer(
     def _window_file(self, checkpoint: str | os.PathLike[str]) -> Path:
         """Where this process keeps the generated batch that it is working off."""
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
-
-
-def _check_reference(inputs: Inputs) -> None:
-    """Refuse to replace a reference that there is not, which TRL would once the model is loaded."""
-    if not inputs.args.sync_ref_model:
-        return
-    if not inputs.args.beta:
-        raise ConfigError(
-            "sync_ref_model: with beta 0 there is no reference model to be replaced\n"
-            "  add --sync_ref_model false, or set beta"
-        )
-    reference.check_moving(inputs)
 
 
 def _read(dataset: Any, split: str, functions: list[Any]) -> Any:

@@ -19,7 +19,7 @@ from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError, TemplateError, did_you_mean
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.registry import Registry
-from trl_deepseek.trainers import usual
+from trl_deepseek.trainers import ranges, refused, usual
 from trl_deepseek.trainers.measuring import Measures
 
 if TYPE_CHECKING:
@@ -170,17 +170,23 @@ def find(inputs: Inputs) -> None:
     model, args, registry = inputs.model, inputs.args, inputs.registry
     check_names(args, registry)
     model = started(model, args, inputs.options)
+    refused.check(model, args, inputs.options, adapter=inputs.has_adapter)
     quantization.check(model, args, inputs.options, registry)
     name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
     inputs.embedded = model if isinstance(model, str) and model in registry.models else None
     inputs.model, built = models.resolve(model, registry, args)
     inputs.tokenizer = inputs.tokenizer or built or models.load_tokenizer(name, args)
+    for split, rows in inputs.splits.items():
+        data.each(
+            rows, partial(refused.check_rows, split=split, args=args, tokenizer=inputs.tokenizer)
+        )
     _check_special_tokens(inputs.tokenizer, args)
     models.check_tokenizer(inputs.tokenizer, inputs.model, registry, args)
     _check_float16(inputs)
     _check_balancing(inputs)
-    if getattr(inputs.options.get("peft_config"), "target_modules", None) == "all-linear":
-        lora.check_all_linear(config_of(inputs))
+    if isinstance(inputs.model, str):
+        ranges.check_lora(inputs.options.get("peft_config"))
+        lora.check_config(inputs.options.get("peft_config"), partial(_whole_config, inputs))
     inputs.template_name = install_template(inputs.tokenizer, name, args, registry)
 
 
@@ -233,10 +239,16 @@ def _size(inputs: Inputs) -> int:
 
 def config_of(inputs: Inputs) -> Any:
     """The config of the language model, which is not loaded for it."""
-    model, revision = inputs.model, (inputs.args.model_init_kwargs or {}).get("revision")
-    named = isinstance(model, str)
-    config = models.load_config(model, inputs.registry, revision) if named else model.config
-    return config.get_text_config()
+    return _whole_config(inputs).get_text_config()
+
+
+def _whole_config(inputs: Inputs) -> Any:
+    model, args = inputs.model, inputs.args
+    if not isinstance(model, str):
+        return model.config
+    revision = (args.model_init_kwargs or {}).get("revision")
+    trust = getattr(args, "trust_remote_code", False)
+    return models.load_config(model, inputs.registry, revision, trust=trust)
 
 
 def started(model: Any, args: Any, options: Mapping[str, Any]) -> Any:

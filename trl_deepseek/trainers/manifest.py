@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from trl_deepseek import data, rewards, secrets, stopping
+from trl_deepseek import data, noise, rewards, secrets, stopping
 from trl_deepseek.rollouts import record
 from trl_deepseek.trainers import provenance
 
@@ -224,6 +224,7 @@ def _parts(inputs: Any) -> dict[str, Any]:
     weights = getattr(parts, "weights", None) if names else None
     weighed = [1.0] * len(names) if weights is None else weights.at(0)
     losses = getattr(args, "loss_type", None)
+    noised = noise.choose(args, inputs.registry)
     adapter = inputs.options.get("peft_config")
     shown = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_dora")
     plain = provenance.plain(adapter) if adapter is not None else {}
@@ -232,8 +233,8 @@ def _parts(inputs: Any) -> dict[str, Any]:
             "losses": [losses] if isinstance(losses, str) else losses,
             "loss_weights": getattr(args, "loss_weights", None),
             "rewards": dict(zip(names, weighed, strict=True)),
-            "noise": getattr(args, "noise", None),
-            "noise_alpha": getattr(args, "noise_alpha", None),
+            "noise": None if noised is None else noised.name,
+            "noise_alpha": None if noised is None else noised.alpha,
             "quantization": getattr(args, "quantization", None),
             "adapter": {name: plain[name] for name in shown if name in plain} or None,
         }

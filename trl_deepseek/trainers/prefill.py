@@ -38,11 +38,21 @@ def shared_prefill(model: Any) -> Iterator[None]:
             inputs |= _prefilled(model, inputs["input_ids"], inputs["attention_mask"])
         return generate(*arguments, generation_config=generation_config, **inputs)
 
-    vars(model)["generate"] = begun
+    with generating(model, begun):
+        yield
+
+
+@contextlib.contextmanager
+def generating(model: Any, generate: Callable[..., Any]) -> Iterator[None]:
+    """Within it, ``model.generate`` is ``generate``."""
+    before = vars(model).get("generate")
+    vars(model)["generate"] = generate
     try:
         yield
     finally:
         del vars(model)["generate"]
+        if before is not None:
+            vars(model)["generate"] = before
 
 
 def _known(model: nn.Module, config: Any, inputs: dict[str, Any]) -> bool:

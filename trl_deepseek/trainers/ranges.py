@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -96,6 +97,7 @@ NUMBERS = {
     "max_tool_calling_iterations": "[0, inf)",
     "off_policy_mask_threshold": "(-inf, inf)",
     "engine_tolerance": "[0, inf)",
+    "num_completions_to_print": "[0, inf)",
     "vllm_server_port": "[1, 65535]",
     "vllm_group_port": "[1, 65535]",
     "vllm_server_timeout": "[0, inf)",
@@ -217,11 +219,21 @@ def _check_largest(name: str, value: Any) -> None:
         raise ConfigError(f"{name} is {value}: it must be at most {LARGEST}")
 
 
-def _may_be_none(config: Any, name: str) -> bool:
-    """By the annotation as it is written: parsers of command lines overwrite ``field.type``."""
+def _written(config: Any, name: str) -> str:
+    """The annotation as it is written: parsers of command lines overwrite ``field.type``."""
     annotations = (inspect.get_annotations(cls) for cls in type(config).__mro__)
-    written = str(next((own[name] for own in annotations if name in own), ""))
+    return str(next((own[name] for own in annotations if name in own), ""))
+
+
+def _may_be_none(config: Any, name: str) -> bool:
+    written = _written(config, name)
     return "None" in written or "Optional" in written
+
+
+def _literals(config: Any, name: str) -> tuple[str, ...]:
+    """The words of a ``Literal``."""
+    found = re.search(r"Literal\[([^]]*)\]", _written(config, name))
+    return () if found is None else tuple(re.findall(r"""["']([^"']*)["']""", found[1]))
 
 
 def check_options(option: str, values: Mapping[str, Any]) -> None:
@@ -232,6 +244,15 @@ def check_options(option: str, values: Mapping[str, Any]) -> None:
                 _check_number(name, value, value)
             except ConfigError as error:
                 raise ConfigError(f"{option}: {error}") from error
+
+
+def check_lora(given: Any) -> None:
+    """Refuse numbers in a LoRA config of peft's, by the names that the command line has."""
+    for field in ("r", "lora_alpha", "lora_dropout"):
+        name = f"lora_{field.removeprefix('lora_')}"
+        value = getattr(given, field, None)
+        if value is not None:
+            _check_number(name, value, value)
 
 
 def _check_number(name: str, number: Any, value: Any) -> None:
@@ -274,14 +295,17 @@ def check_words(config: Any, words: Mapping[str, Sequence[str]] | None = None) -
     """Refuse words that are none of those that a field can have.
 
     Args:
-        config: A dataclass; ``choices`` in the metadata of its fields are checked as well, which
-            an argument parser does and a Python caller would miss.
+        config: A dataclass; ``choices`` in the metadata of its fields and ``Literal`` types are
+            checked as well, which an argument parser does and a Python caller would miss.
         words: Field to the words that it can have.
 
     Raises:
         ConfigError: Names the field and what it can be.
     """
-    allowed = {field.name: field.metadata.get("choices") for field in fields(config)}
+    allowed = {
+        field.name: field.metadata.get("choices") or _literals(config, field.name)
+        for field in fields(config)
+    }
     for name, choices in {**allowed, **(words or {})}.items():
         value = getattr(config, name, None)
         if choices and value is not None and value not in choices:
@@ -303,6 +327,8 @@ def read_mappings(config: Any, names: Sequence[str], files: Sequence[str]) -> No
     """
     for name in names:
         text = getattr(config, name, None)
+        if isinstance(text, (list, tuple)):
+            raise ConfigError(f"{name} is {text!r}: it must be a mapping of names to values")
         if not isinstance(text, str) or (name in files and not text.lstrip().startswith("{")):
             continue
         try:

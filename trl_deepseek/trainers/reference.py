@@ -17,19 +17,6 @@ from trl_deepseek.errors import ConfigError
 from trl_deepseek.trainers.inputs import Inputs
 
 
-def check_moving(inputs: Inputs) -> None:
-    """Refuse to move a reference under LoRA, which TRL would once the model is loaded.
-
-    Raises:
-        ConfigError: ``sync_ref_model`` is set.
-    """
-    if inputs.args.sync_ref_model and inputs.has_adapter:
-        raise ConfigError(
-            "sync_ref_model: under LoRA the reference is the base model, which is not replaced\n"
-            "  add --sync_ref_model false, or train all weights"
-        )
-
-
 class NoReference:
     """Stands for the reference model in TRL's constructor, so that it loads none."""
 

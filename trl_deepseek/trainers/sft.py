@@ -76,6 +76,7 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
     def _check(cls, inputs: Inputs) -> None:
         args = inputs.args
         _check_dataset_kwargs(args, inputs.train_dataset)
+        _check_padding_free(args)
         plan(args, inputs.registry)
         if _reads_rows(args, inputs.options):
             for split, rows in inputs.splits.items():
@@ -84,6 +85,9 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         inputs.advise()
         inputs.train_dataset, kind = _read(inputs.train_dataset, inputs, "train_dataset")
         inputs.eval_dataset, _ = _read(inputs.eval_dataset, inputs, "eval_dataset")
+        if _reads_rows(args, inputs.options):
+            for rows in inputs.splits.values():
+                data.each(rows, partial(_check_completions, args))
         if args.assistant_only_loss is None:
             args.assistant_only_loss = kind == "conversations" and _template_marks(inputs)
         elif args.assistant_only_loss and kind == "conversations":
@@ -166,6 +170,28 @@ def _check_dataset_kwargs(args: Any, rows: Any) -> None:
         raise ConfigError(
             "dataset_kwargs: skip_prepare_dataset is for rows of tokens, with input_ids\n"
             f"  columns found: {', '.join(columns or ())}"
+        )
+
+
+def _check_padding_free(args: Any) -> None:
+    """Refuse what TRL refuses once the model is loaded."""
+    if args.padding_free and not args.packing and args.max_length is not None:
+        raise ConfigError(
+            "padding_free: `max_length` is not enforced without packing, and it is "
+            f"{args.max_length}\n"
+            "  set packing, or max_length null for rows that are short enough already"
+        )
+
+
+def _check_completions(args: Any, rows: Any) -> None:
+    """Refuse to learn completions only where there are none: TRL would learn every token."""
+    columns = getattr(rows, "column_names", None)  # a stream may not know them
+    known = {"completion", "completion_mask", "labels"}
+    if args.completion_only_loss and isinstance(columns, list) and not known.intersection(columns):
+        raise ConfigError(
+            "completion_only_loss: the rows have no completion, so that every token would be "
+            f"learned\n  columns found: {', '.join(columns)}\n"
+            "  give prompt and completion, or leave completion_only_loss out"
         )
 
 

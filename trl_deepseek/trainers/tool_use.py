@@ -1,8 +1,8 @@
 """Tools in GRPO: checked before a model is loaded, called under a contract, and counted.
 
-Where it touches TRL: the functions that it is given, behind its loop of tool calls, where what the
-loop did is counted, and where it asks how results are written. TRL masks all that a tool says out
-of the loss by itself.
+Where it touches TRL: the functions and environments that it is given, the rewards that it makes of
+the latter, behind its loop of tool calls, where what the loop did is counted, and where it asks how
+results are written. TRL masks all that a tool says out of the loss by itself.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ def check(inputs: Any) -> tools.Guard:
     args, options = inputs.args, inputs.options
     settings = args.tool_settings() if isinstance(args, ToolFields) else tools.Settings()
     guard = tools.Guard(tools.resolve(options.pop("tools", None), inputs.registry), settings)
-    factory = tools.check_factory(options.pop("environment_factory", None))
+    factory = tools.check_factory(options.pop("environment_factory", None), settings)
     if guard.functions:
         options["tools"] = guard.functions
     if factory is not None:
-        options["environment_factory"] = factory
+        guard.environments = tools.Environments(factory, guard)
+        options["environment_factory"] = guard.environments.factory
     inputs.tools = guard.functions  # TRL renders prompts with these alone
     return guard
 
@@ -63,6 +64,14 @@ class ToolUse:
     """The mixin of a trainer whose model calls tools; it has its guard in ``_tools``."""
 
     _tools: tools.Guard
+
+    def __init__(self: Any, inputs: Any, **kwargs: Any) -> None:
+        super().__init__(inputs, **kwargs)  # type: ignore[call-arg]
+        if self._tools.environments is not None:
+            # TRL puts what scores environments behind all other rewards, without the contract.
+            own = [self._guards.guard(each) for each in self._tools.environments.rewards()]
+            others = self.reward_funcs[: len(self.reward_funcs) - len(own)]
+            self.reward_funcs = self._guards.functions = [*others, *own]
 
     def _tool_call_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = super()._tool_call_loop(*args, **kwargs)  # type: ignore[misc]

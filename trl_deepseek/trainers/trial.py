@@ -12,7 +12,9 @@ import inspect
 import math
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, boundary
+import trl
+
+from trl_deepseek.errors import ConfigError, boundary, did_you_mean
 from trl_deepseek.trainers import ranges
 
 OF_LAYERS = ("galore", "apollo", "lomo")  # optimizers that look for layers in the model
@@ -37,10 +39,10 @@ def check(args: Any) -> None:
     if multiple not in (None, "auto") and not (str(multiple).isdecimal() and int(multiple)):
         raise ConfigError(f"pad_to_multiple_of is {multiple}: it must be at least 1, or auto")
     _check_checkpointing(args)
-    if args.torch_compile:
-        _compile(args)
+    _compile(args)
     if not getattr(args, "use_vllm", True):  # which has its own
-        _check_generation(args.generation_kwargs or {}, args.cache_implementation)
+        _check_generation(args)
+        _check_stop_strings(args)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
         if optimizer is not None:
@@ -104,6 +106,9 @@ def _check_checkpointing(args: Any) -> None:
     known |= {"preserve_rng_state"}  # which torch takes out of its own kwargs
     for option in ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs"):
         given = getattr(args, option, None)
+        if option.startswith("gradient") and isinstance(args, trl.SFTConfig):
+            known = known | {"selective"}  # TRL's own, which keeps what is dear to compute
+            _check_selective(args, given if isinstance(given, dict) else {})
         unknown = sorted(set(given) - known) if isinstance(given, dict) else []
         if unknown:
             raise ConfigError(
@@ -112,15 +117,34 @@ def _check_checkpointing(args: Any) -> None:
             )
 
 
+def _check_selective(args: Any, given: dict[str, Any]) -> None:
+    if given.get("selective") and not args.gradient_checkpointing:
+        raise ConfigError(
+            "gradient_checkpointing_kwargs: selective requires gradient_checkpointing, and it is "
+            "false"
+        )
+    if given.get("selective") and given.get("use_reentrant"):
+        raise ConfigError(
+            "gradient_checkpointing_kwargs: selective checkpointing is non-reentrant\n"
+            "  leave use_reentrant out"
+        )
+
+
 def _compile(args: Any) -> None:
     import torch
+    from accelerate.utils import DynamoBackend
 
-    named = {
-        name: getattr(args, name)
-        for name in ("torch_compile_mode", "torch_compile_backend")
-        if getattr(args, name) is not None
-    }
-    with boundary(ConfigError, ", ".join(f"{name} {value!r}" for name, value in named.items())):
+    backend = args.torch_compile_backend
+    known = [each.value.lower() for each in DynamoBackend]
+    if backend is not None and backend.lower() not in known:
+        hint = did_you_mean(backend, known, inline=True)
+        raise ConfigError(
+            f"torch_compile_backend: there is none called {backend!r}{hint}\n"
+            f"  known: {', '.join(known)}"
+        )
+    if args.torch_compile_mode is None:
+        return
+    with boundary(ConfigError, f"torch_compile_mode {args.torch_compile_mode!r}"):
         torch.compile(
             torch.nn.Identity(),
             backend=args.torch_compile_backend or "inductor",
@@ -128,9 +152,24 @@ def _compile(args: Any) -> None:
         )
 
 
-def _check_generation(options: dict[str, Any], cache: str | None) -> None:
+def _check_stop_strings(args: Any) -> None:
+    """Refuse them where they would not be seen, or where all that they end would carry no loss."""
+    if not (args.generation_kwargs or {}).get("stop_strings"):
+        return
+    for option in ("mask_truncated_completions", "use_transformers_continuous_batching"):
+        if getattr(args, option):
+            why = "counts what they end as cut off" if option.startswith("mask") else "has none"
+            raise ConfigError(
+                f"generation_kwargs: stop_strings: {option} {why}\n  leave one of the two out"
+            )
+
+
+def _check_generation(args: Any) -> None:
     from transformers import GenerationConfig
 
+    cache, options = args.cache_implementation, args.generation_kwargs or {}
+    with boundary(ConfigError, f"cache_implementation {cache!r}"):
+        GenerationConfig(cache_implementation=cache).validate(strict=True)
     known = vars(GenerationConfig())
     unknown = sorted(set(options) - known.keys())
     if unknown:
@@ -141,5 +180,3 @@ def _check_generation(options: dict[str, Any], cache: str | None) -> None:
     ranges.check_options("generation_kwargs", options)
     with boundary(ConfigError, "generation_kwargs"):
         GenerationConfig(**{"do_sample": True, **options}).validate(strict=True)
-    with boundary(ConfigError, f"cache_implementation {cache!r}"):
-        GenerationConfig(cache_implementation=cache).validate(strict=True)

@@ -26,7 +26,8 @@ def bleu(
     """BLEU of the answers against the column ``reference``, over all of them, by sacrebleu.
 
     What is compared is the answer after its reasoning. An embedded dataset's demonstrations, and
-    those of a file, bring ``reference``. A row without one abstains.
+    those of a file, bring ``reference``. A row without one abstains. Where no answer has four
+    words, it is 0 whatever they say: BLEU counts runs of up to four.
 
     Range: 0 to 100.
 

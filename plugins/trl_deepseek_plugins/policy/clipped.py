@@ -35,7 +35,7 @@ def surrogate(
 
     Source: grpo: arXiv:2402.03300 (DeepSeekMath), equation 3, a mean over each completion, then
         over completions; dr_grpo: arXiv:2503.20783, section 3.2, a sum divided by a constant, so
-        that long wrong answers do not count less per token; dapo: arXiv:2503.14476, equation 8, a
+        that long wrong answers do not count less per token; dapo: arXiv:2503.14476, equation 12, a
         mean over all tokens, with ε_high = 0.28; bnpo: that mean over the micro-batch alone, which
         depends on how a batch is split; luspo: arXiv:2602.05261, a sum over each completion, to be
         used with the ratio of the sequence.

@@ -28,7 +28,7 @@ def gdpo(scores: Tensor, weights: Tensor) -> Tensor:
     Formula: (s - mean_batch s) / (std_batch s + 1e-4),
         s = Σ_k w_k · (r_k - mean_group r_k) / (std_group r_k + 1e-4)
 
-    Source: arXiv:2601.05242 (GDPO).
+    Source: arXiv:2601.05242 (GDPO), section 3.1, equations 4 to 7.
 
     Differs: not at all from TRL's ``multi_objective_aggregation`` ``normalize_then_sum``.
     """

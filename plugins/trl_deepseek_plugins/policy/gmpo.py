@@ -27,7 +27,7 @@ def gmpo(
 
     Formula: -A·exp(1/|y|·Σ_t c_t),  c_t = log ρ_t, at most ε_high where A > 0, else at least -ε
 
-    Source: arXiv:2507.20673 (GMPO), equation 4 and algorithm 1; its range is (e^-0.4, e^0.4).
+    Source: arXiv:2507.20673 (GMPO), equation 4; its range is (e^-0.4, e^0.4).
 
     Differs: not at all from TRL's experimental GMPO, except that ``top_entropy_quantile`` masks the
         loss of a token and not its ratio.

@@ -21,8 +21,8 @@ def gpg(tokens: TokenLogps) -> Tensor:
 
     Formula: -A·log π
 
-    Source: arXiv:2504.02546 (GPG), equation 7; its factor α for groups without spread is
-        ``drop_equal_groups``, and it takes ``advantage`` ``dr_grpo``.
+    Source: arXiv:2504.02546 (GPG), equation 5; its factor α for groups without spread (equation 7)
+        is ``drop_equal_groups``, and it takes ``advantage`` ``dr_grpo`` (equation 6).
 
     Args:
         tokens: Of B completions; several updates of one rollout are not corrected for.

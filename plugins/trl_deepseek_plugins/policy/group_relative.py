@@ -55,7 +55,7 @@ def batch_norm(scores: Tensor, weights: Tensor) -> Tensor:
 
     Formula: (r - mean_group r) / (std_batch r + 1e-4)
 
-    Source: arXiv:2508.08221 ("Part I: tricks or traps?", Lite PPO), section 4.1.
+    Source: arXiv:2508.08221 ("Part I: tricks or traps?", Lite PPO), section 4.1.2.
 
     Differs: not at all from TRL's ``scale_rewards`` ``batch``.
     """

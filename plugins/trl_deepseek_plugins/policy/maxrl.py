@@ -21,11 +21,12 @@ def maxrl(scores: Tensor, weights: Tensor) -> Tensor:
     """Reward less the group's mean, divided by the group's mean, (groups, G); 0 where that is 0.
 
     With rewards of 0 and 1 the gradient is that of the log-likelihood of being right, as far as G
-    completions tell, instead of that of the share that is right: rare successes count more.
+    completions tell (its series up to order G - 1), instead of that of the share that is right:
+    rare successes count more.
 
     Formula: (r - mean_group r) / mean_group r
 
-    Source: arXiv:2602.02710 (Maximum likelihood reinforcement learning).
+    Source: arXiv:2602.02710 (Maximum likelihood reinforcement learning), algorithm 1.
 
     Raises:
         ValueError: A reward is negative: the mean is no share of successes.

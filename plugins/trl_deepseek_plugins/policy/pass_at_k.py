@@ -31,7 +31,7 @@ def pass_at_k(
     Formula: right: (1 - p)/σ,  wrong: (1 - p - C(w-1, k-1)/C(n-1, k-1))/σ,
         p = 1 - C(w, k)/C(n, k) for w wrong ones,  σ = √(p·(1 - p))
 
-    Source: arXiv:2508.10751 (Pass@k training), section 2.4.
+    Source: arXiv:2508.10751 (Pass@k training), section 2.4, equations 11 to 15.
 
     Args:
         scores: (groups, G, rewards).

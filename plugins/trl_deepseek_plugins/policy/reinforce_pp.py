@@ -27,7 +27,8 @@ def reinforce_pp(scores: Tensor, weights: Tensor) -> Tensor:
 
     Formula: (a - mean_batch a) / (std_batch a + 1e-4),  a = r - mean_group r
 
-    Source: arXiv:2501.03262 (REINFORCE++), the variant with baseline.
+    Source: arXiv:2501.03262 (REINFORCE++), section 3.2, equations 6 and 7: the variant with
+        baseline, which has its KL term in the loss, estimated by k2.
 
     Differs: mean and deviation are over completions; the authors' code has them over tokens.
     """

@@ -22,7 +22,7 @@ def rloo(scores: Tensor, weights: Tensor) -> Tensor:
 
     Formula: r_i - 1/(G-1) · Σ_{j≠i} r_j
 
-    Source: arXiv:2402.14740 (Back to basics), section 2.2; Kool et al., "Buy 4 REINFORCE samples,
+    Source: arXiv:2402.14740 (Back to basics), section 2.3; Kool et al., "Buy 4 REINFORCE samples,
         get a baseline for free", 2019.
     """
     rewards = weighted_sum(scores, weights)

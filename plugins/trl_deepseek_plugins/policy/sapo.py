@@ -27,7 +27,7 @@ def sapo(
 
     Formula: -4/τ·σ(τ·(ρ - 1))·A,  ρ = π/π_old,  τ by the sign of A
 
-    Source: arXiv:2511.20347 (SAPO).
+    Source: arXiv:2511.20347 (SAPO), equations 5 and 6.
 
     Differs: not at all from TRL's ``sapo``.
 

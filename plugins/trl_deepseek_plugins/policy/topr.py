@@ -24,9 +24,10 @@ def topr(tokens: TokenLogps) -> tuple[Tensor, dict[str, Tensor]]:
 
     Formula: -w·A·log π,  w = 1 where A ≥ 0, else min(π(y)/π_old(y), 1) without gradient
 
-    Source: arXiv:2503.14286 (Tapered off-policy REINFORCE), equation 8.
+    Source: arXiv:2503.14286 (Tapered off-policy REINFORCE), section 3, equations 7 and 8.
 
-    Differs: A is the run's advantage, where the paper has the reward, with a baseline or without.
+    Differs: A is the run's advantage, where the paper has the reward, with a baseline or without;
+        it is summed over a completion as there, while the paper's runs divide by its length.
 
     Args:
         tokens: Of B completions.

@@ -31,7 +31,7 @@ def vespo(
 
     Formula: -φ(w)·A·log π,  φ(w) = w^k·exp(λ·(1 - w)),  w = π(y)/π_old(y) without gradient
 
-    Source: arXiv:2602.10693 (VESPO).
+    Source: arXiv:2602.10693 (VESPO), whose (k, λ) in section 4.7 are the defaults.
 
     Differs: not at all from TRL's ``vespo``; log w is kept between log 1e-8 and 20.
 

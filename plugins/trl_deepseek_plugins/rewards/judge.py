@@ -7,6 +7,7 @@ from typing import Any
 
 from trl_deepseek import hookimpl
 from trl_deepseek.chat.reasoning import Completion, answer, text
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.judging import Endpoint, ask, grading, read_score
 from trl_deepseek.judging.asking import CACHE, Question
 from trl_deepseek.rewards.columns import options_from_columns
@@ -20,7 +21,16 @@ INSTRUCTIONS = (
 
 @hookimpl
 def register_rewards(register: Register) -> None:
-    register("llm_judge", llm_judge, timeout=3600.0, requires=("openai",))
+    register("llm_judge", llm_judge, timeout=3600.0, requires=("openai",), check=lacking)
+
+
+def lacking() -> str | None:
+    """What is missing in the environment to ask a judge; None where nothing is."""
+    try:
+        Endpoint().found("it")
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 @options_from_columns("instructions", "scale", "show_reasoning")

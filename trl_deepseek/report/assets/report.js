@@ -45,8 +45,8 @@ function look() {
   };
 }
 
-const short = (name) => name.replace(/^eval_/, "held-out ").replace(/^rewards\/(.+)\/mean$/, "$1")
-  .replace(/^(held-out )rewards\/(.+)\/mean$/, "$1$2").replace(/^completions\//, "").replace(/_/g, " ");
+const short = (name) => name.replace(/^eval_/, "held-out ").replace(/^(held-out )?rewards\/(.+)\/mean$/, "$1$2")
+  .replace(/^(held-out )?completions\//, "$1").replace(/_/g, " ");
 
 async function draw(figure, panel, stage) {
   const Plotly = await drawing();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from trl_deepseek.types import Register
 from trl_deepseek_plugins.rewards.code.extraction import Fence, extract
 from trl_deepseek_plugins.rewards.code.formats import COLUMNS, Test, check_tests, read_tests
 from trl_deepseek_plugins.rewards.code.inside import wire
-from trl_deepseek_plugins.rewards.code.reading import TestsError, defined_in
+from trl_deepseek_plugins.rewards.code.reading import TestsError, brought_by, defined_in
 
 STARTING = 5.0  # seconds for the sandbox and Python to start
 
@@ -92,14 +93,16 @@ def code_tests(
         given["tests"] = tests
     jobs: list[tuple[str, str] | None] = []
     read: dict[str, list[Test]] = {}
+    before: dict[str, str] = {}
     for index, completion in enumerate(completions):
         row = {name: values[index] for name, values in given.items()}
         key = json.dumps(row, sort_keys=True, default=repr)
-        prompt = None if prompts is None else _last_message(prompts[index])
+        prompt = None if prompts is None else _code_of(_last_message(prompts[index]))
         key = f"{key}\n{prompt}"
         if key not in read:
             read[key] = _tests(row, prompt)
-        names = {name for test in read[key] for name in test.names}
+            before[key] = brought_by(prompt or "", _names(read[key]))
+        names = _names(read[key])
         code = extract(answer(completion, generation_prefix), fence, names)
         jobs.append((code, key) if read[key] else None)
     distinct = list(dict.fromkeys(job for job in jobs if job and job[0].strip()))
@@ -108,7 +111,8 @@ def code_tests(
 
     def run(job: tuple[str, str]) -> float:
         limits = (seconds, memory, tolerance)
-        return _share(job[0], read[job[1]], *limits, allow_unsandboxed_code)
+        code, key = job
+        return _share(before[key], code, read[key], *limits, allow_unsandboxed_code)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         shares = dict(zip(distinct, pool.map(run, distinct), strict=True))
@@ -135,16 +139,30 @@ def _last_message(prompt: Any) -> str:
     return text([{**prompt[-1], "role": "assistant"}])
 
 
+def _code_of(prompt: str) -> str:
+    """The code of a prompt: all of it, or what stands in its fences."""
+    try:
+        ast.parse(prompt)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return extract(prompt)
+    return prompt
+
+
 def _with_prompt(test: Test, prompt: str) -> Test:
     """A test that takes from the prompt, not from the program, what the prompt defines."""
     if test.job["kind"] != "text":
         return test
     others = [name for name in test.job["names"] if name != test.job["call"]]
-    source = others and (defined_in(prompt, others) or defined_in(extract(prompt), others))
+    source = defined_in(prompt, others) if others else ""
     return Test({**test.job, "setup": f"{test.job['setup']}\n{source}"}) if source else test
 
 
+def _names(tests: Sequence[Test]) -> set[str]:
+    return {name for test in tests for name in test.names}
+
+
 def _share(
+    before: str,
     code: str,
     tests: Sequence[Test],
     seconds: float,
@@ -153,7 +171,12 @@ def _share(
     allow_unsandboxed: bool,
 ) -> float:
     """Run every test in one sandbox; what does not come back has failed."""
-    job = {"code": code, "seconds": seconds, "tests": [test.job for test in tests]}
+    job = {
+        "before": before,
+        "code": code,
+        "seconds": seconds,
+        "tests": [test.job for test in tests],
+    }
     limits = Limits(
         wall_time=seconds * len(tests) + STARTING,
         cpu_time=seconds + 1,

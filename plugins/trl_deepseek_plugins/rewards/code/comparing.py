@@ -69,6 +69,8 @@ def equal(actual: Any, expected: Any) -> bool:
         kind, *items = actual or [None]
         if kind == "like":
             return equal(items[0], expected)
+        if kind == "named":
+            return equal(["tuple", *items[2:]], expected)
         if kind == "int":
             return isinstance(expected, int) and expected == int(items[0], 16)
         if kind == "dict":

@@ -11,6 +11,8 @@ Fence = Literal["last", "first", "longest", "all"]
 
 PYTHON = ("python", "python3", "py")
 _OPENING = re.compile(r"^[ \t>]*(?:[-*+]|\d+[.)])?[ \t]*(`{3,}|~{3,})[ \t]*([\w+#.-]*)([^\n]*)$")
+_TAGGED = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
+_QUOTED = re.compile(r"^[ \t]*> ?(?:`{3}|~{3})", re.MULTILINE)
 _STRINGS = re.compile(
     r"""\#[^\n]* | \"{3} | '{3} | "(?:\\.|[^"\\\n])*"? | '(?:\\.|[^'\\\n])*'?""", re.VERBOSE
 )
@@ -39,6 +41,10 @@ def extract(answer: str, fence: Fence = "last", defining: Collection[str] = ()) 
     """
     if fence not in _CHOICES:
         raise ValueError(f"fence is {fence!r}; it must be one of {', '.join(_CHOICES)}")
+    tagged = _TAGGED.fullmatch(answer)
+    answer = tagged[1] if tagged else answer
+    if _QUOTED.search(answer):
+        answer = re.sub(r"^[ \t]*> ?", "", answer, flags=re.MULTILINE)
     blocks = _blocks(answer.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
     python = [code for tag, code in blocks if tag in PYTHON]
     blocks_of_code = python or [code for _, code in blocks] or [""]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib.util
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from trl_deepseek_plugins.rewards.code.inside import small_pytest
 
 BUILTINS = frozenset(dir(builtins))
+_DOTTED = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
+_TESTING = {"unittest", "unittest.mock", "importlib"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -73,26 +76,70 @@ def read_text(source: str, entry_point: str | None = None, setup: str = "") -> d
         "modules": modules,
         "call": call,
         "collect": tests,
+        "patched": _patched(source, [*before.body, *body.body]),
     }
 
 
 def defined_in(text: str, names: Iterable[str]) -> str:
-    """The imports and those functions of ``names`` that a prompt defines whole; often none."""
-    wanted = set(names)
+    """Those of ``names`` that a prompt defines whole, with what they use; often nothing."""
+    known = _definitions(text)
+    reached = {id(node) for node in _reached(set(names), *known[1:])}
+    found = [node for part in known[1:] for node in part.values() if id(node) in reached]
+    return "\n".join(map(ast.unparse, [*known[0], *found])) if found else ""
+
+
+def brought_by(text: str, tested: Collection[str]) -> str:
+    """What a prompt gives to the program: its imports, and what it defines whole and is not tested.
+
+    A benchmark runs the prompt's code and then the answer's.
+    """
+    imports, functions, classes = _definitions(text)
+    found = [n for part in (functions, classes) for name, n in part.items() if name not in tested]
+    return "\n".join(map(ast.unparse, [*imports, *sorted(found, key=lambda node: node.lineno)]))
+
+
+def _definitions(
+    text: str,
+) -> tuple[list[ast.stmt], dict[str, Function], dict[str, ast.ClassDef]]:
+    """The imports, and the functions and classes of a text that have a body."""
     try:
-        body = ast.parse(text).body
+        body = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ""
-    found = [node for node in body if isinstance(node, FUNCTIONS) and node.name in wanted]
-    whole = [node for node in found if any(not _says_nothing(part) for part in node.body)]
-    imports = [node for node in body if isinstance(node, (ast.Import, ast.ImportFrom))]
-    return "\n".join(map(ast.unparse, [*imports, *whole])) if whole else ""
+        return [], {}, {}
+    imports: list[ast.stmt] = [
+        node for node in body.body if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    _, functions, classes = _sort(body)
+    return (
+        imports,
+        {name: node for name, node in functions.items() if _says_something(node)},
+        {name: node for name, node in classes.items() if any(map(_says_something, node.body))},
+    )
+
+
+def _says_something(node: ast.stmt) -> bool:
+    if isinstance(node, FUNCTIONS):
+        return any(not _says_nothing(part) for part in node.body)
+    return not _says_nothing(node)
 
 
 def _says_nothing(node: ast.stmt) -> bool:
     return isinstance(node, ast.Pass) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     )
+
+
+def _patched(source: str, body: list[ast.stmt]) -> list[str]:
+    """Python's own modules that a test may set something in."""
+    if "patch" not in source:
+        return []
+    imported = [alias.name for part in body for node in ast.walk(part)
+                if isinstance(node, ast.Import) for alias in node.names]  # fmt: skip
+    texts = [node.value for part in body for node in ast.walk(part)
+             if isinstance(node, ast.Constant) and isinstance(node.value, str)]  # fmt: skip
+    dotted = [text.rpartition(".")[0] for text in texts if _DOTTED.fullmatch(text)]
+    own = [name for name in (*imported, *dotted) if name in sys.stdlib_module_names]
+    return sorted({*own, *(["builtins"] if "input" in source else [])} - _TESTING)
 
 
 def _parse(source: str) -> ast.Module:
@@ -173,14 +220,26 @@ def _reached(
 def _asserts(node: ast.AST) -> bool:
     if isinstance(node, ast.Assert):
         # ``assert True`` says nothing; ``assert False`` that no program may come there.
-        return bool(_loaded([node.test])) or not getattr(node.test, "value", True)
+        if not _loaded([node.test]):
+            return not getattr(node.test, "value", True)
+        return not _is_always_true(node.test)
     if isinstance(node, ast.Call):
         function = node.func
         name = getattr(function, "attr", None) or getattr(function, "id", "")
+        same = len(node.args) > 1 and ast.dump(node.args[0]) == ast.dump(node.args[1])
         return str(name).startswith(("assert", "raises")) and bool(
-            _loaded([*node.args]) or len(node.args) < 2
+            (_loaded([*node.args]) and not same) or len(node.args) < 2
         )
     return isinstance(node, ast.Raise)
+
+
+def _is_always_true(test: ast.expr) -> bool:
+    """``f(1) == f(1)``, ``callable(f)`` and ``hasattr(solution, "f")`` say nothing of a value."""
+    if isinstance(test, ast.Compare):
+        both = ast.dump(test.left) == ast.dump(test.comparators[0])
+        return both and isinstance(test.ops[0], (ast.Eq, ast.Is, ast.LtE, ast.GtE))
+    function = test.func if isinstance(test, ast.Call) else None
+    return isinstance(function, ast.Name) and function.id in ("callable", "hasattr")
 
 
 def _entry_point(given: str | None, check: Function) -> str | None:
@@ -205,30 +264,31 @@ def _is_test_class(node: ast.ClassDef) -> bool:
 
 
 def _check_fixtures(body: ast.Module, test: Function | ast.ClassDef) -> None:
-    """Refuse what pytest would give and the sandbox has not got."""
+    """Refuse what pytest would give or do and the sandbox does not."""
     functions = [node for node in ast.walk(body) if isinstance(node, FUNCTIONS)]
-    known = {
-        node.name
-        for node in functions
-        if "fixture" in "".join(map(ast.unparse, node.decorator_list))
-    }
+    fixtures = [n for n in functions if "fixture" in "".join(map(ast.unparse, n.decorator_list))]
+    known = {node.name for node in fixtures} | {*small_pytest.BUILT_IN}
     for node in ast.walk(body):
-        if not isinstance(node, ast.Attribute) or getattr(node.value, "id", "") != "pytest":
+        if not isinstance(node, ast.Attribute):
             continue
-        if node.attr not in small_pytest.NAMES:
+        if getattr(node.value, "id", "") == "pytest" and node.attr not in small_pytest.NAMES:
             raise TestsError(f"a test that uses pytest.{node.attr}, which is not in the sandbox")
-    if isinstance(test, ast.ClassDef):
-        if any("TestCase" in ast.unparse(base) for base in test.bases):
-            return
-        methods, bound = [part for part in test.body if isinstance(part, FUNCTIONS)], 1
-    else:
-        methods, bound = [test], 0
-    for method in methods:
-        if not method.name.startswith("test"):
-            continue
-        given = " ".join(map(ast.unparse, [*method.decorator_list, *test.decorator_list]))
-        for argument in method.args.args[bound:]:
-            if argument.arg not in known and argument.arg not in given:
+        if node.attr in ("xfail", "mock_open"):
+            raise TestsError(f"a test that uses {node.attr}, which is not in the sandbox")
+    if isinstance(test, ast.ClassDef) and any("TestCase" in ast.unparse(b) for b in test.bases):
+        return
+    methods = [test] if isinstance(test, FUNCTIONS) else test.body
+    tests = [n for n in methods if isinstance(n, FUNCTIONS) and n.name.startswith("test")]
+    for function in [*tests, *fixtures]:
+        if function in tests and any(
+            isinstance(n, (ast.Yield, ast.YieldFrom)) for n in ast.walk(function)
+        ):
+            raise TestsError(f"a test that yields, {function.name!r}, which nothing runs")
+        given = " ".join(map(ast.unparse, [*function.decorator_list, *test.decorator_list]))
+        for argument in function.args.args:
+            if argument.arg in known or argument.arg in given or argument.arg in ("self", "cls"):
+                continue
+            if "patch" not in given:  # which gives the first arguments itself
                 raise TestsError(
                     f"a test that uses pytest's fixture {argument.arg!r}, which the sandbox lacks"
                 )

@@ -37,7 +37,7 @@ def main() -> None:
         _raise_programs(theirs)
     theirs.close()
     job: dict[str, Any] = json.load(sys.stdin)
-    wire.send(nursery, job["code"])
+    wire.send(nursery, [job["before"], job["code"]])
     with contextlib.suppress(EOFError, OSError):  # a program has ended the nursery: no more runs
         if not wire.receive(nursery):
             return
@@ -54,9 +54,10 @@ def _raise_programs(control: socket.socket) -> None:
         for number in range(3):
             os.dup2(nowhere, number)
         _forget_harness()
-        compiled = _compile(wire.receive(control))
-        wire.send(control, compiled is not None)
-        while compiled is not None:
+        compiled = [_compile(part) for part in wire.receive(control)]
+        parts = [part for part in compiled if part is not None]
+        wire.send(control, len(parts) == len(compiled))
+        while len(parts) == len(compiled):
             message, descriptors, _, _ = socket.recv_fds(control, 1, 2)
             if not message:
                 break
@@ -65,8 +66,8 @@ def _raise_programs(control: socket.socket) -> None:
                 os.setsid()
                 control.close()
                 if message == b"P":
-                    program.run(compiled, *descriptors)
-                program.serve(compiled, *descriptors)
+                    program.run(parts, *descriptors)
+                program.serve(parts, *descriptors)
             for descriptor in descriptors:
                 os.close(descriptor)
             wire.send(control, pid)

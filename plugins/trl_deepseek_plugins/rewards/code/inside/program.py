@@ -6,8 +6,10 @@ calls. Whatever the program does to this process, all it can say is a value.
 
 from __future__ import annotations
 
+import atexit
 import builtins
 import contextlib
+import importlib
 import operator
 import os
 import socket
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from trl_deepseek_plugins.rewards.code.inside import wire
+from trl_deepseek_plugins.rewards.code.inside import sharing, wire
 
 BINARY = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor")
 
@@ -35,7 +37,8 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     **{name: getattr(operator, name) for name in ("neg", "abs", "index")},
     **{name: getattr(builtins, name) for name in ("getattr", "setattr", "delattr", "hash")},
     **{name: getattr(builtins, name) for name in ("str", "repr", "len", "bool", "int", "float")},
-    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    # Not named: the program's own parameter may be called ``target``.
+    "call": lambda target, /, *args, **kwargs: target(*args, **kwargs),
     "iter": iter,
     "next": next,
     "isinstance": lambda target, value: isinstance(value, target),
@@ -47,19 +50,20 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 MISSING = object()
 
 
-def run(compiled: types.CodeType, reading: int, writing: int) -> None:
+def run(compiled: list[types.CodeType], reading: int, writing: int) -> None:
     """Become a program that reads and writes; does not return."""
     _take_streams(reading, writing)
     status = 1
     try:
         try:
-            exec(compiled, _module("__main__").__dict__)
+            exec(compiled[-1], _module("__main__").__dict__)
         except SystemExit as end:
             if end.code not in (None, 0):
                 raise
         for thread in threading.enumerate():
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()  # as Python does before it ends
+        atexit._run_exitfuncs()  # likewise: fast output is often written there
         for stream in (sys.stdout, sys.__stdout__):
             if stream is not None:
                 stream.flush()
@@ -68,15 +72,21 @@ def run(compiled: types.CodeType, reading: int, writing: int) -> None:
         os._exit(status)  # with the exception, if any: nobody reads a traceback
 
 
-def serve(compiled: types.CodeType, channel: int) -> None:
-    """Load the program as a module and answer calls until nobody asks; does not return."""
+def serve(compiled: list[types.CodeType], channel: int) -> None:
+    """Load the program as a module and answer calls until nobody asks; does not return.
+
+    Args:
+        compiled: What its prompt has defined for it, and the program.
+        channel: To the tests.
+    """
     channel = os.dup2(channel, 255)
     nowhere = os.open(os.devnull, os.O_RDWR)
     _take_streams(nowhere, nowhere, keep=channel)
     try:
         module = _module("program")
-        exec(compiled, module.__dict__)
-        _Server(socket.socket(fileno=channel), module.__dict__).answer()
+        for part in compiled:
+            exec(part, module.__dict__)
+        Server(socket.socket(fileno=channel), module.__dict__).answer()
     finally:
         os._exit(1)
 
@@ -94,7 +104,7 @@ def _take_streams(reading: int, writing: int, keep: int = 256) -> None:
     os.closerange(3, keep)
 
 
-class _Server:
+class Server:
     """Does what the tests ask of the program's objects."""
 
     def __init__(self, connection: socket.socket, namespace: dict[str, Any]) -> None:
@@ -102,6 +112,7 @@ class _Server:
         self.namespace = namespace
         self.objects: list[Any] = []
         self.numbers: dict[int, int] = {}
+        self.said: list[list[str]] = []  # stream and text, of what the tests are still to be told
 
     def answer(self) -> Any:
         """Answer requests; return the value that a call back into the tests gives."""
@@ -110,18 +121,30 @@ class _Server:
             if message[0] == "value":
                 return wire.decode(message[1], self.resolve)
             if message[0] == "raised":
-                raise RuntimeError(message[1])
+                raise self.resolve(message[1])(message[2])
             try:
                 reply = ["value", *self.do(*message[1:])]
             except BaseException as error:
                 reply = ["raised", self.refer(type(error)), _said(error)]
-            wire.send(self.connection, reply)
+            self.send(reply)
+
+    def send(self, message: list[Any]) -> None:
+        """Send one message, and before it what the program has printed."""
+        said, self.said = self.said, []
+        for stream, text in said:
+            wire.send(self.connection, ["said", stream, text])
+        wire.send(self.connection, message)
 
     def do(self, name: str, target: Any, args: list[Any], kwargs: dict[str, Any]) -> list[Any]:
         """The encoded result, and the encoded arguments where the call has changed them."""
         if name == "name":
             found = self.find(*args)
             return [[found is not MISSING, wire.encode(found, self.refer)], []]
+        if name == "module":
+            return [self.refer(importlib.import_module(*args)), []]
+        if name == "share":
+            sharing.share(self, *args)
+            return [None, []]
         given = [wire.decode(value, self.resolve) for value in args]
         named = {key: wire.decode(value, self.resolve) for key, value in kwargs.items()}
         result = OPERATIONS[name](self.objects[target], *given, **named)
@@ -140,7 +163,7 @@ class _Server:
 
     def refer(self, value: Any) -> list[Any]:
         """A reference to an object, with what the tests need to know to stand in for it."""
-        if isinstance(value, _Back):
+        if isinstance(value, Back):
             return ["back", value.number]
         if isinstance(value, type) and value.__module__ == "builtins":
             name = value.__name__
@@ -167,21 +190,40 @@ class _Server:
             return self.objects[data[1]]
         if data[0] == "builtin":
             return getattr(builtins, data[1])
-        return _Back(self, data[1])
+        if data[0] == "graph":
+            return self.build(data[1])
+        return self.back(data[1])
+
+    def back(self, number: int) -> Back:
+        """A function of the tests'."""
+        return Back(self, number)
+
+    def build(self, table: list[list[Any]]) -> Any:
+        """The first of some objects of classes that tests define and the program has, too."""
+        made = [object.__new__(self.namespace[name]) for name, _ in table]
+
+        def resolve(data: list[Any]) -> Any:
+            return made[data[1]] if data[0] == "node" else self.resolve(data)
+
+        for one, (_, attributes) in zip(made, table, strict=True):
+            for name, value in attributes:
+                object.__setattr__(one, name, wire.decode(value, resolve))
+        return made[0]
 
 
-class _Back:
+class Back:
     """A function of the tests' that the program was given."""
 
-    def __init__(self, server: _Server, number: int) -> None:
+    def __init__(self, server: Server, number: int) -> None:
         self.server = server
         self.number = number
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Call it, and wait for what it returns."""
         refer = self.server.refer
         given = [wire.encode(value, refer) for value in args]
         named = {key: wire.encode(value, refer) for key, value in kwargs.items()}
-        wire.send(self.server.connection, ["back", self.number, given, named])
+        self.server.send(["back", self.number, given, named])
         return self.server.answer()
 
 

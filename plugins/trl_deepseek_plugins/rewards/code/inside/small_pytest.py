@@ -120,6 +120,24 @@ def fixture(function: Any = None, *, autouse: bool = False, name: str = "", **_:
     return _Fixture(function, autouse, name or function.__name__)
 
 
+def _built_in() -> dict[str, _Fixture]:
+    """The fixtures that pytest brings; ``own_fixtures`` makes them."""
+    names = ("tmp_path", "capsys", "monkeypatch")
+
+    def made(name: str) -> Callable[[], Any]:
+        def make() -> Any:
+            from trl_deepseek_plugins.rewards.code.inside import own_fixtures  # slow to load
+
+            return getattr(own_fixtures, name)()
+
+        return make
+
+    return {name: _Fixture(made(name), False, name) for name in names}
+
+
+BUILT_IN = _built_in()
+
+
 def fixtures_of(namespace: Mapping[str, Any], holder: Any = None) -> dict[str, _Fixture]:
     """The fixtures that a module or class defines."""
     found = [value for value in namespace.values() if isinstance(value, _Fixture)]

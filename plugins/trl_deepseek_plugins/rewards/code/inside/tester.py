@@ -8,30 +8,30 @@ here, on plain values. Objects of a class that the tests name themselves are spo
 from __future__ import annotations
 
 import builtins
-import importlib.abc
-import importlib.machinery
 import os
 import socket
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from trl_deepseek_plugins.rewards.code.inside import wire
+from trl_deepseek_plugins.rewards.code.inside import patching, sharing, wire
 from trl_deepseek_plugins.rewards.code.inside.program import BINARY, COMPARED
 
 
 def call(connection: socket.socket, test: dict[str, Any]) -> Any:
     """A list of what a function of the program returns, as JSON."""
-    function = Remote(connection, []).find(test["function"], in_solution=True)
+    function = Remote(connection).find(test["function"], in_solution=True)
     return [wire.encode(function(*test["arguments"]), lambda value: ["other"])]
 
 
 def run_text(connection: socket.socket, test: dict[str, Any]) -> bool:
     """Run a test's text; True where all of it ran through."""
-    remote = Remote(connection, test["names"])
-    _offer_frameworks(test["setup"] + test["source"])
-    sys.meta_path.append(_ProgramFinder(remote, test["modules"]))
+    source = test["setup"] + test["source"]
+    remote = Remote(connection, test["names"], sharing.wanted(source))
+    _offer_frameworks(source)
+    sys.meta_path.append(patching.ProgramFinder(remote, test["modules"]))
+    patching.mirror(remote, test["patched"])
     module = types.ModuleType("tests")
     sys.modules["tests"] = module
     for name in test["names"]:
@@ -67,16 +67,30 @@ class Remote:
     Args:
         connection: To it.
         named: Names that the tests use of the program.
+        shared: What else they have to do with, see :func:`.sharing.wanted`.
     """
 
-    def __init__(self, connection: socket.socket, named: list[str]) -> None:
+    def __init__(
+        self, connection: socket.socket, named: Sequence[str] = (), shared: Sequence[str] = ()
+    ) -> None:
         self.connection = connection
+        self.named: set[str] = set()
+        self.solves = False
+        for name in named:
+            self.name(name)
+        self.shared = shared
+        self.told: Any = None  # environment and folder, as the program has them
+        self.callbacks: list[Any] = sharing.reads() if "input" in shared else []
+        self.exceptions: dict[int, type[BaseException]] = {}
+
+    def name(self, name: str) -> None:
+        """The tests use a global of the program: one with a capital is a class of theirs."""
         # A function's own name is none: a class in its place would be given what tests expect. Of
         # ``Solution`` the methods are called, and what they return is not trusted.
-        self.named = {name for name in named if name[:1].isupper()} - {"Solution"}
-        self.solves = "Solution" in named
-        self.callbacks: list[Any] = []
-        self.exceptions: dict[int, type[BaseException]] = {}
+        if name == "Solution":
+            self.solves = True
+        elif name[:1].isupper():
+            self.named.add(name)
 
     def find(self, name: str, in_solution: bool = False, missing_ok: bool = False) -> Any:
         """The program's global of that name.
@@ -86,12 +100,18 @@ class Remote:
         """
         (found, value), _ = self._exchange(["do", "name", None, [name, in_solution], {}])
         if found:
+            self.name(name)
             return wire.decode(value, lambda data: self.resolve(data, True))
         if missing_ok:
             return None
         raise NameError(f"name {name!r} is not defined")
 
-    def ask(self, operation: str, target: int, *args: Any, **kwargs: Any) -> Any:
+    def module(self, name: str) -> Any:
+        """A module as the program's process has it; ``program`` is the program."""
+        value, _ = self._exchange(["do", "module", None, [name], {}])
+        return self.resolve(value, True)
+
+    def ask(self, operation: str, target: int, /, *args: Any, **kwargs: Any) -> Any:
         """Do something with an object of the program's; arguments change as they would here."""
         known, calls = False, True
         if operation == "getattr":
@@ -104,10 +124,25 @@ class Remote:
         return wire.decode(result, lambda data: self.resolve(data, known, calls))
 
     def _exchange(self, message: list[Any]) -> list[Any]:
+        if self.shared:
+            self._share()
+        return self._send(message)
+
+    def _share(self) -> None:
+        here = [dict(os.environ), os.getcwd()] if "environment" in self.shared else [{}, ""]
+        if here != self.told:
+            self.told = here
+            self._send(["do", "share", None, [self.shared, *here], {}])
+
+    def _send(self, message: list[Any]) -> list[Any]:
         try:
             wire.send(self.connection, message)
             while True:
                 answer = wire.receive(self.connection)
+                if answer[0] == "said":
+                    stream = sys.stderr if answer[1] == "stderr" else sys.stdout
+                    stream.write(answer[2])
+                    continue
                 if answer[0] == "value":
                     return answer[1:]
                 if answer[0] == "raised":
@@ -127,7 +162,9 @@ class Remote:
             }
             return ["value", wire.encode(self.callbacks[number](*given, **named), self.refer)]
         except Exception as error:
-            return ["raised", str(error)]
+            kind = type(error)
+            known = vars(builtins).get(kind.__name__) is kind or hasattr(kind, "_number")
+            return ["raised", self.refer(kind if known else RuntimeError), str(error)]
 
     def refer(self, value: Any) -> list[Any]:
         """How the program is told of something that is not plain.
@@ -141,12 +178,31 @@ class Remote:
         name = getattr(value, "__name__", "")
         if value is vars(builtins).get(name):
             return ["builtin", name]
-        if isinstance(value, Iterator):
+        if isinstance(value, Iterator) and not callable(value):
             return ["iterator", *(wire.encode(item, self.refer) for item in value)]
         if callable(value):
             self.callbacks.append(value)
             return ["back", len(self.callbacks) - 1]
+        if type(value).__module__ == "tests" and hasattr(value, "__dict__"):
+            return ["graph", self._table(value)]
         raise TypeError(f"the program cannot be given a {type(value).__name__} of the tests")
+
+    def _table(self, value: Any) -> list[Any]:
+        """Class and attributes of an object of the tests, and of all such that it leads to."""
+        objects, numbers = [value], {id(value): 0}
+
+        def refer(inner: Any) -> list[Any]:
+            if type(inner).__module__ != "tests" or isinstance(inner, (type, types.FunctionType)):
+                return self.refer(inner)
+            if id(inner) not in numbers:
+                numbers[id(inner)] = len(objects)
+                objects.append(inner)
+            return ["node", numbers[id(inner)]]
+
+        return [
+            [type(one).__name__, [[k, wire.encode(v, refer)] for k, v in vars(one).items()]]
+            for one in objects  # it grows
+        ]
 
     def resolve(self, data: list[Any], known: bool, calls: bool = True) -> Any:
         """What stands here for an object of the program's; for the rest see :class:`StandIn`."""
@@ -187,12 +243,12 @@ class StandIn:
         self.__dict__.update(_remote=remote, _number=number, _known=known)
         self.__dict__.update(_calls=calls, _methods=methods)
 
-    def _hand(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+    def _hand(self, operation: str, /, *args: Any, **kwargs: Any) -> Any:
         if not self._known and not (operation == "call" and (self._calls or not (args or kwargs))):
             raise TypeError("an object that the program returned is not given what tests hold")
         return self._remote.ask(operation, self._number, *args, **kwargs)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Call the object."""
         return self._hand("call", *args, **kwargs)
 
@@ -202,6 +258,9 @@ class StandIn:
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._hand("setattr", name, value)
+
+    def __delattr__(self, name: str) -> None:
+        self._hand("delattr", name)
 
     def __eq__(self, other: object) -> bool:
         """Identity; the program's own ``__eq__`` only between two objects of known classes."""
@@ -281,27 +340,3 @@ def _replace(mine: Any, new: Any) -> None:
     elif hasattr(mine, "extend"):
         mine.clear()
         mine.extend(new)
-
-
-class _ProgramFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds the program under the names of modules that the tests import it by."""
-
-    def __init__(self, remote: Remote, names: list[str]) -> None:
-        self.remote = remote
-        self.names = names
-
-    def find_spec(self, fullname: str, *_: object) -> importlib.machinery.ModuleSpec | None:
-        if fullname not in self.names:
-            return None
-        return importlib.machinery.ModuleSpec(fullname, self, is_package=True)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        def find(name: str) -> Any:
-            if name.startswith("__"):
-                raise AttributeError(name)
-            try:
-                return self.remote.find(name)
-            except NameError as error:
-                raise AttributeError(name) from error
-
-        module.__dict__["__getattr__"] = find

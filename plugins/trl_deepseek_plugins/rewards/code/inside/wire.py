@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import importlib
 import json
 import socket
 import struct
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
@@ -58,6 +59,8 @@ READERS: dict[str, Callable[..., Any]] = {
     "time": datetime.time.fromisoformat,
     "datetime": datetime.datetime.fromisoformat,
     "timedelta": datetime.timedelta,
+    "path": lambda text: importlib.import_module("pathlib").Path(text),  # slow to load
+    "named": lambda name, fields, *values: namedtuple(name, fields)(*values),
     "iterator": lambda *items: iter(items),
 }
 # Bytes of whatever comes out: a program's output, a value, a message, all results of a completion.
@@ -90,6 +93,11 @@ def encode(value: Any, refer: Refer) -> Any:
         return [kind.__name__, value.isoformat()]
     if kind is datetime.timedelta:
         return ["timedelta", value.days, value.seconds, value.microseconds]
+    if kind.__name__ in ("PosixPath", "PurePosixPath") and kind.__module__.startswith("pathlib"):
+        return ["path", str(value)]
+    fields = getattr(kind, "_fields", None)
+    if issubclass(kind, tuple) and isinstance(fields, tuple):
+        return ["named", kind.__name__, ["list", *fields], *(encode(v, refer) for v in value)]
     for base, plain in BASES.items():
         if issubclass(kind, base):
             return ["like", encode(plain(value), refer), refer(value)]
