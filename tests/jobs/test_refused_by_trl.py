@@ -11,7 +11,7 @@ import pytest
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, dynamic_module_utils
 
 import trl_deepseek
 from trl_deepseek import load_registry
@@ -107,7 +107,7 @@ def with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (folder / "config.json").write_text(json.dumps(settings))
     code = 'from transformers import LlamaConfig\nclass Own(LlamaConfig):\n    model_type = "own"\n'
     (folder / "own.py").write_text(code)
-    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
 
     def asked(question: str = "") -> str:
         raise AssertionError(f"asked at a prompt: {question}")
@@ -121,7 +121,7 @@ def test_code_of_a_model_runs_only_when_it_is_trusted(with_code: str, tmp_path: 
     with pytest.raises(ValueError, match="custom code"):
         trl.SFTTrainer(with_code, **named)
     _, named = given("SFT", trl_deepseek, tmp_path, {}, {}, False)
-    with pytest.raises(ValueError, match="custom code.*\n.*--trust_remote_code true"):
+    with pytest.raises(ValueError, match=r"custom code.*\n.*--trust_remote_code true"):
         trl_deepseek.SFTTrainer.check(with_code, **named)
     _, named = given("SFT", trl_deepseek, tmp_path, {"trust_remote_code": True}, {}, False)
     trl_deepseek.SFTTrainer.check(with_code, **named)
