@@ -48,7 +48,6 @@ NUMBERS = {
     "save_total_limit": "[1, inf)",
     "ddp_bucket_cap_mb": "(0, inf)",
     "torch_empty_cache_steps": "[1, inf)",
-    "num_completions_to_print": "[1, inf)",
     "eval_delay": "[0, inf)",
     "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
     "save_steps": "[0, inf)",
@@ -95,7 +94,7 @@ NUMBERS = {
     "entropy_coef_delta": "[0, inf)",
     "entropy_target": "[0, inf)",
     "max_tool_calling_iterations": "[0, inf)",
-    "off_policy_mask_threshold": "(-inf, inf)",
+    "off_policy_mask_threshold": "(0, inf)",
     "engine_tolerance": "[0, inf)",
     "num_completions_to_print": "[0, inf)",
     "vllm_server_port": "[1, 65535]",
