@@ -67,6 +67,7 @@ CASES: list[tuple[str, Log, dict[str, Any], str]] = [
     ("entropy", line("entropy", 2.0, 0.01, 30, reward=0.1, reward_std=0.3), {}, "the entropy has"),
     ("kl", line("kl", 0.0, 4.0, reward=0.1), {"beta": 0.04}, "nats per token"),
     ("kl of kto", line("kl", 0.0, 400.0), {"beta": 0.1}, "has no gradient left"),
+    ("lost answers", line("rewards/chosen", -1.0, -60.0, 20), {}, "log-ratio is -10.3,"),
     (
         "the engine and the trainer differ",
         constant(
@@ -128,6 +129,7 @@ WELL: list[tuple[str, Log, dict[str, Any]]] = [
         constant(**SPREADS, **LOUD),
         {"weights": TWO, "normalized": True},
     ),
+    ("a margin that grows is learning", line("rewards/chosen", 0.0, -4.0), {}),
     ("the entropy of sft falls as it learns", line("entropy", 3.0, 0.01), {}),
     (
         "an engine in 16 bits rounds otherwise",

@@ -169,6 +169,21 @@ def kl_explosion(run: Series) -> str | None:
     )
 
 
+def answers_are_lost(run: Series) -> str | None:
+    """Also what was preferred has become far less likely than under the reference.
+
+    The KL that KTO logs cannot show it: an estimate below 0 counts as 0.
+    """
+    lost = run.last("rewards/chosen")  # beta times the log-ratio
+    if lost is None or lost >= -SATURATED:
+        return None
+    return (
+        f"preferred completions have become less likely than under the reference: beta times the "
+        f"log-ratio is {lost:.3g}, where a sigmoid has no gradient left: lower the learning rate, "
+        "raise beta, or add a likelihood term, such as loss_type sft with loss_weights"
+    )
+
+
 def engine_and_trainer_differ(run: Series) -> str | None:
     """Tokens are sampled with other probabilities than they are trained with.
 
@@ -224,6 +239,7 @@ SYMPTOMS: tuple[Symptom, ...] = (
     all_clipped,
     entropy_collapse,
     kl_explosion,
+    answers_are_lost,
     engine_and_trainer_differ,
     metric_falls,
 )
