@@ -48,7 +48,6 @@ NUMBERS = {
     "save_total_limit": "[1, inf)",
     "ddp_bucket_cap_mb": "(0, inf)",
     "torch_empty_cache_steps": "[1, inf)",
-    "num_completions_to_print": "[1, inf)",
     "eval_delay": "[0, inf)",
     "eval_steps": "[0, inf)",  # below 1 a share of all steps, like the next
     "save_steps": "[0, inf)",
