@@ -251,6 +251,10 @@ TABLE = [
         "the reference of a model in memory is no file", "model_id architecture kwargs",
     ),
     Name(
+        "accelerate.utils", "DynamoBackend", "trainers/trial.py",
+        "the backends that torch_compile_backend may name",
+    ),
+    Name(
         "trl.trainer.grpo_trainer", "BaseTunerLayer", "trainers/adapted_head.py",
         "an adapter on the head is refused",
     ),
@@ -379,11 +383,14 @@ def files() -> Iterator[tuple[Path, ast.Module]]:
 # The standard library's, and texts of ours that only look like names.
 NOT_OF_A_LIBRARY = {
     *("_StoreAction", "_SubParsersAction", "_actions", "_add_container_actions"),  # argparse
-    *("_exit", "_base_executable"),  # os, sys
+    *("_optionals", "_group_actions"),  # argparse
+    *("_exit", "_base_executable", "_run_exitfuncs"),  # os, sys, atexit
+    *("_fields", "_SentinelObject"),  # named tuples, unittest.mock
     *("_bytes", "_ids", "_token", "_available", "_methods"),
     "_saving",  # the folder that checkpoints are written in
     "_unsorted_args",  # sympy
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
+    "_trl_deepseek_plain",
     "_trl_deepseek_engine",
 }
 

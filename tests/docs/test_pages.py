@@ -109,6 +109,11 @@ def test_every_option_that_is_not_of_trl_is_in_the_docs() -> None:
     assert not missing
 
 
+def test_the_readme_links_every_page() -> None:
+    linked = set(re.findall(r"\]\(docs/(\w+\.md)\)", text_of(REPOSITORY / "README.md")))
+    assert linked == {page.name for page in PAGES} - {"README.md"}
+
+
 def test_the_readme_lists_every_command() -> None:
     table = text_of(REPOSITORY / "README.md").partition("| command | |")[2].partition("\n\n")[0]
     listed = {each.split()[0] for each in re.findall(r"`([^`]+)`", table.replace("`, `", "` `"))}

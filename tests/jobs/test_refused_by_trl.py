@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ import pytest
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, dynamic_module_utils
 
 import trl_deepseek
 from trl_deepseek import load_registry
 from trl_deepseek.errors import DataError, UserError
+from trl_deepseek.models import load_config
 
 ROWS: dict[str, dict[str, Any]] = {
     "SFT": {"text": "1+1=2"},
@@ -90,3 +93,37 @@ def test_an_adapter_is_given_once(tmp_path: Path) -> None:
     (model,), named = given("SFT", trl_deepseek, tmp_path, {}, {}, False)
     with pytest.raises(ValueError, match="adapter already"):
         trl_deepseek.SFTTrainer.check(get_peft_model(model, LORA["peft_config"]), **named, **LORA)
+
+
+@pytest.fixture
+def with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A model whose code comes with it, where nobody answers a question."""
+    folder = tmp_path / "with_code"
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Own"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    code = 'from transformers import LlamaConfig\nclass Own(LlamaConfig):\n    model_type = "own"\n'
+    (folder / "own.py").write_text(code)
+    monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+
+    def asked(question: str = "") -> str:
+        raise AssertionError(f"asked at a prompt: {question}")
+
+    monkeypatch.setattr(builtins, "input", asked)
+    return str(folder)
+
+
+def test_code_of_a_model_runs_only_when_it_is_trusted(with_code: str, tmp_path: Path) -> None:
+    _, named = given("SFT", trl, tmp_path, {}, {}, False)
+    with pytest.raises(ValueError, match="custom code"):
+        trl.SFTTrainer(with_code, **named)
+    _, named = given("SFT", trl_deepseek, tmp_path, {}, {}, False)
+    with pytest.raises(ValueError, match=r"custom code.*\n.*--trust_remote_code true"):
+        trl_deepseek.SFTTrainer.check(with_code, **named)
+    _, named = given("SFT", trl_deepseek, tmp_path, {"trust_remote_code": True}, {}, False)
+    trl_deepseek.SFTTrainer.check(with_code, **named)
+    config = load_config(with_code, load_registry(), trust=True)
+    assert type(config).__name__ == "Own"

@@ -24,7 +24,7 @@ needs_sandbox = pytest.mark.skipif(sandbox.unavailable() is not None, reason="no
 
 def wrongly_scored(rows: list[dict[str, Any]]) -> list[tuple[str, Any, Any]]:
     names = sorted({name for row in rows for name in row["columns"]})
-    columns: dict[str, Any] = {n: [row["columns"].get(n) for row in rows] for n in names}
+    columns: dict[str, Any] = {name: [row["columns"].get(name) for row in rows] for name in names}
     prompts = [row.get("prompt") for row in rows]
     completions = [row["completion"] for row in rows]
     scores = code_tests(completions, prompts=prompts, seconds=5.0, **columns)

@@ -10,7 +10,7 @@ _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 # nobody means, so that it is no box.
 _UNBRACED = re.compile(
     r"\\(boxed|fbox)(?:\s*(\\(?:pi|infty|emptyset|varnothing|alpha|beta|theta)(?![A-Za-z]))|\s+(\w)|(\d))"
-    r"(?=\s*(?:\$|\\\)|\\\]|[.,;:!]?(?:\s+(?![\d.+*/^_=\\-])|\s*\Z)))"
+    r"(?=\s*(?:\$|\\\)|\\\]|</|[.,;:!]?(?:\s+(?![\d.+*/^_=\\-])|\s*\Z)))"
 )
 _PLACEHOLDER = re.compile(
     r"\s*(?:\\text\s*\{)?[\s.…\[<]*(?:\\[lc]?dots)?"

@@ -52,6 +52,8 @@ def _show(found: Evaluation) -> None:
     from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160
     view = Table(title="value, 95 % interval, number of rows", title_justify="left")
     view.add_column("metric")
     estimates = {name: found.estimates(name) for name in found.measured}

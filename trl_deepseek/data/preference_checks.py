@@ -118,7 +118,8 @@ def _asked_again(row: rows.Row) -> str | None:
         if role not in ("assistant", "tool"):
             return (
                 f"column {name!r} begins with a message of the {role} that is not the prompt's, "
-                "and would be learned as an answer"
+                "and would be learned as an answer\n  what comes before the answer is the prompt: "
+                "put it there"
             )
     return None
 

@@ -67,11 +67,6 @@ def plan(args: Any, registry: Registry) -> PolicyPlan:
     if not isinstance(args.loss_type, str) or not args.loss_type:
         said = f"is {args.loss_type!r}, and GRPO has one loss" if args.loss_type else "is empty"
         raise ConfigError(f"loss_type {said}: name a policy loss (see `trl-deepseek plugins`)")
-    if args.off_policy_mask_threshold is not None and not args.off_policy_mask_threshold > 0:
-        raise ConfigError(
-            f"{THRESHOLD} is {args.off_policy_mask_threshold}: it must be above 0, in nats per "
-            "token\n  leave it out for no mask"
-        )
     loss = registry.policy_losses.get(args.loss_type)
     if loss is None and args.loss_type not in TRL_LOSSES:
         raise _unknown(args.loss_type, registry)

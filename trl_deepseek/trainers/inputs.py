@@ -229,7 +229,10 @@ def _check_balancing(inputs: Inputs) -> None:
             f"{said}does not return what its routers said here\n"
             f"  {releases.needs(releases.ROUTER_LOGITS)}; or leave router_aux_loss_coef out"
         )
-    raise ConfigError(f"{said}has no experts to balance\n  leave router_aux_loss_coef out")
+    raise ConfigError(
+        f"{said}is not a Mixture-of-Experts model: there are no experts to balance\n"
+        "  leave router_aux_loss_coef out"
+    )
 
 
 def _size(inputs: Inputs) -> int:

@@ -94,7 +94,7 @@ NUMBERS = {
     "entropy_coef_delta": "[0, inf)",
     "entropy_target": "[0, inf)",
     "max_tool_calling_iterations": "[0, inf)",
-    "off_policy_mask_threshold": "(-inf, inf)",
+    "off_policy_mask_threshold": "(0, inf)",
     "engine_tolerance": "[0, inf)",
     "num_completions_to_print": "[0, inf)",
     "vllm_server_port": "[1, 65535]",
