@@ -6,6 +6,7 @@ import asyncio
 import logging
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from trl_deepseek.errors import RunError
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rewards.resolving import resolve
+from trl_deepseek.trainers.saving import TakeUp
 from trl_deepseek.workers.remembering import Remember, answer
 
 
@@ -31,6 +33,17 @@ class Counter:
     def __call__(self, completions: list[str], **_: Any) -> list[float]:
         self.calls += 1
         return [float(self.calls)] * len(completions)
+
+
+def test_a_file_that_holds_something_else_is_one_message() -> None:
+    def read(_: Path) -> None:
+        raise KeyError("step")
+
+    trainer = SimpleNamespace(_resumed="out/checkpoint-2", _read_own=read)
+    arguments = SimpleNamespace(should_save=False), SimpleNamespace(global_step=2), None
+    with pytest.raises(RunError) as ended:
+        TakeUp(trainer).on_train_begin(*arguments)
+    assert str(ended.value) == "out/checkpoint-2 cannot be taken up: KeyError: 'step'"
 
 
 # In a file of its own, so that a worker process need not import what this one does.
