@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import trl
 
-from trl_deepseek import TokenLogps, hookimpl, load_registry
+from trl_deepseek import GRPOConfig, TokenLogps, hookimpl, load_registry
 from trl_deepseek.errors import ConfigError, NotFinite, PluginError, RunError
 from trl_deepseek.plugin_kit import conformance
 from trl_deepseek.policy import kl
 from trl_deepseek.policy.bound import BoundPolicyLoss, bind_loss, invented_tokens
 from trl_deepseek.policy.objective import Objective
+from trl_deepseek.policy.plan import LOSS_FIELDS, TRL_LOSSES, plan
 from trl_deepseek.policy.reductions import reduce
 from trl_deepseek.policy_types import REDUCTIONS, PolicyLoss
 
@@ -332,3 +334,12 @@ def test_the_kl_term_is_added_unless_it_is_among_the_rewards() -> None:
     elsewhere, metrics = Objective(bound, 0.5, "k1", penalises=False)(seen)
     torch.testing.assert_close(elsewhere, alone)
     assert "kl" in metrics
+
+
+@pytest.mark.parametrize("name", TRL_LOSSES)
+def test_trls_defaults_may_be_written_out(name: str) -> None:
+    defaults = {each.name: each.default for each in fields(trl.GRPOConfig)}
+    written = {option: defaults[option] for option in LOSS_FIELDS}
+    config = GRPOConfig("out", loss_type=name, report_to="none", use_cpu=True, **written)
+    silent = GRPOConfig("out", loss_type=name, report_to="none", use_cpu=True)
+    assert plan(config, REGISTRY) == plan(silent, REGISTRY)

@@ -14,6 +14,7 @@ from typing import Any
 import trl
 
 from trl_deepseek.errors import ConfigError, UnknownName, did_you_mean
+from trl_deepseek.losses.checking import has_option
 from trl_deepseek.policy.bound import BoundAdvantage, BoundPolicyLoss, bind_advantage, bind_loss
 from trl_deepseek.policy.objective import Objective
 from trl_deepseek.policy_types import PolicyLoss
@@ -126,6 +127,8 @@ def _given(args: Any, loss: PolicyLoss) -> dict[str, Any]:
         changed = value != defaults[name]
         if name == THRESHOLD and name not in loss.options:
             continue  # it is applied to every loss
+        if not changed and loss.name in TRL_LOSSES and not has_option(loss, name):
+            continue  # TRL's default, written out: TRL takes it with each of its losses
         if changed or (names is not None and name in names and value is not None):
             found[name] = value
     return found
