@@ -35,7 +35,7 @@ CASES: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any], bool]] = 
     ("SFT", {**TWICE, "gradient_checkpointing": True}, {}, {}, False),
     ("SFT", {"eval_strategy": "steps"}, {}, {}, False),
     ("SFT", {}, {}, {"image": "a.png"}, False),
-    ("SFT", {}, {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}, {}, False),
+    ("DPO", {}, {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}, {}, False),
     ("SFT", {"torch_compile": True, "torch_compile_backend": "inductr"}, {}, {}, False),
     ("DPO", {"sync_ref_model": True}, LORA, {}, False),
     ("DPO", {"sync_ref_model": True, "precompute_ref_log_probs": True}, {}, {}, False),
