@@ -339,7 +339,7 @@ def test_the_kl_term_is_added_unless_it_is_among_the_rewards() -> None:
 @pytest.mark.parametrize("name", TRL_LOSSES)
 def test_trls_defaults_may_be_written_out(name: str) -> None:
     defaults = {each.name: each.default for each in fields(trl.GRPOConfig)}
-    written = {option: defaults[option] for option in LOSS_FIELDS}
+    written: dict[str, Any] = {option: defaults[option] for option in LOSS_FIELDS}
     config = GRPOConfig("out", loss_type=name, report_to="none", use_cpu=True, **written)
     silent = GRPOConfig("out", loss_type=name, report_to="none", use_cpu=True)
     assert plan(config, REGISTRY) == plan(silent, REGISTRY)

@@ -197,6 +197,8 @@ def _headers(file: Path) -> dict[str, Tensor]:
                 key: torch.empty(part.get_shape(), dtype=_dtype(part.get_dtype()))
                 for key, part in slices.items()
             }
+    except ModelError:
+        raise
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, AttributeError) as error:
         raise ModelError(f"{file} is cut off, or holds no weights: {_say(error)}") from error
     except pickle.UnpicklingError as error:
