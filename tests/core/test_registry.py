@@ -250,7 +250,8 @@ def test_a_blocked_plugin_is_not_even_imported(
             "from trl_deepseek import hookimpl\n@hookimpl\n"
             "def register_rewards(register):\n    register('x', print, columms=())\n",
             "plugin 'mine': reward 'x': unknown option 'columms'\n"
-            "  options: columns, timeout, isolate, samplewise, runs_code, requires, check_row, check, tasks",
+            "  options: columns, timeout, isolate, samplewise, runs_code, requires, check_row, "
+            "check, tasks",
         ),
         (
             "from trl_deepseek import hookimpl\n@hookimpl\n"
