@@ -107,7 +107,7 @@ def main(options: argparse.Namespace) -> dict[str, dict[str, float]]:
             max_steps=options.sft_steps,
             per_device_train_batch_size=64,
             learning_rate=3e-3 if options.model_name_or_path.startswith("tiny") else 2e-5,
-            # The rate stays up until the end, as in the quickstart, whose SFT learns steps likewise.
+            # As in the quickstart: steps are learned late, and while the rate is high.
             lr_scheduler_type="warmup_stable_decay",
             lr_scheduler_kwargs={"num_decay_steps": options.sft_steps // 4},
             warmup_steps=20,
