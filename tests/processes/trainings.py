@@ -161,7 +161,7 @@ def everything(whole: Path) -> None:
         "loss_kwargs": {"epsilon_high": 5.0},
     }
     penalised = {"beta": 0.1, "kl_in": "reward", "num_generations": 2, "drop_equal_groups": True}
-    generating("policy", folder, [length, no_rank], **named, **penalised)
+    generating("policy", folder, [length, no_rank], **named, **penalised, reward_workers=1)
     failing = {"reward_on_error": "abstain", "reward_max_failures": STEPS + 1}
     generating("abstaining", folder, [length, fails_on_the_last_process], **failing)
 

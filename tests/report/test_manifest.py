@@ -48,6 +48,7 @@ def test_it_has_versions_config_data_plugins_template_and_how_it_ended(sft: Path
         "report_to": "none",
         "logging_steps": 1.0,
         "seed": 3,
+        "neftune_noise_alpha": 5.0,
     }
     assert run["config"]["default"]["warmup_steps"] == 0
     source = hashlib.sha256(Path("mine.py").read_bytes()).hexdigest()

@@ -52,7 +52,7 @@ def select(
     """
     made = Rows()
     control_tokens = pattern_of(tokenizer) if chat.installed(tokenizer) is not None else None
-    inspector = Inspector(tokenizer, None)
+    inspector = Inspector(tokenizer, control_tokens)
 
     def fault(row: Mapping[str, Any]) -> str | None:
         """What training would refuse a row for."""
