@@ -240,3 +240,11 @@ def _matches(target: str, name: str, is_pattern: bool) -> bool:
 
 def _short(names: set[str]) -> str:
     return ", ".join(sorted({name.rpartition(".")[2] for name in names} - set(HEADS)))
+
+
+def targets(peft_config: Any, layer: str) -> bool:
+    """Whether an adapter names ``layer``, such as ``lm_head``, among those that it changes."""
+    named = getattr(peft_config, "target_modules", None) or ()
+    if isinstance(named, str):  # a pattern; "all-linear" leaves the output layer out
+        return named != "all-linear" and re.fullmatch(named, layer) is not None
+    return any(name.split(".")[-1] == layer for name in named)

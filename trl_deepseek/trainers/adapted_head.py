@@ -7,13 +7,13 @@ are let through wherever it scores every pass.
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from trl.trainer import grpo_trainer
 
+from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def check(inputs: Inputs) -> None:
         ConfigError: Names the option.
     """
     args = inputs.args
-    if not (_targets_head(inputs.options.get("peft_config")) or has_adapter(inputs.model)):
+    if not (lora.targets(inputs.options.get("peft_config"), HEAD) or has_adapter(inputs.model)):
         return
     by_trl = {
         "prefix_sharing off": getattr(args, "prefix_sharing", "auto") == "off",
@@ -62,10 +62,3 @@ def allowed() -> Iterator[None]:
         yield
     finally:
         grpo_trainer.BaseTunerLayer = found
-
-
-def _targets_head(peft_config: Any) -> bool:
-    targets = getattr(peft_config, "target_modules", None) or ()
-    if isinstance(targets, str):  # a pattern; "all-linear" leaves the head out
-        return targets != "all-linear" and re.fullmatch(targets, HEAD) is not None
-    return any(target.split(".")[-1] == HEAD for target in targets)

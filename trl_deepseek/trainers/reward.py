@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import copy
 import logging
-import re
 from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
 
 from trl_deepseek import data, models
+from trl_deepseek.adapters import lora
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss
 from trl_deepseek.losses.plan import plan
@@ -196,7 +196,7 @@ def with_score_head(peft_config: Any) -> Any:
     as random as it began. A config that names the head among its targets says what it wants.
     """
     changed = copy.deepcopy(peft_config)  # TRL adds to its lists
-    if _targets_score_head(changed):
+    if lora.targets(changed, SCORE_HEAD):
         logger.warning(
             "the LoRA config has %r among its targets: the random weights beneath are neither "
             "trained nor saved with the adapter; modules_to_save=[%r] would do both",
@@ -215,13 +215,6 @@ def with_score_head(peft_config: Any) -> Any:
     if hasattr(changed, "modules_to_save"):
         changed.modules_to_save = [*saved, *([] if SCORE_HEAD in saved else [SCORE_HEAD])]
     return changed
-
-
-def _targets_score_head(peft_config: Any) -> bool:
-    targets = getattr(peft_config, "target_modules", None) or ()
-    if isinstance(targets, str):
-        return targets != "all-linear" and re.fullmatch(targets, SCORE_HEAD) is not None
-    return SCORE_HEAD in targets
 
 
 __all__ = ["RewardConfig", "RewardTrainer"]
