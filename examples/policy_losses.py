@@ -78,7 +78,7 @@ def common(folder: str, steps: int, seed: int) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
     }
 

@@ -101,7 +101,7 @@ def common(folder: str, steps: int, seed: int) -> dict[str, Any]:
         "report_to": "none",
         "disable_tqdm": True,
         "logging_steps": steps,
-        "activation_checkpointing": False,
+        "gradient_checkpointing": False,
         "dataloader_pin_memory": False,
     }
 

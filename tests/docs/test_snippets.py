@@ -105,7 +105,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "every", [False, pytest.param(True, marks=pytest.mark.matrix)], ids=["some", "every"]
 )
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(
+            page, id=page.stem, marks=[pytest.mark.transformers("5.15")] * (page.stem == "tools")
+        )
+        for page in PAGES
+    ],
+)
 def test_the_snippets_run(
     page: Path,
     every: bool,

@@ -100,7 +100,7 @@ def test_a_mixture_of_tasks_with_different_verifiers_trains(tmp_path: Path) -> N
         logging_steps=1,
         report_to="none",
         disable_tqdm=True,
-        activation_checkpointing=False,
+        gradient_checkpointing=False,
         plugins=plugins,
     )
     trainer = GRPOTrainer("tiny-deepseek-llm", None, config, mixture)

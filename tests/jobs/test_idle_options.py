@@ -155,6 +155,7 @@ def test_of_a_stock_config_what_is_not_as_by_default_is_judged(
     assert said(caplog) == ["ref_model_sync_steps has no effect here; it needs sync_ref_model"]
 
 
+@pytest.mark.transformers("5.24")  # the last of them
 def test_every_rule_names_options_that_exist() -> None:
     trainers = (SFTConfig, DPOConfig, KTOConfig, RewardConfig, GRPOConfig)
     commands = (DataArguments, ModelArguments, *trainers)

@@ -29,7 +29,7 @@ COMMON: dict[str, Any] = {
     "disable_tqdm": True,
     "gradient_accumulation_steps": 2,
     "steps_per_generation": 4,
-    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
 }
 
 

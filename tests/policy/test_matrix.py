@@ -79,7 +79,7 @@ def trainer(folder: Path, model: Any = None, **options: Any) -> GRPOTrainer:
             "use_cpu": True,
             "bf16": False,
             "disable_tqdm": True,
-            "activation_checkpointing": False,
+            "gradient_checkpointing": False,
             **options,
         },
     )

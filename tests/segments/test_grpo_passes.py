@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from trl_deepseek import GRPOConfig, GRPOTrainer
+from trl_deepseek import GRPOConfig, GRPOTrainer, releases
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers import scoring
@@ -31,6 +31,7 @@ CELLS = [
     for cell in itertools.product(MODELS, ("full", "lora", "qlora"), ("sdpa", "eager"), (0, 1))
 ]
 WIDTH = 10  # of completions
+BALANCES = releases.has(releases.ROUTER_LOGITS)
 
 
 def length(completions: list[Any], **_: Any) -> list[float]:
@@ -42,7 +43,7 @@ def trainer(folder: Path, model: str, kind: str, attention: str = "sdpa", **give
         "gradient_checkpointing": False,
         "prefix_sharing": "off",
         "quantization": None if kind == "full" else kind,
-        "router_aux_loss_coef": None if model == MODELS[0] else 0.1,
+        "router_aux_loss_coef": 0.1 if model != MODELS[0] and BALANCES else None,
         **given,
     }
     config = GRPOConfig(

@@ -170,7 +170,7 @@ def rolled_out(
             "logging_steps": 1,
             "tool_timeout": 0.2,
             "disable_tqdm": True,
-            "activation_checkpointing": False,
+            "gradient_checkpointing": False,
             **options,
         },
     )
