@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_ddp_and_fsdp2_on_two_processes_give_what_one_process_gives() -> None:
     script = Path(__file__).with_name("two_processes.py")

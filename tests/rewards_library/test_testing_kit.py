@@ -99,6 +99,7 @@ def test_check_plugin_names_what_does_not_hold(
         check_plugin(str(file))
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_the_third_party_example_passes_its_own_tests(repository: Path) -> None:
     example = repository / "examples" / "third_party_plugin"
