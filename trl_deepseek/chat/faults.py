@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import literal
-from trl_deepseek.chat.message_faults import COMMON, Fault, unlearnable, unreadable
+from trl_deepseek.chat.message_faults import COMMON, Fault, misplaced, unlearnable, unreadable
 from trl_deepseek.chat.messages import (
+    ANSWERS,
     TARGETS,
     Conversation,
     conversations,
@@ -70,6 +71,10 @@ class Inspector:
             if is_conversation(row.get(column)):
                 thinks = self.control_tokens is not None
                 yield from unlearnable(row[column], column, masks=self.masks, thinks=thinks)
+        prompt: Any = row.get("prompt")
+        for column in ANSWERS if is_conversation(prompt) else ():
+            if is_conversation(row.get(column)):
+                yield from misplaced(prompt, row[column], column, masks=self.masks)
         for conversation in conversations(row):
             for number, message in enumerate(conversation):
                 yield from unreadable(message, number)

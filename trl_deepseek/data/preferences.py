@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.data import rows
 from trl_deepseek.data.loading import source_of
-from trl_deepseek.data.preference_checks import READ, check_preferences, layout_of
+from trl_deepseek.data.preference_checks import (
+    READ,
+    check_preferences,
+    layout_of,
+    speakers_beside_the_assistant,
+)
 from trl_deepseek.data.preference_rows import Layout
 from trl_deepseek.errors import DataError
 
@@ -67,10 +72,23 @@ def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
     Raises:
         DataError: It is no preference data, or has a malformed row or no usable one.
     """
+    return dealt(either(dataset, args, source))
+
+
+def either(dataset: Any, args: Any, source: str = "the dataset") -> Any:
+    """The dataset as pairs or as labelled singles, whichever it holds.
+
+    Raises:
+        DataError: As :func:`singles`.
+    """
+    return rows.each(dataset, lambda part: _read(part, args, source_of(part, source), True)[0])
+
+
+def dealt(dataset: Any) -> Any:
+    """What :func:`either` gives, as labelled singles."""
 
     def convert(part: Dataset) -> Dataset:
-        part, layout = _read(part, args, source_of(part, source), True)
-        if layout.kind != "pairs":
+        if not set(COMPLETIONS) <= set(rows.column_names(part)):
             return part
         from trl import extract_prompt
 
@@ -84,6 +102,27 @@ def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
         return part.map(deal, **options)
 
     return rows.each(dataset, convert)
+
+
+def tell_of_other_speakers(dataset: Any, source: str = "the dataset") -> Any:
+    """The dataset; warns of rows in whose answers others than the assistant are scored, too.
+
+    TRL's mask tells the prompt from the answer, and nothing within it. A stream is not read.
+    """
+
+    def tell(part: Any) -> Any:
+        found = speakers_beside_the_assistant(part)
+        if found:
+            logger.warning(
+                "%s: in %d of %d rows (%s) an answer goes on after a message of the %s, which is "
+                "scored with it: to score the last answer alone, put what comes before it into "
+                "the prompt",
+                *(source_of(part, source), len(found), len(part), rows.some(list(found))),
+                " or the ".join(sorted(set().union(*found.values()))),
+            )
+        return part
+
+    return rows.each(dataset, tell)
 
 
 def deal(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:

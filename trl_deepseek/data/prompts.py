@@ -34,7 +34,7 @@ def check_prompts(
         DataError: There is no row or no column ``prompt``, a column has a name that rewards are
             given other things under, or a row is malformed; names the row.
     """
-    rows.first(dataset, source)
+    first = rows.first(dataset, source)
     columns = rows.column_names(dataset)
     if "prompt" not in columns:
         raise DataError(
@@ -56,6 +56,12 @@ def check_prompts(
         found = values.fault_of_turns(prompt)
         if found is None and isinstance(prompt, str) and not prompt.strip():
             found = "holds empty text"
+        if found is None and isinstance(prompt, str) != isinstance(first.get("prompt"), str):
+            kind = "text" if isinstance(prompt, str) else "messages"
+            found = (
+                f"holds {kind}, unlike the first row: all prompts are text, or all are messages\n"
+                "  --as_messages makes turns of those that are text"
+            )
         if found is not None:
             return f"column 'prompt' {found}"
         for name in read:

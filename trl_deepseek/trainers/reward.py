@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import trl
 
-from trl_deepseek import data, models
+from trl_deepseek import chat, data, models
 from trl_deepseek.adapters import lora
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss
@@ -169,6 +169,7 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         limit = args.max_length
         whole = copy.copy(args)
         whole.max_length = None
+        dataset = data.each(dataset, _in_text)
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
         if limit is None:
             return prepared
@@ -187,6 +188,32 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
         return data.check_margin(part, data.source_of(part, split))
 
     return data.each(dataset, read)
+
+
+def _in_text(dataset: Any) -> Any:
+    """A table, with contents that are lists of text parts joined where others are text.
+
+    TRL writes prompt and answer into one column, which cannot hold both.
+    """
+    columns = [c for c in ("prompt", *preferences.COMPLETIONS) if c in (dataset.column_names or ())]
+    if "prompt" not in columns or not hasattr(dataset, "__len__"):
+        return dataset
+    if not chat.holds_conversations(dataset):
+        return dataset
+    kinds = {
+        type(turn["content"])
+        for row in dataset.select_columns(columns)
+        for column in columns
+        for turn in row[column]
+    }
+    if not {str, list} <= kinds:
+        return dataset
+
+    def joined(turn: dict[str, Any]) -> dict[str, Any]:
+        parts = isinstance(turn["content"], list)
+        return {**turn, "content": chat.text_of(turn)} if parts else turn
+
+    return dataset.map(lambda row: {column: [*map(joined, row[column])] for column in columns})
 
 
 def with_score_head(peft_config: Any) -> Any:
