@@ -66,14 +66,16 @@ def test_an_answer_that_begins_with_a_question_is_refused_where_it_would_be_lear
     if kind == "SFT":  # its loss is on what the assistant says
         assert len(check(kind, rows, tmp_path).train_dataset) == 2
         return
-    with pytest.raises(DataError, match="row 1: .* begins with a message of the user, which would"):
+    with pytest.raises(
+        DataError, match=r"row 1: .* begins with a message of the user, which would"
+    ):
         check(kind, rows, tmp_path)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_to_be_continued_is_not_trained_to_end(kind: str, tmp_path: Path) -> None:
     rows = [row(kind, [said("4")]), row(kind, [said("4 and", prefix=True)])]
-    with pytest.raises(DataError, match="row 1: .* prefix true, which is to be continued: it "):
+    with pytest.raises(DataError, match=r"row 1: .* prefix true, which is to be continued: it "):
         check(kind, rows, tmp_path)
 
 
@@ -94,7 +96,7 @@ def test_what_others_say_within_an_answer_is_told_to_be_scored(
 def test_a_pair_is_named_by_its_own_number_also_where_it_is_taken_apart(tmp_path: Path) -> None:
     pairs = [row("DPO", [said("4")], [{"role": "user", "content": f"{n}+2"}]) for n in range(5)]
     pairs[4]["rejected"] = [said("<think>2 and 2")]
-    with pytest.raises(DataError, match="^train_dataset, row 4: an assistant message opens"):
+    with pytest.raises(DataError, match=r"^train_dataset, row 4: an assistant message opens"):
         check("KTO", pairs, tmp_path)
 
 
@@ -110,18 +112,67 @@ def test_pairs_that_are_taken_apart_are_labelled_and_told_whether_to_think(tmp_p
     assert sorted(told) == [(False, False)] * 2 + [(True, True)] * 2
 
 
-def test_a_reward_model_reads_parts_beside_text(tmp_path: Path) -> None:
+def test_a_reward_model_reads_parts_beside_text_and_arguments_of_both_forms(
+    tmp_path: Path,
+) -> None:
+    def calls(arguments: Any) -> list[Any]:
+        return [{"type": "function", "function": {"name": "add", "arguments": arguments}}]
+
     parts = [{"type": "text", "text": "2+"}, {"type": "text", "text": "2"}]
-    rows = [row("Reward", [said("4")], [{"role": "user", "content": parts}])] * 2
+    asked = [
+        {"role": "user", "content": parts},
+        said([], tool_calls=calls('{"a": 2}')),
+        {"role": "tool", "content": [{"type": "text", "text": "4"}]},
+    ]
+    rows = [row("Reward", [said("", tool_calls=calls({"a": 3}))], asked)] * 2
     trainer = trl_deepseek.RewardTrainer(
         "tiny-deepseek-llm",
         settings("Reward", tmp_path),
         train_dataset=Dataset.from_list(rows),
     )
     first = trainer.train_dataset[0]["chosen_ids"]
-    assert trainer.processing_class.decode(first) == (
-        "<｜begin▁of▁sentence｜><｜User｜>2+2<｜Assistant｜>4<｜end▁of▁sentence｜>"
+    called = (
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n%s\n```"
+        "<｜tool▁call▁end｜><｜tool▁calls▁end｜><｜end▁of▁sentence｜>"
     )
+    assert trainer.processing_class.decode(first) == (
+        "<｜begin▁of▁sentence｜><｜User｜>2+2<｜Assistant｜>"
+        + called % '{"a": 2}'
+        + "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<｜tool▁output▁end｜><｜tool▁outputs▁end｜>"
+        + called % '{"a": 3}'
+    )
+
+
+@pytest.mark.parametrize("kind", ["DPO", "KTO"])
+def test_a_pair_with_a_label_is_labelled_by_what_it_is(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [{**row("DPO", [said("4")]), "label": True, "margin": 1.0}] * 2
+    found = check(kind, pairs, tmp_path).train_dataset
+    if kind == "KTO":
+        singles = [(single["completion"][0]["content"], single["label"]) for single in found]
+        assert sorted(singles) == [("4", True), ("4", True), ("5", False), ("5", False)]
+    assert [part for part in ("'label' is not read", "'margin' is not") if part in caplog.text] == [
+        "'label' is not read",
+        "'margin' is not",
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tools_that_are_an_empty_text_are_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="row 0: column 'tools' holds text that is not JSON"):
+        check(kind, [{**row(kind, [said("4")]), "tools": ""}], tmp_path)
+
+
+def test_rows_of_pairs_that_are_taken_apart_are_told_from_the_pairs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = settings("KTO", tmp_path)
+    args.max_length = 32
+    pairs = [row("DPO", [said("4")]), row("DPO", [said("4")], [FURTHER, *[said("2 " * 40)] * 2])]
+    rows = Dataset.from_list([*pairs, pairs[0]])
+    trl_deepseek.KTOTrainer("tiny-deepseek-llm", None, args, train_dataset=rows)
+    assert "2 of 6 rows of train_dataset, its pairs taken apart, have a prompt" in caplog.text
 
 
 def test_prompts_of_two_kinds_are_refused_and_made_turns(

@@ -187,8 +187,8 @@ def test_a_reward_that_remembers_says_what_or_is_found(tmp_path: Path) -> None:
         if check.claim == claim
     }
     assert found == {
-        "reward 'novelty'": "'4' scored 1.0, then 0.0\nwhat an object remembers is lost where a run "
-        "goes on: state_dict() and load_state_dict(state) keep it",
+        "reward 'novelty'": "'4' scored 1.0, then 0.0\nwhat an object remembers is lost where a "
+        "run goes on: state_dict() and load_state_dict(state) keep it",
         "reward 'kept'": None,
         "reward 'forgotten'": "'4' scored 1.0, then 0.0 from the same state_dict()",
     }

@@ -16,7 +16,7 @@ from trl_deepseek.chat.installing import (
     parse_tool_calls,
     set_stop_tokens,
 )
-from trl_deepseek.chat.messages import holds_conversations, text_of
+from trl_deepseek.chat.messages import holds_conversations
 from trl_deepseek.chat.recognising import recognise, resolve
 from trl_deepseek.chat.rendering import Encoding, encode, render
 from trl_deepseek.chat.thinking import with_thinking
@@ -38,6 +38,5 @@ __all__ = [
     "resolve",
     "say_if_prompts_are_text",
     "set_stop_tokens",
-    "text_of",
     "with_thinking",
 ]

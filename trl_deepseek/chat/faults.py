@@ -255,14 +255,17 @@ def _own_tools(row: Mapping[str, Any]) -> Any:
     Raises:
         DataError: They are no list of definitions.
     """
-    tools = row.get("tools") or None
+    tools = row.get("tools")
     try:
         tools = json.loads(tools) if isinstance(tools, str) else tools
     except ValueError as error:
-        raise DataError(f"column 'tools' holds text that is not JSON: {error}") from error
+        raise DataError(
+            f"column 'tools' holds text that is not JSON: {error}\n  where a row has no tools, "
+            "write null or []"
+        ) from error
     if tools and not (isinstance(tools, list) and all(isinstance(t, Mapping) for t in tools)):
         raise DataError("column 'tools' holds no list of tool definitions")
-    return tools
+    return tools or None
 
 
 def _may_fail(message: Mapping[str, Any]) -> bool:

@@ -244,7 +244,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
 
 
 def _singles(dataset: Any, source: str) -> Any:
-    return preferences.dealt(preferences.tell_of_other_speakers(dataset, source))
+    return preferences.dealt(preferences.tell(dataset, source), source)
 
 
 def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:

@@ -8,13 +8,14 @@ the pairs, hands the scores to the named loss, and logs.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
 import trl
 
-from trl_deepseek import chat, data, models
+from trl_deepseek import data, models
 from trl_deepseek.adapters import lora
 from trl_deepseek.data import lengths, preferences
 from trl_deepseek.losses import BoundLoss
@@ -169,7 +170,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         limit = args.max_length
         whole = copy.copy(args)
         whole.max_length = None
-        dataset = data.each(dataset, _in_text)
+        if isinstance(next(iter(dataset)).get("prompt"), list):
+            dataset = dataset.map(_tokenized, fn_kwargs={"tokenizer": processing_class})
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
         if limit is None:
             return prepared
@@ -190,30 +192,23 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
     return data.each(dataset, read)
 
 
-def _in_text(dataset: Any) -> Any:
-    """A table, with contents that are lists of text parts joined where others are text.
+def _tokenized(row: dict[str, Any], tokenizer: Any) -> dict[str, list[int]]:
+    """The tokens of both conversations of a row with a prompt.
 
-    TRL writes prompt and answer into one column, which cannot hold both.
+    As TRL's, which writes prompt and answer into one column first: Arrow has no type for contents
+    of which one is text and the other parts, or for arguments that are JSON here and not there.
     """
-    columns = [c for c in ("prompt", *preferences.COMPLETIONS) if c in (dataset.column_names or ())]
-    if "prompt" not in columns or not hasattr(dataset, "__len__"):
-        return dataset
-    if not chat.holds_conversations(dataset):
-        return dataset
-    kinds = {
-        type(turn["content"])
-        for row in dataset.select_columns(columns)
-        for column in columns
-        for turn in row[column]
+    tools = row.get("tools")
+    options = {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
     }
-    if not {str, list} <= kinds:
-        return dataset
-
-    def joined(turn: dict[str, Any]) -> dict[str, Any]:
-        parts = isinstance(turn["content"], list)
-        return {**turn, "content": chat.text_of(turn)} if parts else turn
-
-    return dataset.map(lambda row: {column: [*map(joined, row[column])] for column in columns})
+    return {
+        f"{column}_ids": tokenizer.apply_chat_template(
+            [*row["prompt"], *row[column]], tokenize=True, return_dict=True, **options
+        )["input_ids"]
+        for column in preferences.COMPLETIONS
+    }
 
 
 def with_score_head(peft_config: Any) -> Any:
