@@ -138,7 +138,8 @@ def test_a_reward_model_reads_parts_beside_text_and_arguments_of_both_forms(
     assert trainer.processing_class.decode(first) == (
         "<｜begin▁of▁sentence｜><｜User｜>2+2<｜Assistant｜>"
         + called % '{"a": 2}'
-        + "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4<｜tool▁output▁end｜><｜tool▁outputs▁end｜>"
+        + "<｜tool▁outputs▁begin｜><｜tool▁output▁begin｜>4"
+        + "<｜tool▁output▁end｜><｜tool▁outputs▁end｜>"
         + called % '{"a": 3}'
     )
 

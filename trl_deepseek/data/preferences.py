@@ -116,7 +116,7 @@ def tell(dataset: Any, source: str = "the dataset") -> Any:
     def tell(part: Any) -> Any:
         columns = rows.column_names(part)
         pairs = set(COMPLETIONS) <= set(columns)
-        unread = [name for name in ("label", "completion") if pairs and name in columns]
+        unread: list[str] = [name for name in ("label", "completion") if pairs and name in columns]
         unread += [name for name in ("margin",) if name in columns]
         for column in unread:
             logger.warning(
