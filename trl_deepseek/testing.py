@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from trl_deepseek.chat.reasoning import CLOSE, OPEN, Completion
-from trl_deepseek.plugin_kit import conformance
+from trl_deepseek.plugin_kit import conformance, made_up
 from trl_deepseek.rollouts.trial import Samples, score
 from trl_deepseek.workers.calls import Failure
 
@@ -141,7 +141,7 @@ def conforms(target: str, values: Mapping[str, Any] | None = None) -> None:
     Raises:
         AssertionError: A check does not hold; the message has all of those.
     """
-    checks = conformance.check(target, values={**conformance.COLUMNS, **(values or {})})
+    checks = conformance.check(target, values={**made_up.COLUMNS, **(values or {})})
     problems = [f"{c.item}: {c.claim}: NO, {c.problem}" for c in checks if c.problem is not None]
     assert not problems, "\n".join(problems)
 

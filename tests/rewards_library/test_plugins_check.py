@@ -82,6 +82,57 @@ def register_rewards(register):
 '''
 
 
+TYPED = '''
+from trl_deepseek import hookimpl
+
+def near(completion: str, target: int, scale: float = 2.0) -> float | None:
+    """Nearer is better."""
+    return 1 / (1 + abs(len(completion) - target) / scale)
+
+def any_of(completions, targets: list[list[str]], limit: list[int] | None = None, **_):
+    """Whether one of the targets is in it."""
+    return [float(any(part in str(c) for part in own)) for c, own in zip(completions, targets)]
+
+def untyped(completion, target):
+    """Whoever reads it knows that it is a number."""
+    return float(len(completion) > target + 1)
+
+@hookimpl
+def register_rewards(register):
+    register("near", near)
+    register("any_of", any_of)
+    register("untyped", untyped)
+'''
+
+REMEMBERS = '''
+from trl_deepseek import hookimpl
+
+class Novelty:
+    """1.0 to what was never said before."""
+    def __init__(self):
+        self.seen = []
+    def __call__(self, completion: str) -> float:
+        self.seen.append(completion)
+        return float(self.seen.count(completion) == 1)
+
+class Kept(Novelty):
+    def state_dict(self):
+        return {"seen": self.seen}
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+class Forgotten(Kept):
+    def load_state_dict(self, state):
+        pass
+
+@hookimpl
+def register_rewards(register):
+    register("novelty", Novelty())
+    register("kept", Kept())
+    register("forgotten", Forgotten())
+'''
+
+
 def write(tmp_path: Path, text: str) -> str:
     file = tmp_path / "theirs.py"
     file.write_text(text)
@@ -119,6 +170,28 @@ def test_each_fault_is_found_and_no_other(tmp_path: Path, monkeypatch: pytest.Mo
     assert set(found) == set(expected)
     for key, part in expected.items():
         assert part in str(found[key]), key
+
+
+def test_a_column_gets_a_value_of_the_type_that_it_is_annotated_with(tmp_path: Path) -> None:
+    checks = conformance.check(write(tmp_path, TYPED))
+    assert {check.item for check in checks if check.problem} == {"reward 'untyped'"}
+    (said,) = (check.problem for check in checks if check.problem and check.claim == "scores text")
+    assert said.endswith("\nwith target='4'; --data FILE takes the columns from a row of yours")
+
+
+def test_a_reward_that_remembers_says_what_or_is_found(tmp_path: Path) -> None:
+    claim = "scores the same when asked again"
+    found = {
+        check.item: check.problem
+        for check in conformance.check(write(tmp_path, REMEMBERS))
+        if check.claim == claim
+    }
+    assert found == {
+        "reward 'novelty'": "'4' scored 1.0, then 0.0\nwhat an object remembers is lost where a "
+        "run goes on: state_dict() and load_state_dict(state) keep it",
+        "reward 'kept'": None,
+        "reward 'forgotten'": "'4' scored 1.0, then 0.0 from the same state_dict()",
+    }
 
 
 @pytest.mark.parametrize(

@@ -277,10 +277,11 @@ def test_a_file_that_a_run_saved_is_read_as_messages_with_their_columns(
     )
     history.flush()
     (file,) = history.folder.iterdir()
-    code, report = run_json(capsys, "test", "exact_match", "--data", str(file))
-    assert code == 0
-    (reward,) = report["rewards"]
-    assert (reward["mean"], reward["scored"], reward["groups"]) == (0.5, 2, 1)
+    for data in (file, tmp_path):  # it, or the run
+        code, report = run_json(capsys, "test", "exact_match", "--data", str(data))
+        assert code == 0
+        (reward,) = report["rewards"]
+        assert (reward["mean"], reward["scored"], reward["groups"]) == (0.5, 2, 1)
 
 
 def test_equal_texts_have_times_of_their_own() -> None:

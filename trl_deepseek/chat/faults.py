@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import literal
-from trl_deepseek.chat.message_faults import COMMON, Fault, unlearnable, unreadable
+from trl_deepseek.chat.message_faults import COMMON, Fault, misplaced, unlearnable, unreadable
 from trl_deepseek.chat.messages import (
+    ANSWERS,
     TARGETS,
     Conversation,
     conversations,
@@ -70,6 +71,10 @@ class Inspector:
             if is_conversation(row.get(column)):
                 thinks = self.control_tokens is not None
                 yield from unlearnable(row[column], column, masks=self.masks, thinks=thinks)
+        prompt: Any = row.get("prompt")
+        for column in ANSWERS if is_conversation(prompt) else ():
+            if is_conversation(row.get(column)):
+                yield from misplaced(prompt, row[column], column, masks=self.masks)
         for conversation in conversations(row):
             for number, message in enumerate(conversation):
                 yield from unreadable(message, number)
@@ -250,14 +255,17 @@ def _own_tools(row: Mapping[str, Any]) -> Any:
     Raises:
         DataError: They are no list of definitions.
     """
-    tools = row.get("tools") or None
+    tools = row.get("tools")
     try:
         tools = json.loads(tools) if isinstance(tools, str) else tools
     except ValueError as error:
-        raise DataError(f"column 'tools' holds text that is not JSON: {error}") from error
+        raise DataError(
+            f"column 'tools' holds text that is not JSON: {error}\n  where a row has no tools, "
+            "write null or []"
+        ) from error
     if tools and not (isinstance(tools, list) and all(isinstance(t, Mapping) for t in tools)):
         raise DataError("column 'tools' holds no list of tool definitions")
-    return tools
+    return tools or None
 
 
 def _may_fail(message: Mapping[str, Any]) -> bool:

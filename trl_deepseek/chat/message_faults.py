@@ -44,6 +44,12 @@ def unlearnable(
             "would be trained as the answer",
             f"close it with {reasoning.CLOSE}, or leave the row out: it was cut off",
         )
+    if any(m.get("prefix") for m in answers):
+        yield Fault(
+            f"{column} has an assistant message with prefix true, which is to be continued: it "
+            "would be trained to end there",
+            "write the whole answer without prefix, or leave the row out",
+        )
     if thinks and any(map(_thinks_again, answers)):
         yield Fault(
             "an assistant message has more reasoning than one thought at its start: the rest would "
@@ -77,6 +83,36 @@ def unlearnable(
             "every assistant message has train false or weight 0, so that nothing is learned",
             "leave the row out",
         )
+
+
+def misplaced(
+    prompt: Conversation, answer: Conversation, column: str, *, masks: bool
+) -> Iterator[Fault]:
+    """An answer behind a prompt that begins with what is the prompt's.
+
+    Args:
+        prompt: The row's own; it is written in front of the answer.
+        answer: Of ``column``.
+        column: ``completion``, ``chosen`` or ``rejected``.
+        masks: Whether the loss is taken by the template's marks, so that questions carry none.
+    """
+    if [*map(_present, answer[: len(prompt)])] == [*map(_present, prompt)]:
+        yield Fault(
+            f"{column} begins with the prompt, which would stand there twice",
+            "take it out of the answer; or, where the answers are whole conversations, do without "
+            "the column prompt",
+        )
+    elif not masks and answer[0].get("role") in ("system", "developer", "user"):
+        yield Fault(
+            f"{column} begins with a message of the {answer[0]['role']}, which would be learned "
+            "as an answer",
+            "what comes before the answer is the prompt: put it there",
+        )
+
+
+def _present(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message without the keys that a table fills with None."""
+    return {key: value for key, value in message.items() if value is not None}
 
 
 def _thinks_again(message: Mapping[str, Any]) -> bool:

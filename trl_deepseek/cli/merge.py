@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from trl_deepseek.cli.parser import add_plugin_options
@@ -27,8 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from trl_deepseek.adapters import merging
-    from trl_deepseek.cli.output import machine_readable
+    from trl_deepseek.cli.output import hide_progress_bars, machine_readable
 
+    if not sys.stderr.isatty():
+        hide_progress_bars()
     registry = load_registry(args.plugins, args.block)
     output = Path(args.output_dir).expanduser()
     with machine_readable(args.json):

@@ -40,6 +40,7 @@ LAUNCHER = {
 # Options of other versions of TRL and of the alignment handbook, and what to write today.
 RENAMED = {
     "torch_dtype": "it is called dtype",
+    "reward_funcs": "it is called metrics",
     "max_seq_length": "it is called max_length",
     "max_prompt_length": "prompts are not cut; leave out rows that are too long",
     "evaluation_strategy": "it is called eval_strategy",

@@ -29,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data",
         metavar="FILE",
         help="check: a data file whose first row has the columns that the rewards need; "
-        "without it they get '4' as their solution, answer and so on.",
+        "without it they get '4' as their solution, answer and so on, or a value of the annotated "
+        "type.",
     )
     add_plugin_options(parser)
     parser.add_argument("--json", action="store_true", help="Print a JSON list of objects.")
@@ -69,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
 def _check(target: str, args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from trl_deepseek.plugin_kit import conformance
+    from trl_deepseek.plugin_kit import conformance, made_up
 
-    values = dict(conformance.COLUMNS)
+    values = dict(made_up.COLUMNS)
     if args.data is not None:
         from trl_deepseek import data
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from trl_deepseek import rewards
 from trl_deepseek.cli import rewards_report
+from trl_deepseek.cli.output import hide_progress_bars
 from trl_deepseek.cli.parser import add_plugin_options
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
@@ -28,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     test.add_argument("names", nargs="*", metavar="NAME", help="Rewards to try.")
     test.add_argument(
-        "--data", required=True, metavar="FILE", help="A row per completion: .jsonl, .parquet, ..."
+        "--data",
+        required=True,
+        metavar="FILE",
+        help="A row per completion: .jsonl, .parquet, ..., or the folder of a GRPO run.",
     )
     test.add_argument(
         "--tokenizer",
@@ -100,6 +105,8 @@ def _test(args: argparse.Namespace, registry: Registry) -> dict[str, Any]:
     if not functions:
         raise ConfigError("name a reward to try\n  registered: " + ", ".join(registry.rewards))
     rewards.check_sandbox(functions, args.allow_unsandboxed_code)
+    if not args.data.endswith(".jsonl") and not sys.stderr.isatty():
+        hide_progress_bars()  # datasets reads it, else it need not be imported
     samples = rows.read_file(args.data, registry, _options(args))
     if args.tokenizer is not None:
         samples = rows.count_tokens(samples, args.tokenizer, registry)

@@ -49,6 +49,23 @@ def check_preferences(dataset: Any, source: str, *, needs_prompt: bool = True) -
     return rows.check(dataset, source, found, READ)
 
 
+def speakers_beside_the_assistant(dataset: Any) -> dict[int, set[str]]:
+    """Roles of what stands in the answers of a table and is no answer, by the row's number."""
+    columns = {"prompt", "completion", "chosen", "rejected"} & set(rows.column_names(dataset))
+    if not rows.is_table(dataset) or not columns - {"prompt"}:
+        return {}
+    from trl.data_utils import maybe_extract_prompt
+
+    found: dict[int, set[str]] = {}
+    for number, row in enumerate(dataset.select_columns(sorted(columns))):
+        answers = {**maybe_extract_prompt(dict(row)), "prompt": None}.values()
+        turns = (turn for answer in answers if isinstance(answer, list) for turn in answer)
+        others = {turn["role"] for turn in turns} - {"assistant"}
+        if others:
+            found[number] = others
+    return found
+
+
 def check_labels(dataset: Any, source: str) -> Any:
     """The dataset, whose column ``label`` says true or false, 1 or 0, in each row.
 
@@ -103,25 +120,8 @@ def _pair_fault(row: rows.Row, layout: Layout, has_prompt: bool) -> str | None:
         found = _turns_fault(row, "prompt")
     if found is None and layout.rewrite is None:
         names = ("prompt", "chosen", "rejected") if has_prompt else ("chosen", "rejected")
-        found = _mixed_fault(row, names) or (_asked_again(row) if has_prompt else None)
+        found = _mixed_fault(row, names)
     return found
-
-
-def _asked_again(row: rows.Row) -> str | None:
-    """An answer that begins with a question: it would be learned along with what answers it."""
-    prompt: Any = row["prompt"]
-    for name in ("chosen", "rejected"):
-        answer: Any = row[name]
-        if isinstance(answer, str) or answer[: len(prompt)] == prompt:
-            continue
-        role = answer[0]["role"]
-        if role not in ("assistant", "tool"):
-            return (
-                f"column {name!r} begins with a message of the {role} that is not the prompt's, "
-                "and would be learned as an answer\n  what comes before the answer is the prompt: "
-                "put it there"
-            )
-    return None
 
 
 def _turns_fault(row: rows.Row, column: str) -> str | None:

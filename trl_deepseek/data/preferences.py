@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.data import rows
 from trl_deepseek.data.loading import source_of
-from trl_deepseek.data.preference_checks import READ, check_preferences, layout_of
+from trl_deepseek.data.preference_checks import (
+    READ,
+    check_preferences,
+    layout_of,
+    speakers_beside_the_assistant,
+)
 from trl_deepseek.data.preference_rows import Layout
 from trl_deepseek.errors import DataError
 
@@ -67,10 +72,23 @@ def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
     Raises:
         DataError: It is no preference data, or has a malformed row or no usable one.
     """
+    return dealt(either(dataset, args, source), source)
+
+
+def either(dataset: Any, args: Any, source: str = "the dataset") -> Any:
+    """The dataset as pairs or as labelled singles, whichever it holds.
+
+    Raises:
+        DataError: As :func:`singles`.
+    """
+    return rows.each(dataset, lambda part: _read(part, args, source_of(part, source), True)[0])
+
+
+def dealt(dataset: Any, source: str = "the dataset") -> Any:
+    """What :func:`either` gives, as labelled singles; its name then says what a row is."""
 
     def convert(part: Dataset) -> Dataset:
-        part, layout = _read(part, args, source_of(part, source), True)
-        if layout.kind != "pairs":
+        if not set(COMPLETIONS) <= set(rows.column_names(part)):
             return part
         from trl import extract_prompt
 
@@ -81,9 +99,46 @@ def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
             "batched": True,
             "batch_size": _window(part),
         }
-        return part.map(deal, **options)
+        singles = part.map(deal, **options)
+        singles.info.dataset_name = f"{source_of(part, source)}, its pairs taken apart,"
+        return singles
 
     return rows.each(dataset, convert)
+
+
+def tell(dataset: Any, source: str = "the dataset") -> Any:
+    """The dataset; warns of columns that no loss on completions reads, and of what is scored.
+
+    TRL's mask tells the prompt from the answer, and nothing within it: others than the assistant
+    are scored, too. A stream is not read.
+    """
+
+    def tell(part: Any) -> Any:
+        columns = rows.column_names(part)
+        pairs = set(COMPLETIONS) <= set(columns)
+        unread: list[str] = [name for name in ("label", "completion") if pairs and name in columns]
+        unread += [name for name in ("margin",) if name in columns]
+        for column in unread:
+            logger.warning(
+                "%s: column %r is not read: %s",
+                source_of(part, source),
+                column,
+                "a margin is for reward models"
+                if column == "margin"
+                else "chosen and rejected say which answer is which",
+            )
+        found = speakers_beside_the_assistant(part)
+        if found:
+            logger.warning(
+                "%s: in %d of %d rows (%s) an answer goes on after a message of the %s, which is "
+                "scored with it: to score the last answer alone, put what comes before it into "
+                "the prompt",
+                *(source_of(part, source), len(found), len(part), rows.some(list(found))),
+                " or the ".join(sorted(set().union(*found.values()))),
+            )
+        return part
+
+    return rows.each(dataset, tell)
 
 
 def deal(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -95,7 +150,7 @@ def deal(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
     """
     count = len(batch["chosen"])
     order = [(i, i % 2 == 0) for i in range(count)] + [(i, i % 2 == 1) for i in range(count)]
-    shared = [name for name in batch if name not in ("chosen", "rejected")]
+    shared = [name for name in batch if name not in (*COMPLETIONS, "completion", "label")]
     return {
         "completion": [batch["chosen" if desirable else "rejected"][i] for i, desirable in order],
         "label": [desirable for _, desirable in order],
@@ -166,7 +221,9 @@ def _without_bad_rows(dataset: Any, drop: bool, source: str) -> Any:
     total = len(dataset)
     if len(numbers) == total:
         raise DataError(f"{source}: none of the {total} rows can teach anything: {report}")
-    fate = "left out" if drop else "kept; drop_bad_rows leaves them out"
+    fate = (
+        "left out, the others are counted anew" if drop else "kept; drop_bad_rows leaves them out"
+    )
     logger.warning("%s: %d of %d rows are bad (%s): %s", source, len(numbers), total, fate, report)
     return rows.without(dataset, numbers) if drop else dataset
 

@@ -41,7 +41,7 @@ def check_prompts(
         DataError: There is no row or a column is missing, a column has a name that rewards are
             given other things under, or a row is malformed; names the row.
     """
-    rows.first(dataset, source)
+    first = rows.first(dataset, source)
     columns = rows.column_names(dataset)
     needs = ["prompt"] if environments is None else ["environment"] if environments else []
     if "prompt" in needs and "prompt" not in columns:
@@ -68,10 +68,7 @@ def check_prompts(
 
     def fault(row: rows.Row) -> str | None:
         if "prompt" in needs:
-            prompt = row.get("prompt")
-            found = values.fault_of_turns(prompt)
-            if found is None and isinstance(prompt, str) and not prompt.strip():
-                found = "holds empty text"
+            found = _fault_of_prompt(row.get("prompt"), first.get("prompt"))
             if found is not None:
                 return f"column 'prompt' {found}"
         if environments and row.get("environment") not in environments:
@@ -85,6 +82,22 @@ def check_prompts(
         return None
 
     return rows.check(dataset, source, fault, [*needs, *read])
+
+
+def _fault_of_prompt(prompt: Any, first: Any) -> str | None:
+    """What keeps a prompt from being asked, also beside the first row's."""
+    found = values.fault_of_turns(prompt)
+    if found is not None:
+        return found
+    if isinstance(prompt, str) and not prompt.strip():
+        return "holds empty text"
+    if isinstance(prompt, str) == isinstance(first, str):
+        return None
+    kind = "text" if isinstance(prompt, str) else "messages"
+    return (
+        f"holds {kind}, unlike the first row: all prompts are text, or all are messages\n"
+        "  --as_messages makes turns of those that are text"
+    )
 
 
 def check_batch(dataset: Any, prompts: int, source: str) -> None:

@@ -19,19 +19,19 @@ def as_messages(dataset: Any) -> Any:
     """The dataset, whose prompts that are text are the user's turn, and answers the assistant's.
 
     Args:
-        dataset: A ``Dataset`` or ``IterableDataset``. Columns that hold messages stay, and so does
-            a dataset without a prompt of its own.
+        dataset: A ``Dataset`` or ``IterableDataset``. What holds messages stays, and so does a
+            dataset without a prompt of its own.
     """
-    first: dict[str, Any] = next(iter(dataset), {})
-    texts = [column for column in SPEAKERS if isinstance(first.get(column), str)]
-    if not texts or "prompt" not in rows.column_names(dataset):
+    names = rows.column_names(dataset)
+    texts = [column for column in SPEAKERS if column in names]
+    if "prompt" not in names:
         return dataset
 
     def turned(row: rows.Row) -> dict[str, Any]:
         return {
             column: [{"role": SPEAKERS[column], "content": row[column]}]
             for column in texts
-            if row[column] is not None
+            if isinstance(row[column], str)
         }
 
     return dataset.map(turned)

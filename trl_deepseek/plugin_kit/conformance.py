@@ -25,7 +25,8 @@ from trl_deepseek.errors import (
     TrlDeepseekError,
     boundary,
 )
-from trl_deepseek.plugin_kit import policy
+from trl_deepseek.plugin_kit import again, made_up, policy
+from trl_deepseek.plugin_kit.made_up import COLUMNS
 from trl_deepseek.plugin_kit.tricks import NUMBERS
 from trl_deepseek.plugin_loading import load_registry
 from trl_deepseek.policy_types import Advantage, PolicyLoss
@@ -58,7 +59,6 @@ SAID = (
     "答案是 4",
 )
 HUGE = ("word " * 200_000, "a" * 1_000_000, OPEN * 100_000, "{" * 500_000)
-COLUMNS = {"tests": ["assert True"]}  # a value for a column of this name; "4" for any other
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ def check(
         target: Name of an installed plugin or distribution, path of a file, or name of a module.
         plugins: Further plugins to load beside it.
         block: Plugins to leave out.
-        values: What to give rewards in a column of that name; ``"4"`` in others.
+        values: What to give rewards in a column of that name; in others a value of the type that
+            their parameter is annotated with, ``"4"`` where there is none.
 
     Raises:
         ConfigError: There is no such plugin.
@@ -210,12 +211,13 @@ class _Tried:
     def __init__(self, reward: Reward, values: Mapping[str, Any]) -> None:
         self.reward = reward
         self.values = values
+        self.untouched = again.frozen(reward.function)
 
     def claims(self) -> Iterator[tuple[str, Callable[[], str | None]]]:
         """Each claim, and a function that tells why it does not hold."""
         yield "can be called as a reward", self.signature
         yield "pickles, as worker processes need", self.pickles
-        yield "scores text", lambda: _failure(self.outcomes(SAID), SAID)
+        yield "scores text", lambda: self.scores(SAID)
         yield "scores messages as it scores text", self.forms
         yield "scores the same when asked again", self.deterministic
         yield "leaves alone what it is given", self.leaves_alone
@@ -228,6 +230,19 @@ class _Tried:
         """The columns it needs, declared or not."""
         return list(dict.fromkeys((*self.reward.columns, *signature_of(self.reward).columns)))
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """A value for each column, that of any sample."""
+        return made_up.columns(self.reward.function, self.columns, self.values)
+
+    def scores(self, said: Sequence[str]) -> str | None:
+        found = _failure(self.outcomes(said), said)
+        made_up = {name: value for name, value in self.given.items() if name not in self.values}
+        if found is None or not made_up:
+            return found
+        columns = ", ".join(f"{name}={value!r}" for name, value in made_up.items())
+        return f"{found}\nwith {columns}; --data FILE takes the columns from a row of yours"
+
     def signature(self) -> str | None:
         accepts = signature_of(self.reward).accepts
         unseen = [column for column in self.reward.columns if accepts and column not in accepts]
@@ -239,7 +254,7 @@ class _Tried:
         pickle.loads(pickle.dumps(self.reward.function))
 
     def samples(self, said: Sequence[str], messages: bool = False) -> Samples:
-        given = {name: self.values.get(name, "4") for name in self.columns}
+        given = self.given
         return Samples(
             [[{"role": "assistant", "content": text}] if messages else text for text in said],
             prompts=[[{"role": "user", "content": "2+2?"}] if messages else "2+2?"] * len(said),
@@ -261,11 +276,14 @@ class _Tried:
         return None
 
     def deterministic(self) -> str | None:
-        first, second = self.outcomes(SAID), self.outcomes(SAID)
-        for text, one, other in zip(SAID, first, second, strict=True):
-            if one != other:
-                return f"{text!r} scored {one}, then {other}"
-        return None
+        """Asked of a copy from before the first call."""
+        untouched = self.untouched
+        function = self.reward.function if untouched is None else pickle.loads(untouched)
+
+        def ask(function: Any) -> Sequence[Outcome]:
+            return _Tried(replace(self.reward, function=function), self.values).outcomes(SAID)
+
+        return again.differs(function, ask, SAID)
 
     def leaves_alone(self) -> str | None:
         for messages in (False, True):

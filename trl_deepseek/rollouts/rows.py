@@ -28,7 +28,7 @@ def read_file(name: str, registry: Registry, options: Mapping[str, Any]) -> Samp
     Without either, samples with equal prompts are a group.
 
     Args:
-        name: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file.
+        name: A ``.jsonl``, ``.json``, ``.csv`` or ``.parquet`` file, or the folder of a run.
         registry: For embedded datasets.
         options: What a trainer would pass to the rewards.
 
@@ -118,7 +118,9 @@ def _lines(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _table(name: str, registry: Registry) -> Iterator[dict[str, Any]]:
-    for row in data.load(name, registry, kind="prompts"):
+    saved_by_run = Path(name, history.FOLDER)
+    rows = data.load(str(saved_by_run) if saved_by_run.is_dir() else name, registry, kind="prompts")
+    for row in rows:
         if row.keys() >= {"conversational", "columns", "completion"}:  # as a run saved it
             saved = history.decode(row)
             yield {

@@ -74,6 +74,7 @@ class DPOTrainer(PreferenceTrainer, trl.DPOTrainer):
         inputs.each_split(lambda rows, split: preferences.pairs(rows, args, losses.names, split))
         find(inputs)
         inputs.advise(losses.losses, general=losses.needs_reference)
+        inputs.once_checked = preferences.tell
         read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:

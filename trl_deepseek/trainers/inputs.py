@@ -60,6 +60,7 @@ class Inputs:
         options: Of TRL's constructor that had to be looked at, such as ``peft_config``.
         parts: What this kind of training has besides: the losses, or the rewards.
         tools: Definitions that every row is rendered with; None for those of the row.
+        once_checked: What is made of a dataset, given it and its name, once its rows are checked.
         measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
         asked: What a command was asked for; None from Python.
@@ -77,6 +78,7 @@ class Inputs:
     options: dict[str, Any] = field(default_factory=dict)
     parts: Any = None
     tools: Any = None
+    once_checked: Callable[[Any, str], Any] = lambda dataset, _: dataset
     measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
     asked: Asked | None = None
@@ -316,7 +318,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
     """One dataset of :func:`read_conversations`."""
     if not hasattr(dataset, "column_names"):
         logger.warning("%s is not a datasets.Dataset: conversations are not checked", split)
-        return dataset
+        return inputs.once_checked(dataset, split)
     args, tokenizer = inputs.args, inputs.tokenizer
     source = data.source_of(dataset, split)
     dataset = data.check_tokens(dataset, source, partial(_size, inputs))
@@ -329,9 +331,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         )
     field = getattr(args, "dataset_text_field", None) or "text"
     dataset = chat.begin_once(dataset, tokenizer, source, field)
-    if inputs.template_name is not None:
-        dataset = chat.with_thinking(dataset, tokenizer)
-    return chat.check_conversations(
+    dataset = chat.check_conversations(
         dataset,
         tokenizer,
         source,
@@ -342,3 +342,5 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         masks=bool(getattr(args, "assistant_only_loss", False)),
         show_progress=not args.disable_tqdm,
     )
+    dataset = inputs.once_checked(dataset, split)
+    return dataset if inputs.template_name is None else chat.with_thinking(dataset, tokenizer)

@@ -81,14 +81,15 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
     def _check(cls, inputs: Inputs) -> None:
         args = inputs.args
         found = plan(args, inputs.registry)
-        inputs.each_split(lambda rows, split: preferences.singles(rows, args, split))
-        inputs.parts = loss = _weighted(found.losses[0], args, inputs.train_dataset)
+        inputs.each_split(lambda rows, split: preferences.either(rows, args, split))
         found.settle(args)
+        find(inputs)
+        inputs.once_checked = _singles  # until then a row has the number that it has in the file
+        read_conversations(inputs)
+        inputs.parts = loss = _weighted(found.losses[0], args, inputs.train_dataset)
         for option in set(WEIGHTS) & set(loss.options):
             setattr(args, option, loss.options[option])
-        find(inputs)
         inputs.advise([loss], general=loss.needs_reference)
-        read_conversations(inputs)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
         """The mean loss of a batch of B labelled examples."""
@@ -146,7 +147,7 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         return super().compute_ref_log_probs(score, inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:
-        return preferences.singles(dataset, self.args, split)
+        return preferences.either(dataset, self.args, split)
 
     def _model_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -240,6 +241,10 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         self, mode: str, scored: HeadOutput, label: Tensor, mask: Tensor
     ) -> None:
         self._record_token_accuracy(mode, scored.correct, mask * label[:, None])
+
+
+def _singles(dataset: Any, source: str) -> Any:
+    return preferences.dealt(preferences.tell(dataset, source), source)
 
 
 def _weighted(loss: BoundLoss, args: Any, dataset: Any) -> BoundLoss:

@@ -8,6 +8,7 @@ the pairs, hands the scores to the named loss, and logs.
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,8 @@ class RewardTrainer(PluginTrainer, trl.RewardTrainer):
         limit = args.max_length
         whole = copy.copy(args)
         whole.max_length = None
+        if isinstance(next(iter(dataset)).get("prompt"), list):
+            dataset = dataset.map(_tokenized, fn_kwargs={"tokenizer": processing_class})
         prepared = super()._prepare_dataset(dataset, processing_class, whole, dataset_name)
         if limit is None:
             return prepared
@@ -187,6 +190,25 @@ def _pairs(dataset: Any, split: str, args: Any, loss: str) -> Any:
         return data.check_margin(part, data.source_of(part, split))
 
     return data.each(dataset, read)
+
+
+def _tokenized(row: dict[str, Any], tokenizer: Any) -> dict[str, list[int]]:
+    """The tokens of both conversations of a row with a prompt.
+
+    As TRL's, which writes prompt and answer into one column first: Arrow has no type for contents
+    of which one is text and the other parts, or for arguments that are JSON here and not there.
+    """
+    tools = row.get("tools")
+    options = {
+        "tools": json.loads(tools) if isinstance(tools, str) else tools,
+        **(row.get("chat_template_kwargs") or {}),
+    }
+    return {
+        f"{column}_ids": tokenizer.apply_chat_template(
+            [*row["prompt"], *row[column]], tokenize=True, return_dict=True, **options
+        )["input_ids"]
+        for column in preferences.COMPLETIONS
+    }
 
 
 def with_score_head(peft_config: Any) -> Any:
