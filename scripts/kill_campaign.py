@@ -169,7 +169,8 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
         "run",
         {
             "stages": [
-                {"command": "sft", "dataset_name": "arithmetic", "lora_r": 4, "qlora": True},
+                {"command": "sft", "dataset_name": "arithmetic", "lora_r": 4, "use_peft": True},
+                {"command": "merge"},
                 {"command": "preference", "loss_type": ["ipo"], "max_steps": 4},
                 {
                     "command": "grpo",
