@@ -114,7 +114,13 @@ BASE = [
 LORA = ["--use_peft", "--lora_r", "4"]
 
 
-@pytest.mark.parametrize("lora", [False, True], ids=["full", "adapter"])
+@pytest.mark.parametrize(
+    "lora",
+    [
+        pytest.param(False, id="full"),
+        pytest.param(True, id="adapter", marks=pytest.mark.matrix),
+    ],
+)
 def test_a_fresh_run_begins_with_a_checkpoints_weights_and_says_so(
     lora: bool,
     tmp_path: Path,

@@ -159,6 +159,19 @@ def test_a_result_that_finds_stdout_closed_or_full_is_missed(
     assert Path("out/model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["sft", "--help"], ["plugins"]])
+def test_what_is_only_shown_ends_quietly_where_enough_of_it_was_read(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with contextlib.suppress(SystemExit):  # argparse and rich end by themselves
+            assert main(words) == 1
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("options", "number", "limit"),
     [({}, 1, None), ({"save_total_limit": 2}, 3, 2), ({"save_strategy": "no"}, 0, None)],

@@ -61,6 +61,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return recipe
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_stages_chain_and_are_run_once(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
     scored = {**GRPO, "reward_funcs": ["exact_match", "model:{reward}"]}

@@ -82,6 +82,7 @@ def test_continuous_batching_leaves_a_quantized_model_as_it_is(tmp_path: Path) -
     assert torch.uint8 in before.values()
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_the_examples_run(tmp_path: Path, repository: Path) -> None:
     import subprocess

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_the_benchmark_scores_alike_on_both_sides_and_loses_only_what_hangs(
     repository: Path,

@@ -46,6 +46,7 @@ def launch(script: str, folder: Path, *arguments: str) -> subprocess.CompletedPr
     )
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_a_reward_that_fails_on_one_process_ends_the_run_on_both(tmp_path: Path) -> None:
     done = launch(FAILING, tmp_path, "raise")

@@ -159,6 +159,27 @@ def test_rewards_that_abstain_or_fail_are_counted_and_never_compared(
     assert [row["id"] for row in rows_of()].count(0) == 1  # neither 3 nor 7
 
 
+def test_of_several_tasks_each_verifier_counts_its_own_rows(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = ["exact_match", "exact_match", "numeric_match", "numeric_match"]
+    rows = [{**row, "task": task} for row, task in zip(ROWS, tasks, strict=True)]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--model_name_or_path", "tiny-deepseek-llm", "--dataset_name", "prompts.jsonl"]
+    assert (
+        main(
+            ["sample", *words, "--num_samples=4", "--best_of=1", "--output_file=r.jsonl", "--json"]
+        )
+        == 0
+    )
+    counts = {
+        each["name"]: (each["scored"], each["abstained"], each["mean"])
+        for each in json.loads(capsys.readouterr().out)["rewards"]
+    }
+    # Two prompts of four answers each; right are 2, 4, 4, 4, then 6, 6, 8.
+    assert counts == {"exact_match": (8, 0, 4 / 8), "numeric_match": (8, 0, 3 / 8)}
+
+
 def test_weights_decide_by_name(place: Path) -> None:
     Path("mine.py").write_text("def size(completion, **_):\n    return len(completion)\n")
     funcs = ["--reward_funcs", "exact_match", "mine.py:size"]

@@ -46,6 +46,7 @@ COMMANDS = {
 }
 # What these print is all that they do.
 SHORT = ("rewards", "show-sample", "plugins", "presets", "recommend", "validate")
+HELP = {"-h", "--help", "help", "--version"}
 OF_STDOUT = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF)
 
 
@@ -60,12 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.filterwarnings("ignore", note)
     debug = "--debug" in argv
     argv = [word for word in argv if word != "--debug"]
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        print(_overview())
-        return 0
-    if argv[0] == "--version":
-        print(f"trl-deepseek {version('trl-deepseek')}")
-        return 0
+    argv = argv or ["--help"]
     try:
         with stopping.handled():
             code = _run(argv[0], argv[1:])
@@ -91,7 +87,9 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, OSError) and error.filename is None and error.errno in OF_STDOUT:
             with contextlib.suppress(OSError, ValueError):  # Python would try once more at its end
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if argv[0] in SHORT and error.errno == errno.EPIPE:  # as in `plugins | head`
+            if (
+                argv[0] in SHORT or HELP.intersection(argv)
+            ) and error.errno == errno.EPIPE:  # as in `plugins | head`
                 return 1
             reason = f"stdout cannot be written: {os.strerror(error.errno or 0)}"
             _say(argv[0], f"{reason}\n  all else was done; send it to a file or to another disk")
@@ -113,6 +111,10 @@ def _print(text: str) -> None:
 
 
 def _run(command: str, argv: list[str]) -> int:
+    if command in HELP:
+        release = f"trl-deepseek {version('trl-deepseek')}"
+        print(release if command == "--version" else _overview())
+        return 0
     if command not in COMMANDS and command not in ALIASES:
         known = [*COMMANDS, *ALIASES]
         raise ConfigError(
@@ -127,7 +129,12 @@ def _run(command: str, argv: list[str]) -> int:
     else:
         module = importlib.import_module(f"trl_deepseek.cli.{name.replace('-', '_')}")
         module.add_arguments(parser)
-    args = parser.parse_args(argv)
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit:
+        if sys.stdout is not None:
+            sys.stdout.flush()  # the help, of which somebody may have read enough
+        raise
     with telling(command) if getattr(args, "tells", False) else contextlib.nullcontext():
         return int(module.run(args))
 

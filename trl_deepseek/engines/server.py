@@ -18,6 +18,7 @@ import requests
 from trl_deepseek.errors import ConfigError, RunError, describe
 
 ANSWERS_IN = 5.0  # seconds; a healthy server says so in milliseconds
+CHECKED_IN = 60.0  # seconds; the first text that it tokenizes takes some, on a busy machine more
 SILENT_FOR = 20.0  # seconds without a sign of life, and a server that was asked is given up
 PROBE = "3 a12 b45 <think>\n\n5</think>=1 ÄÖ 你好 1234567890"  # tokenizers differ in this
 
@@ -42,16 +43,16 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool) -> None:
     """
     start = f"\n  start it beforehand: trl vllm-serve --model {model}"
     try:
-        requests.get(f"{url}/health", timeout=ANSWERS_IN).raise_for_status()
+        requests.get(f"{url}/health", timeout=CHECKED_IN).raise_for_status()
         served = _get(url, "/v1/models")["data"][0]
         info = requests.get(
-            f"{url}/server_info", params={"config_format": "json"}, timeout=ANSWERS_IN
+            f"{url}/server_info", params={"config_format": "json"}, timeout=CHECKED_IN
         )
         name = str(served.get("root") or served["id"])
         told = requests.post(
             f"{url}/tokenize",
             json={"model": served["id"], "prompt": PROBE, "add_special_tokens": False},
-            timeout=ANSWERS_IN,
+            timeout=CHECKED_IN,
         )
         told.raise_for_status()
         theirs = told.json()["tokens"]
@@ -85,7 +86,7 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool) -> None:
 
 
 def _get(url: str, path: str) -> Any:
-    response = requests.get(url + path, timeout=ANSWERS_IN)
+    response = requests.get(url + path, timeout=CHECKED_IN)
     response.raise_for_status()
     return response.json()
 

@@ -23,7 +23,7 @@ from trl_deepseek.generation import Sampling
 from trl_deepseek.jobs import idle_rules
 from trl_deepseek.jobs.sample_options import SampleOptions
 from trl_deepseek.registry import Registry
-from trl_deepseek.rewards import weights
+from trl_deepseek.rewards import own_rows, weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rewards.verifiers import brought_by, verifier_of
@@ -314,7 +314,13 @@ def _write(job: Job) -> dict[str, Any]:
         "prompts": len(drawn),
         "completions": len(finished),
         "cut_off": finished.count(False),
-        "rewards": [for_training.scores_of(rewards.name_of(f), drawn) for f in job.functions],
+        "rewards": [
+            for_training.scores_of(
+                rewards.name_of(each),
+                [d for d in drawn if own_rows.is_own(each, job.rows[d.prompt])],
+            )
+            for each in job.functions
+        ],
         "passed_over": {why: count for why, count in made.passed_over.most_common() if count},
         "prompts_without_rows": made.without,
     }

@@ -6,6 +6,7 @@ Everything that can be wrong with a folder is said before any weight is read.
 from __future__ import annotations
 
 import copy
+import difflib
 import json
 import logging
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SEED_REVISION = "seed-"
+TYPED_WRONG = 0.8  # so like an embedded model's name that the hub, slow to say no, is not asked
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "*.safetensors.index.json", "*.bin.index.json")
 
 
@@ -35,8 +37,9 @@ def check(name: str, registry: Registry, *, needs_weights: bool = True) -> None:
 
     Raises:
         ModelError: ``name`` is a folder without config or weights, or with an adapter alone, a path
-            that does not exist, or the short name of a config that is shipped without weights; or
-            a file of weights is cut off or holds something else.
+            that does not exist, the name of an embedded model with a slip, or the short name of a
+            config that is shipped without weights; or a file of weights is cut off or holds
+            something else.
     """
     if name in registry.models:
         return
@@ -50,6 +53,8 @@ def check(name: str, registry: Registry, *, needs_weights: bool = True) -> None:
             )
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
             raise ModelError(f"model folder {name!r} does not exist")
+        if "/" not in name and difflib.get_close_matches(name, registry.models, 1, TYPED_WRONG):
+            raise ModelError(f"no model {name!r}{did_you_mean(name, registry.models)}")
         return  # a hub id; whether it exists is for the hub to say
     if not folder.is_dir():
         raise ModelError(f"model {name!r} is a file; name the folder that contains it")

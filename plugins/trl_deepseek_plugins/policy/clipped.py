@@ -46,7 +46,8 @@ def surrogate(
         tokens: Of B completions.
         epsilon: How far the ratio may fall below 1.
         epsilon_high: How far it may rise above 1; None for ``epsilon``.
-        delta: The most that a ratio counts where the advantage is negative; None for no bound.
+        delta: The most that a ratio counts where the advantage is negative (INTELLECT-2,
+            arXiv:2505.07291); None for no bound.
         importance_sampling_level: ``token``, or ``sequence``, the ratio of ``gspo``.
 
     Raises:
