@@ -15,13 +15,13 @@ of it: benchmarks/RESULTS.md. Needs the extra ``gym``: ``pip install "trl-deepse
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import AutoModelForCausalLM
 
 from trl_deepseek import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer, load_registry
 from trl_deepseek.evaluation import evaluate, resolve
@@ -130,7 +130,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
         train_dataset=Dataset.from_list(shown),
     )
     sft.train()
-    started_from = copy.deepcopy(sft.model)
+    sft.save_model()
     grpo = GRPOTrainer(
         sft.model,
         args=GRPOConfig(
@@ -149,6 +149,7 @@ def main(options: argparse.Namespace) -> dict[str, Any]:
     )
     grpo.train()
     tokenizer = sft.processing_class
+    started_from = AutoModelForCausalLM.from_pretrained(sft.args.output_dir)
     models = {"SFT": (started_from, tokenizer), "GRPO": (grpo.model, tokenizer)}
     found = compare(models, held_out, registry)
     print(json.dumps(found, indent=1))

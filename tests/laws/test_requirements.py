@@ -29,11 +29,12 @@ def imports(repository: Path) -> Iterator[tuple[str, str, bool]]:
                 for node in ast.walk(scope)
             }
             for node in ast.walk(tree):
-                names: list[str] = []
                 if isinstance(node, ast.Import):
                     names = [alias.name for alias in node.names]
                 elif isinstance(node, ast.ImportFrom) and not node.level:
                     names = [node.module or ""]
+                else:
+                    continue
                 for name in names:
                     top = name.partition(".")[0]
                     if top not in sys.stdlib_module_names and top not in OURS:

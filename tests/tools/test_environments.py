@@ -12,7 +12,7 @@ from datasets import Dataset
 from transformers.utils import get_json_schema
 
 from trl_deepseek import GRPOConfig, GRPOTrainer
-from trl_deepseek.errors import ConfigError, RewardError, RunError
+from trl_deepseek.errors import ConfigError, DataError, RewardError, RunError
 from trl_deepseek.rollouts.history import read
 from trl_deepseek.tools import Environments, Guard, Settings, check_factory
 from trl_deepseek.types import Tool
@@ -99,7 +99,7 @@ def test_what_hangs_is_given_up_until_the_next_episode_which_has_a_new_one() -> 
         "tools/wait/calls": 1,
         "tools/wait/errors": 1,
     }
-    maze.reset()
+    maze.reset(prompt="q")
     assert maze.walk(way="on") == "at 1"
     assert first == ["hang"]
 
@@ -109,12 +109,14 @@ def test_what_hangs_is_given_up_until_the_next_episode_which_has_a_new_one() -> 
     [
         ("hang", "reset did not finish within 0.2 s"),
         ("token", "reset returned the control token '<｜User｜>'"),
+        ("", "reset returns nothing, and the row has no prompt either"),
     ],
 )
 def test_an_episode_that_cannot_begin_ends_the_run(way_in: str, said: str) -> None:
     maze, _ = made()
     with pytest.raises(RunError, match=re.escape(f"environment 'Maze': {said}")):
         maze.reset(way_in=way_in)
+    maze.reset(prompt=[{"role": "user", "content": "q"}])
 
 
 def test_a_failure_of_a_method_can_stop_the_run() -> None:
@@ -146,9 +148,16 @@ def broken() -> Maze:
 
 # The calls of a group's completions, and what its environments are worth.
 CALLS = ("on", "hang", "raise", "look")
+ASKED = Dataset.from_list([{"prompt": [{"role": "user", "content": "q"}]}] * 4)
 
 
-def rolled_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> GRPOTrainer:
+def rolled_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Any = Maze,
+    rows: Dataset = ASKED,
+    **options: Any,
+) -> GRPOTrainer:
     args = GRPOConfig(
         str(tmp_path),
         **{
@@ -165,10 +174,7 @@ def rolled_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) 
             **options,
         },
     )
-    rows = Dataset.from_list([{"prompt": [{"role": "user", "content": "q"}]}] * 4)
-    trainer: Any = GRPOTrainer(
-        "tiny-deepseek-llm", None, args, rows, environment_factory=options.pop("make", Maze)
-    )
+    trainer: Any = GRPOTrainer("tiny-deepseek-llm", None, args, rows, environment_factory=make)
     call = (
         '\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="walk">\n<｜DSML｜parameter name="way" '
         'string="true">{}</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>'
@@ -214,3 +220,51 @@ def test_what_scores_an_episode_is_a_reward_like_any(
         rolled_out(tmp_path, monkeypatch)
     log = rolled_out(tmp_path, monkeypatch, reward_on_error=0.0).state.log_history[0]
     assert log["rewards/Maze/errors"] == 3
+
+
+class Town(Maze):
+    def reset(self, way_in: str = "", **row: Any) -> str:
+        super().reset(way_in)
+        return f"Which way, {sorted(row)}?"
+
+
+class Village(Town):
+    pass
+
+
+@pytest.mark.transformers("5.15")
+def test_environments_ask_the_question_themselves_and_rows_name_theirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = Dataset.from_dict({"environment": ["town"] * 4, "size": [3] * 4})
+    makes = {"town": Town, "village": Village}
+    rolled_out(tmp_path, monkeypatch, rows=rows, make=makes)
+    done = list(read(tmp_path))
+    assert [row.scores for row in done] == [
+        {"Town": score, "Village": None} for score in (1.0, None, 1.0, 1.0)
+    ]
+    assert done[0].prompt[-1]["content"] == "Which way, ['size']?"
+
+
+@pytest.mark.parametrize(
+    ("columns", "makes", "said"),
+    [
+        ({"size": [3]}, None, "has no column 'prompt', which GRPO needs"),
+        ({"size": [3]}, {"town": Town}, "has no column 'environment', which names the environment"),
+        (
+            {"environment": ["city"]},
+            {"town": Town, "maze": Maze},
+            "row 0: column 'environment' holds 'city', which is none of town, maze",
+        ),
+        ({"prompt": [[]]}, Town, "row 0: column 'prompt' "),
+    ],
+)
+def test_rows_without_a_question_or_an_environment_are_refused(
+    columns: dict[str, list[Any]], makes: Any, said: str, tmp_path: Path
+) -> None:
+    args = GRPOConfig(str(tmp_path), chat_template="deepseek-v4", report_to="none")
+    options = {} if makes is None else {"environment_factory": makes}
+    with pytest.raises(DataError, match=re.escape(said)):
+        GRPOTrainer(
+            "tiny-deepseek-llm", "think_format", args, Dataset.from_dict(columns), **options
+        )

@@ -22,7 +22,7 @@ from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError, RunError
 
 MODULE = "vllm.entrypoints.openai.api_server"
-SLOWLY = {"model": "policy", "prompt": "3 a12", "max_tokens": 100, "ignore_eos": True}
+SLOWLY: Any = {"model": "policy", "prompt": "3 a12", "max_tokens": 100, "ignore_eos": True}
 STARTED_WITHIN = 540.0  # seconds; 60 on two cores
 
 

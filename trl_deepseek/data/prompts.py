@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from trl_deepseek.data import rows, values
@@ -20,7 +20,12 @@ RESERVED = (
 
 
 def check_prompts(
-    dataset: Any, source: str, numbers: Iterable[str] = (), *, who: str = "GRPO"
+    dataset: Any,
+    source: str,
+    numbers: Iterable[str] = (),
+    *,
+    who: str = "GRPO",
+    environments: Collection[str] | None = None,
 ) -> Any:
     """The dataset, each row of which has a prompt that something can be generated from.
 
@@ -29,19 +34,29 @@ def check_prompts(
         source: Its name, for messages.
         numbers: Columns that rewards read: where they hold numbers, these are finite.
         who: What needs the prompts, for messages.
+        environments: Where environments may bring the prompts, so that no column is needed: their
+            names, one of which each row has in its column ``environment``; none for a single one.
 
     Raises:
-        DataError: There is no row or no column ``prompt``, a column has a name that rewards are
+        DataError: There is no row or a column is missing, a column has a name that rewards are
             given other things under, or a row is malformed; names the row.
     """
     rows.first(dataset, source)
     columns = rows.column_names(dataset)
-    if "prompt" not in columns:
+    needs = ["prompt"] if environments is None else ["environment"] if environments else []
+    if "prompt" in needs and "prompt" not in columns:
         raise DataError(
             f"{source} has no column 'prompt', which {who} needs\n"
             f"  columns found: {', '.join(columns)}\n"
             "  another column can stand for it: --columns OTHER=prompt"
         )
+    if "environment" in needs and "environment" not in columns:
+        raise DataError(
+            f"{source} has no column 'environment', which names the environment of each row\n"
+            f"  columns found: {', '.join(columns)}\n"
+            f"  environments: {', '.join(environments or ())}"
+        )
+    needs += [name for name in ("prompt",) if name in columns and name not in needs]
     taken = [name for name in RESERVED if name in columns]
     if taken:
         names = ", ".join(map(repr, taken))
@@ -52,12 +67,16 @@ def check_prompts(
     read = [name for name in dict.fromkeys(numbers) if name in columns and name != "prompt"]
 
     def fault(row: rows.Row) -> str | None:
-        prompt = row.get("prompt")
-        found = values.fault_of_turns(prompt)
-        if found is None and isinstance(prompt, str) and not prompt.strip():
-            found = "holds empty text"
-        if found is not None:
-            return f"column 'prompt' {found}"
+        if "prompt" in needs:
+            prompt = row.get("prompt")
+            found = values.fault_of_turns(prompt)
+            if found is None and isinstance(prompt, str) and not prompt.strip():
+                found = "holds empty text"
+            if found is not None:
+                return f"column 'prompt' {found}"
+        if environments and row.get("environment") not in environments:
+            known = f"which is none of {', '.join(environments)}"
+            return f"column 'environment' holds {row.get('environment')!r}, {known}"
         for name in read:
             if isinstance(row.get(name), float):
                 found = values.fault_of_number(row[name])
@@ -65,7 +84,7 @@ def check_prompts(
                     return f"column {name!r} {found}"
         return None
 
-    return rows.check(dataset, source, fault, ["prompt", *read])
+    return rows.check(dataset, source, fault, [*needs, *read])
 
 
 def check_batch(dataset: Any, prompts: int, source: str) -> None:

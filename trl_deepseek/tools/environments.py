@@ -47,6 +47,7 @@ class Environments:
 
     Attributes:
         factory: What to give to TRL in its place.
+        names: Of the environments, where rows choose one by name.
     """
 
     def __init__(self, factory: Any, guard: Guard) -> None:
@@ -55,6 +56,7 @@ class Environments:
         new: Any = functools.partial(functools.partial, self._new)
         each = isinstance(factory, Mapping)
         self.factory: Any = {n: new(f) for n, f in factory.items()} if each else new(factory)
+        self.names = tuple(factory) if each else ()
 
     def rewards(self) -> list[Reward]:
         """What scores the episodes, of each class that does, in TRL's order."""
@@ -116,6 +118,8 @@ class Environments:
             work = functools.partial(held["inner"].reset, **row)
             begun = running.attempt(work, guard.settings.timeout)
             said = begun.failure or guard.fault_in(str(begun.value))
+            if said is None and begun.value is None and "prompt" not in row:
+                said = "returns nothing, and the row has no prompt either"
             if said is not None:
                 raise RunError(
                     f"environment {name!r}: reset {said}\n"

@@ -82,14 +82,14 @@ class Guard:
         return taken
 
     def add(self, name: str) -> None:
-        """Count another tool's calls too.
+        """Count a method of an environment too; those of one name in several are counted as one.
 
         Raises:
             ConfigError: There is a tool of this name.
         """
-        if name in self.counts:
+        if any(tool.name == name for tool in self.tools):
             raise ConfigError(f"two tools are named {name!r}\n  rename one of them")
-        self.counts[name] = dict.fromkeys(COUNTED, 0)
+        self.counts.setdefault(name, dict.fromkeys(COUNTED, 0))
 
     def called(
         self, name: str, bind: Callable[[], Any], call: Callable[[], running.Outcome], given: Any

@@ -151,13 +151,13 @@ class GRPOTrainer(
         policy = plan(args, registry)
         functions = rewards.resolve(verifiers.named(inputs), registry)
         rewards.check_kept(functions, args)
-        inputs.each_split(lambda rows, split: _read(rows, split, functions))
+        tools = tool_use.check(inputs)
+        inputs.each_split(lambda rows, split: _read(rows, split, functions, tools))
         data.each(inputs.train_dataset, partial(_check_batch, args=args))
         ours = isinstance(args, GRPOConfig)
         code_runs = rewards.check_sandbox(functions, ours and args.allow_unsandboxed_code)
         settings = args.reward_settings() if ours else Settings(output_dir=args.output_dir)
         weighed = weights.weigh(args.reward_weights, [rewards.name_of(each) for each in functions])
-        tools = tool_use.check(inputs)
         inputs.parts = _Rewards(functions, weighed, settings, code_runs, policy, tools)
         find(inputs)
         tool_use.check_template(inputs, tools)
@@ -167,7 +167,7 @@ class GRPOTrainer(
         read_conversations(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:
-        return _read(dataset, split, self.inputs.parts.functions)
+        return _read(dataset, split, self.inputs.parts.functions, self._tools)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As TRL's; all completions are on disk when it returns or is interrupted."""
@@ -270,7 +270,7 @@ class GRPOTrainer(
         return Path(checkpoint, f"generated_batch_{self.accelerator.process_index}.pt")
 
 
-def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
+def _read(dataset: Any, split: str, functions: list[Any], tools: Guard) -> Any:
     """The dataset, or each of a mapping, with its prompts and the rewards' columns checked."""
 
     def read(part: Any) -> Any:
@@ -279,7 +279,12 @@ def _read(dataset: Any, split: str, functions: list[Any]) -> Any:
             rewards.check_columns(functions, columns)
         if hasattr(part, "__len__"):  # else streamed
             rewards.check_rows(functions, part)
-        return data.check_prompts(part, data.source_of(part, split), rewards.columns_of(functions))
+        return data.check_prompts(
+            part,
+            data.source_of(part, split),
+            rewards.columns_of(functions),
+            environments=None if tools.environments is None else tools.environments.names,
+        )
 
     return data.each(dataset, read)
 
