@@ -8,7 +8,8 @@ Each is then resumed with ``--resume_from_checkpoint true`` (a recipe: run again
 optimizer, random states and log, but for times, are compared bit by bit with those of a run that
 nobody killed; of a recipe also what it has sampled and measured, and that no stage was run again
 that was done. Stages of a recipe are processes of their own, which are told to end when it is
-killed; those of the second recipe are killed with it.
+killed; those of the recipes after the first are killed with it. Runs of two processes are started
+by torchrun; one process is killed, or both and torchrun, by turns.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import trl
 from rich.console import Console
@@ -102,6 +104,8 @@ GRPO: dict[str, Any] = {
     "save_total_limit": 1,
 }
 ACCUMULATES = {"gradient_accumulation_steps": 2}
+TWO = "two processes"
+STAGES = "with its stages"
 ASKED = {"dataset_name": "arithmetic", "max_samples": 8, "max_new_tokens": 8}
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("sft", {}),
@@ -161,6 +165,38 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
             ]
         },
     ),
+    "recipe to GRPO, killed with its stages": (
+        "run",
+        {
+            "stages": [
+                {"command": "sft", "dataset_name": "arithmetic", "lora_r": 4, "use_peft": True},
+                {"command": "merge"},
+                {"command": "preference", "loss_type": ["ipo"], "max_steps": 4},
+                {
+                    "command": "grpo",
+                    "dataset_name": "arithmetic",
+                    **GRPO,
+                    "reward_funcs": ["rewards.py:novelty"],
+                    "steps_per_generation": 3,
+                },
+                {"command": "evaluate", **ASKED, "metrics": ["exact_match", "rewards.py:length"]},
+            ]
+        },
+    ),
+    f"sft, noise, {TWO}": ("sft", {"noise": "neftune", "save_steps": 1}),
+    f"dpo, LoRA, dropout, {TWO}": (
+        "dpo",
+        {"use_peft": True, "lora_r": 4, "lora_dropout": 0.2, **ACCUMULATES},
+    ),
+    f"grpo, in a window, {TWO}": (
+        "grpo",
+        {
+            **GRPO,
+            "reward_funcs": ["rewards.py:novelty"],
+            "reward_workers": 1,
+            "steps_per_generation": 4,
+        },
+    ),
 }
 KINDS: dict[str, Any] = {"sft": "demonstrations", "grpo": "prompts"}
 ROWS = 64
@@ -191,7 +227,7 @@ def write_config(folder: Path, command: str, options: dict[str, Any]) -> list[st
 class Child:
     """One run in a process of its own, forked from this one."""
 
-    def __init__(self, folder: Path, words: list[str], *, forks: bool = False) -> None:
+    def __init__(self, folder: Path, words: list[str], name: str) -> None:
         self.started = time.monotonic()
         self.pid = os.fork()
         if self.pid == 0:
@@ -202,9 +238,9 @@ class Child:
                 log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
                 os.dup2(log, 1)
                 os.dup2(log, 2)
-                if forks:
+                if name.endswith(STAGES):
                     stage_process.wait_for = forked
-                code = command_line(words)
+                code = launched(words) if name.endswith(TWO) else command_line(words)
             except SystemExit as end:
                 code = end.code if isinstance(end.code, int) else 1
             finally:
@@ -221,12 +257,26 @@ class Child:
 
     def kill(self) -> None:
         """Kill it and what it started, at once."""
+        ranks = self.ranks()
         with contextlib.suppress(ProcessLookupError):  # it has not begun, or has just ended
             os.killpg(self.pid, signal.SIGKILL)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        for process in [*ranks, psutil.Process(self.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         while not self.ended():
             time.sleep(0.005)
+
+    def ranks(self) -> list[psutil.Process]:
+        """Processes that torchrun has started, and that have begun to work."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            children = psutil.Process(self.pid).children()
+            return [each for each in children if "trl_deepseek" in each.cmdline()]
+        return []
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Kill a process of several; torchrun is to end the others, and itself."""
+        chance.choice(self.ranks()).kill()
+        self.wait()
 
     def wait(self) -> float:
         """Seconds that it took to end; one that hangs is killed."""
@@ -256,6 +306,12 @@ def forked(command: list[str], options: Mapping[str, Any]) -> tuple[int, str]:
     with os.fdopen(reading) as output:
         text = output.read()
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), text
+
+
+def launched(words: list[str]) -> int:
+    """Run a command in two processes, as torchrun does."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    os.execv(sys.executable, [*launcher, "--nproc_per_node=2", "-m", "trl_deepseek", *words])
 
 
 def done_in(folder: Path) -> dict[str, Any]:
@@ -307,7 +363,9 @@ def same(a: Any, b: Any) -> bool:
     return repr(a) == repr(b)
 
 
-def moment(child: Child, out: Path, chance: random.Random, length: float, in_a_save: bool) -> str:
+def moment(
+    child: Child, out: Path, chance: random.Random, length: float, in_a_save: bool, one: bool
+) -> str:
     """Let the child run until it is to be killed, and kill it; where it was then.
 
     Args:
@@ -316,6 +374,7 @@ def moment(child: Child, out: Path, chance: random.Random, length: float, in_a_s
         chance: Draws the moment.
         length: Seconds that an undisturbed run takes.
         in_a_save: Whether to wait for a save, and kill within it.
+        one: Whether to kill one process of several.
     """
     until = chance.uniform(0, length)
     saves = chance.randint(1, 4)  # of which to hit
@@ -333,8 +392,12 @@ def moment(child: Child, out: Path, chance: random.Random, length: float, in_a_s
         time.sleep(0.002)
     if child.ended():
         return "after its end"
-    child.kill()
-    if saving(out):
+    in_a_save = saving(out)
+    if one and child.ranks():
+        child.kill_one(chance)
+    else:
+        child.kill()
+    if in_a_save:
         return "in a save"
     return "outside" if any(out.glob("**/checkpoint-*")) else "before the first"
 
@@ -346,13 +409,13 @@ def saving(out: Path) -> bool:
     return False
 
 
-def resume(folder: Path, words: list[str], *, forks: bool) -> tuple[int | None, str]:
+def resume(folder: Path, words: list[str], name: str) -> tuple[int | None, str]:
     """Go on with a killed run as its user would; the exit code, and what was found."""
     found = checkpoints.newest(folder / "out")
     before = done_in(folder / "out")
     if words[0] != "run" and found.folder is not None:
         words = [*words, "--resume_from_checkpoint", "true"]
-    child = Child(folder, words, forks=forks)
+    child = Child(folder, words, name)
     child.wait()
     after = done_in(folder / "out")
     if any(after.get(name) != stage for name, stage in before.items()):
@@ -381,13 +444,12 @@ def campaign(
             break
         name = names[number % len(names)]
         command, options = CONFIGS[name]
-        forks = name.endswith("with its stages")
         root = Path(tempfile.mkdtemp(prefix="kill-", dir=keep))
         if name not in references:
             undisturbed = root / "undisturbed"
             undisturbed.mkdir()
             words = write_config(undisturbed, command, options)
-            child = Child(undisturbed, words, forks=forks)
+            child = Child(undisturbed, words, name)
             seconds = child.wait()
             if child.code != 0:
                 sys.exit(f"{name}: {(undisturbed / 'log.txt').read_text()[-3000:]}")
@@ -396,10 +458,11 @@ def campaign(
         folder = root / "killed"
         folder.mkdir()
         words = write_config(folder, command, options)
-        in_a_save = (number // len(names)) % 2 == 0
-        child = Child(folder, words, forks=forks)
-        where = moment(child, folder / "out", chance, seconds, in_a_save)
-        code, note = resume(folder, words, forks=forks)
+        turn = number // len(names)
+        in_a_save = turn % 2 == 0
+        child = Child(folder, words, name)
+        where = moment(child, folder / "out", chance, seconds, in_a_save, turn % 4 < 2)
+        code, note = resume(folder, words, name)
         found = left_by(folder / "out")
         differing = [key for key in expected if not same(found.get(key), expected[key])]
         verdict = f"exit {code}" if code else "differs" if differing else "bitwise"

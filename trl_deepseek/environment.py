@@ -12,7 +12,7 @@ import inspect
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -191,16 +191,17 @@ def hold_to_timeout(args: Any) -> None:
 def check_output_dir(path: str | Path) -> None:
     """Refuse a folder that cannot be made or written to, by trying; nothing is left behind.
 
+    It is tried in a folder of its own beside it, or in it: the processes of a run, which try at the
+    same time, would remove it from under each other.
+
     Raises:
         ConfigError: Names the folder and what the system said.
     """
-    folder = Path(path)
-    made: Sequence[Path] = []
+    folder, whole = Path(path), Path(os.path.abspath(path))
+    there = next(each for each in (whole, *whole.parents) if os.path.lexists(each))
     try:
-        made = [each for each in (folder, *folder.parents) if not each.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryDirectory(dir=there) as aside:
+            Path(aside, whole.relative_to(there)).mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         file = next((each for each in (folder, *folder.parents) if each.is_file()), None)
@@ -209,7 +210,3 @@ def check_output_dir(path: str | Path) -> None:
             what = "it is a file" if file == folder else f"{str(file)!r} is a file"
             problem = f"{str(path)!r} cannot be a folder: {what}"
         raise ConfigError(f"output_dir: {problem}\n  name another one with --output_dir") from error
-    finally:
-        for each in made:
-            with contextlib.suppress(OSError):  # not made, or already used by another process
-                os.rmdir(each)

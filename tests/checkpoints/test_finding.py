@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,9 @@ from safetensors.torch import save_file
 
 from trl_deepseek import checkpoints
 from trl_deepseek.checkpoints import manifest, rotating, writing
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.jobs import running
+from trl_deepseek.trainers import room
 
 
 def checkpoint(folder: Path, step: int, *, whole: bool = True, noted: bool = True) -> Path:
@@ -233,3 +235,27 @@ def test_a_kill_while_a_model_is_replaced_is_seen_and_the_next_save_finishes_it(
         assert texts(copy) == (after if half else texts(copy))
         assert texts(copy) in (former, after)
         assert not (copy / "_saving").exists()
+
+
+def test_a_checkpoint_that_cannot_be_read_now_is_not_said_to_be_absent(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path, 2)
+    free = os.open(os.devnull, os.O_RDONLY)
+    os.close(free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+    try:
+        said, nothing = (running.saved_checkpoint(str(tmp_path / name)) for name in ("", "none"))
+        with pytest.raises(RunError) as ended, room.explained(str(tmp_path)):
+            (tmp_path / "log.jsonl").open("w")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + 1, hard))  # the folder can be listed
+        few = running.saved_checkpoint(str(tmp_path))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert said == f"checkpoints cannot be read now: {tmp_path}: Too many open files"
+    assert str(ended.value) == (
+        f"'{tmp_path}' cannot be written: Too many open files ({tmp_path / 'log.jsonl'})\n"
+        f"  {said}; allow more open files (ulimit -n) and go on with --resume_from_checkpoint true"
+    )
+    assert few == f"checkpoints cannot be read now: {path}: Too many open files"
+    assert nothing == "no checkpoint had been saved yet"
+    assert running.saved_checkpoint(str(tmp_path)).startswith(f"the last checkpoint is {path};")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -52,7 +53,9 @@ def test_a_mixture_with_renamed_columns_is_loaded(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_is_tried_and_nothing_is_left(tmp_path: Path) -> None:
-    environment.check_output_dir(tmp_path / "a" / "b")
+    with ThreadPoolExecutor(4) as several:  # as the processes of one run
+        tries = [several.submit(environment.check_output_dir, tmp_path / "a/b") for _ in range(200)]
+    assert [each.exception() for each in tries] == [None] * 200
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"cannot be a folder: .* is a file"):

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,9 @@ import pytest
 import safetensors.torch
 
 from trl_deepseek.cli.main import main
+from trl_deepseek.errors import RunError
 from trl_deepseek.memory import disk
+from trl_deepseek.trainers import room
 
 Words = Callable[..., list[str]]
 
@@ -215,3 +218,24 @@ def test_the_estimate_of_a_checkpoint_is_what_it_takes(
     assert before_loading == before_training
     assert written * 0.95 < before_training < written * 1.1
     assert json.loads(Path("out/run.json").read_text())["trainer"] == "SFT"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            FileExistsError(errno.EEXIST, "File exists", "out"),
+            "File exists (out)\n  no checkpoint is there; see who put a file in its place",
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), "No space left on device"),
+    ],
+    ids=["a file in the folder's place", "torch's stream, on a full disk"],
+)
+@pytest.mark.usefixtures("folder")
+def test_what_a_disk_makes_libraries_raise_is_said_as_the_disk_s(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "free", lambda _: 1000)
+    expected = re.escape(f"'out' cannot be written: {said}")
+    with pytest.raises(RunError, match=expected), room.explained("out"):
+        raise error

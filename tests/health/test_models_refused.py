@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,41 @@ def test_weights_that_are_missing_are_named(
     lines = str(refused.value).splitlines()
     assert lines[0] == f"model '{folder}' lacks weights, which would be random: {WEIGHT}"
     assert not Path(settings["output_dir"]).exists()
+
+
+def test_weights_without_a_tensor_are_no_model(
+    saved_model: Save, tmp_path: Path, settings: dict[str, Any], texts: Dataset
+) -> None:
+    folder = saved_model(tmp_path / "model", dict.clear)
+    with pytest.raises(ModelError) as refused:
+        check(folder, settings, texts)
+    assert str(refused.value) == (
+        f"model '{folder}' lacks all weights: {folder}/model.safetensors holds no tensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"num_hidden_layers": 3}, "more layers than the num_hidden_layers of its config.json, 3"),
+        ({"num_hidden_layers": -1}, "more layers than the num_hidden_layers of its config.json, -"),
+        ({"num_attention_heads": 0}, "transformers does not take its config.json: ZeroDivision"),
+        ({"hidden_size": 7}, "transformers does not take its config.json: "),
+        ({"hidden_size": "many"}, "transformers does not take its config.json: "),
+        ({"vocab_size": -5}, "cannot be built from its config.json: "),
+    ],
+    ids=str,
+)
+def test_a_config_that_no_model_can_have_is_named(
+    whole: Path,
+    tmp_path: Path,
+    settings: dict[str, Any],
+    texts: Dataset,
+    values: dict[str, Any],
+    said: str,
+) -> None:
+    with pytest.raises(ModelError, match=re.escape(said)):
+        check(edited(whole, tmp_path, "config.json", **values), settings, texts)
 
 
 def test_a_weight_of_another_shape_is_named_with_both(

@@ -150,7 +150,7 @@ def test_nothing_that_is_not_finite_is_saved(
             "option": "learning_rate is nan",
         }
         assert said.count(named[fault]) == 1
-        assert not last.exists()
+        assert not out.exists()
 
 
 def put_in(trainer: Any, fault: Fault, step: int) -> None:

@@ -44,7 +44,7 @@ def test_largest_finite_values_are_finite() -> None:
 
 
 def watch(tmp_path: Path) -> health.Watch:
-    return health.Watch(["nll"], str(tmp_path), None, 0, lambda: 6, lambda: None)
+    return health.Watch(["nll"], str(tmp_path), None, 0, lambda: 6, lambda: "none")
 
 
 def test_an_overflow_that_the_scaler_skips_is_no_fault(tmp_path: Path) -> None:
@@ -62,7 +62,9 @@ def test_the_rows_that_a_loss_names_are_shown_and_all_are_kept(tmp_path: Path) -
     tokenizer = REGISTRY.models["tiny-deepseek-llm"]()[1]
     texts = ["first row", "second row", "third row"]
     batch = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
-    looking = health.Watch(["ipo"], str(tmp_path), tokenizer, 0, lambda: 0, lambda: "out/x")
+    looking = health.Watch(
+        ["ipo"], str(tmp_path), tokenizer, 0, lambda: 0, lambda: "the last checkpoint is out/x"
+    )
     looking.saw(dict(batch))
     with pytest.raises(NotFinite) as stopped, looking.around_step():
         raise NotFinite("loss 'ipo' is not finite: [1.0, nan, 1.0]", [1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,12 @@ class Found:
     Attributes:
         folder: The newest whole checkpoint; None where there is none.
         torn: Newer ones that are not whole, each with its reason, newest first.
+        unread: What the system does not let be read, which may pass; None where it lets all.
     """
 
     folder: str | None
     torn: tuple[str, ...] = ()
+    unread: str | None = None
 
     def passed_over(self) -> str | None:
         """One message about the torn ones; None where there are none."""
@@ -31,6 +34,12 @@ class Found:
             return None
         lines = "".join(f"\n  {each}" for each in self.torn)
         return f"passed over, since a save was cut short or files have changed:{lines}"
+
+    def last(self, none: str) -> str:
+        """One clause about what a run that ends here leaves; ``none`` where there is nothing."""
+        if self.folder is not None:
+            return f"the last checkpoint is {self.folder}"
+        return none if self.unread is None else f"checkpoints cannot be read now: {self.unread}"
 
 
 def newest(output_dir: str | Path, *, only_model: bool = False) -> Found:
@@ -41,12 +50,28 @@ def newest(output_dir: str | Path, *, only_model: bool = False) -> Found:
         only_model: Whether the run saves models only (``save_only_model``).
     """
     torn: list[str] = []
-    for folder in sorted(steps(output_dir), key=step_of, reverse=True):
+    try:
+        there = steps(output_dir)
+    except OSError as error:
+        return Found(None, unread=f"{output_dir}: {error.strerror}")
+    for folder in sorted(there, key=step_of, reverse=True):
         problem = difference(folder, only_model=only_model)
         if problem is None:
             return Found(str(folder), tuple(torn))
         torn.append(f"{folder}: {problem}")
-    return Found(None, tuple(torn))
+    return Found(None, tuple(torn), next(filter(None, map(_unread, there)), None))
+
+
+def _unread(folder: Path) -> str | None:
+    """Why the system does not let a checkpoint be read; None where it does, whole or torn."""
+    try:
+        with contextlib.ExitStack() as opened:  # at the same time: descriptors may be few
+            for file in folder.iterdir():
+                if file.is_file():
+                    opened.enter_context(file.open("rb"))
+    except OSError as error:
+        return f"{folder}: {error.strerror}"
+    return None
 
 
 def steps(output_dir: str | Path) -> list[Path]:

@@ -34,7 +34,7 @@ class Watch:
         tokenizer: Turns the rows of a batch into text.
         process: Number of this process.
         step: The number of optimizer steps that have been made.
-        last_checkpoint: The newest whole checkpoint; None where there is none.
+        last_checkpoint: One clause about the newest whole checkpoint.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Watch:
         tokenizer: Any,
         process: int,
         step: Callable[[], int],
-        last_checkpoint: Callable[[], str | None],
+        last_checkpoint: Callable[[], str],
     ) -> None:
         self.losses = losses
         self.output_dir = output_dir
@@ -133,7 +133,7 @@ class Watch:
         if names:
             raise NotFinite(
                 f"{what} not finite after step {self.step()}: {finite.some(names)}\n"
-                f"  nothing of it has been saved; {self._way_back()}\n"
+                f"  nothing of it has been saved; {self.last_checkpoint()}\n"
                 f"  {REMEDY}"
             )
 
@@ -148,7 +148,7 @@ class Watch:
             *(f"  row: {text!r}" for text in chosen[: finite.SHOWN]),
             *([f"  and {len(chosen) - finite.SHOWN} more"] if len(chosen) > finite.SHOWN else ()),
             f"  {self._keep(step, batches, texts)}",
-            f"  the step was not made; {self._way_back()}",
+            f"  the step was not made; {self.last_checkpoint()}",
             f"  {REMEDY}",
         ]
         return NotFinite("\n".join(lines), rows)
@@ -169,7 +169,3 @@ class Watch:
         except (OSError, RuntimeError) as error:  # how torch says that the disk is full
             return f"the batch cannot be kept in {file}: {error}"
         return f"the batch is kept in {file}"
-
-    def _way_back(self) -> str:
-        last = self.last_checkpoint()
-        return "no checkpoint had been saved" if last is None else f"the last checkpoint is {last}"

@@ -50,10 +50,9 @@ def train(trainer: Any) -> Any:
 
 def saved_checkpoint(output_dir: str) -> str:
     """One clause about what an interrupted run leaves behind."""
-    last = checkpoints.newest(output_dir, only_model=True).folder
-    if last is None:
-        return "no checkpoint had been saved yet"
-    return f"the last checkpoint is {last}; go on with --resume_from_checkpoint {last}"
+    found = checkpoints.newest(output_dir, only_model=True)
+    way_on = f"; go on with --resume_from_checkpoint {found.folder}" if found.folder else ""
+    return f"{found.last('no checkpoint had been saved yet')}{way_on}"
 
 
 def checkpoint_to_resume(config: Any) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.checkpoints.writing import is_half_moved
-from trl_deepseek.errors import ModelError, did_you_mean
+from trl_deepseek.errors import ModelError, describe, did_you_mean
 from trl_deepseek.models import published, vocabulary, weights
 from trl_deepseek.registry import Registry
 
@@ -206,6 +206,10 @@ def load_config(
             ) from error
         raise ModelError(
             f"model {name!r} cannot be found: {_first_line(error)}{_nowhere(name)}"
+        ) from error
+    except Exception as error:  # transformers tries what the config says, each in its own way
+        raise ModelError(
+            f"model {name!r}: transformers does not take its config.json: {describe(error)}"
         ) from error
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import ModelError
+from trl_deepseek.errors import ModelError, describe
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +46,10 @@ def build(
     try:
         with torch.device("meta"):
             model: PreTrainedModel = loader.from_config(config, dtype=dtype or torch.float32)
-    except ValueError as error:
+    except Exception as error:  # what a number in the config brings about where it is used
+        said = error if isinstance(error, ValueError) else describe(error)
         raise ModelError(
-            f"a model of type {config.model_type!r} cannot be built: {error}"
+            f"a model of type {config.model_type!r} cannot be built: {said}"
         ) from error
     model.tie_weights()
     return model

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import health
-from trl_deepseek.errors import ModelError
+from trl_deepseek.errors import ModelError, boundary
 from trl_deepseek.models import skeleton
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 NAMES = ("model.safetensors", "pytorch_model.bin")  # transformers takes the first that is there
 SCORE_HEAD = "score."  # new in a reward model that begins from a language model
+LAYER = re.compile(r"\blayers\.(\d+)\.")
 CLASSIFIER = "ForSequenceClassification"
 NOT_WEIGHTS = {
     b"version https://git-lfs": "is a Git LFS pointer; `git lfs pull` fetches the file itself",
@@ -102,10 +104,13 @@ def check_fit(
     """
     quantized = _quantization(config)
     stored = {key: value for file in files for key, value in _headers(file).items()}
-    if not stored or quantized not in (None, "bitsandbytes"):
+    if not files or quantized not in (None, "bitsandbytes"):
         return
+    if not stored:
+        raise ModelError(f"model {name!r} lacks all weights: {files[0]} holds no tensors")
     architecture = _architecture(name, config, sequence_classification)
-    with _quiet():
+    cannot = f"model {name!r} cannot be built from its config.json"
+    with _quiet(), boundary(ModelError, cannot):
         _, report = architecture.from_pretrained(
             None,
             config=_plain(config, sequence_classification),
@@ -113,6 +118,13 @@ def check_fit(
             device_map={"": "meta"},
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+        )
+    layers = getattr(config, "num_hidden_layers", None)
+    beyond = sorted(_beyond(layers, config, report["unexpected_keys"]))
+    if beyond:
+        raise ModelError(
+            f"model {name!r} has more layers than the num_hidden_layers of its config.json, "
+            f"{layers}: {health.some(beyond)}\n  take config and weights from the same model"
         )
     new_head = sequence_classification and not any(SCORE_HEAD in key for key in stored)
     missing = sorted(
@@ -231,6 +243,20 @@ def _architecture(name: str, config: PretrainedConfig, sequence_classification: 
             "  name the model that it was trained from"
         )
     return getattr(transformers, named, None) or type(skeleton.build(config))
+
+
+def _beyond(
+    layers: int | None, config: PretrainedConfig, unexpected: Iterable[str]
+) -> Iterator[str]:
+    """Those of the tensors that no module takes which lie in layers after the config's last.
+
+    The layers that predict further tokens come after it, and are rightly left out.
+    """
+    last = (layers or 0) + (getattr(config, "num_nextn_predict_layers", None) or 0)
+    for key in unexpected:
+        place = LAYER.search(key)
+        if layers is not None and place is not None and int(place[1]) >= last:
+            yield key
 
 
 def _plain(config: PretrainedConfig, sequence_classification: bool) -> PretrainedConfig:

@@ -97,12 +97,13 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         start = checkpoints.start_of(inputs.args)
         if start is not None:
             checkpoints.check_adapter(start, given.get("peft_config"))
-        with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
-            super().__init__(model, **given)  # type: ignore[call-arg]
+        with output_folder.not_made_in_vain(Path(inputs.args.output_dir)):
+            with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
+                super().__init__(model, **given)  # type: ignore[call-arg]
+            if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
+                models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         if inputs.args.fp16 and inputs.has_adapter:
             quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
-        if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
-            models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
         self.add_callback(Room(self))  # type: ignore[attr-defined]
         self.add_callback(recording.Log())  # type: ignore[attr-defined]

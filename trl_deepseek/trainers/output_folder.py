@@ -90,6 +90,19 @@ def move_aside(folder: Path) -> Path | None:
 
 
 @contextlib.contextmanager
+def not_made_in_vain(folder: Path) -> Iterator[None]:
+    """While a trainer is built: where it is refused, the folder that transformers made goes."""
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # another process has written there
+            for place in made:
+                place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Hold the folder while a run writes there; the lock goes with the process, however it ends.
 

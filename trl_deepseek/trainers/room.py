@@ -25,19 +25,23 @@ from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.memory import disk
 from trl_deepseek.rollouts import record
 
-# What the system says of a disk whatever file it is about, and of files only when they are ours.
-OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE}
+# What the system says of a disk whatever file it is about; all else counts of files that are ours,
+# and some of it where safetensors names none.
+OF_A_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.ESTALE, errno.EMFILE}
 OF_A_FILE = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
 WAYS_OUT = {
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room, your quota is used up",
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.ENOENT: "see who removed it",
+    errno.ENOTDIR: "see who put a file in its place",
+    errno.EEXIST: "see who put a file in its place",
+    errno.EMFILE: "allow more open files (ulimit -n)",
 }
 WRITABLE = "make it writable"
 # How safetensors tells of an OSError, and torch of a file that it could not write.
 BY_NUMBER = re.compile(r"\(os error (\d+)\)")
-OF_TORCH = ("PytorchStreamWriter", "inline_container", "unexpected pos")
+OF_TORCH = ("PytorchStreamWriter", "inline_container", "unexpected pos", "iostream error")
 
 
 @contextlib.contextmanager
@@ -91,16 +95,15 @@ def _number(error: BaseException, folder: str) -> int | None:
         return number
     name = getattr(error, "filename", None)
     ours = isinstance(name, str) and Path(name).absolute().is_relative_to(Path(folder).absolute())
-    return number if number in OF_A_FILE and ours else None
+    return number if ours else None
 
 
 def _goes_on(folder: str, way_out: str) -> str:
-    last = checkpoints.newest(folder, only_model=True).folder
-    if last is None:
-        return f"no checkpoint is there; {way_out} and begin anew"
-    return (
-        f"the last checkpoint is {last}; {way_out} and go on with --resume_from_checkpoint {last}"
-    )
+    found = checkpoints.newest(folder, only_model=True)
+    goes_on = "begin anew"
+    if found.folder is not None or found.unread is not None:
+        goes_on = f"go on with --resume_from_checkpoint {found.folder or 'true'}"
+    return f"{found.last('no checkpoint is there')}; {way_out} and {goes_on}"
 
 
 class Room(TrainerCallback):

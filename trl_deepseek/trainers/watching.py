@@ -27,7 +27,9 @@ class WatchedTraining:
             self.processing_class,
             self.accelerator.process_index,
             step=lambda: self.state.global_step,
-            last_checkpoint=lambda: checkpoints.newest(folder).folder,
+            last_checkpoint=lambda: checkpoints.newest(folder, only_model=True).last(
+                "no checkpoint had been saved"
+            ),
         )
         aggregation = getattr(self.args, "multi_objective_aggregation", None)
         normalized = aggregation == "normalize_then_sum"
