@@ -221,6 +221,16 @@ def test_a_base_that_is_not_finite_is_refused_in_memory_as_on_disk(
         SFTTrainer(model, SFTConfig(**settings), train_dataset=texts, processing_class=tokenizer)
 
 
+def test_generation_settings_that_cannot_be_read_are_not_taken_for_none(
+    whole: Path, tmp_path: Path, settings: dict[str, Any], texts: Dataset
+) -> None:
+    folder = edited(whole, tmp_path, "config.json")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1,')
+    with pytest.raises(ModelError, match=r"generation_config\.json' is not valid JSON"):
+        check(folder, settings, texts)
+
+
 def test_only_a_reward_model_may_have_a_new_head(
     whole: Path, tmp_path: Path, settings: dict[str, Any], texts: Dataset
 ) -> None:

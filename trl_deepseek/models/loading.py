@@ -77,6 +77,8 @@ def check(name: str, registry: Registry, *, needs_weights: bool = True) -> None:
             f"  it contains: {_some(files)}"
         )
     _check_config(folder / "config.json")
+    if "generation_config.json" in files:  # transformers takes one that it cannot read for none
+        _settings(folder / "generation_config.json")
     if needs_weights:
         weights.check_readable(weights.files_of(name))
 
@@ -85,6 +87,16 @@ def _check_config(file: Path) -> None:
     """Refuse a config.json that names no architecture of transformers."""
     from transformers import CONFIG_MAPPING
 
+    settings = _settings(file)
+    kind = settings.get("model_type")
+    if kind is None:
+        raise ModelError(f"{str(file)!r} names no model_type: it is no model of transformers")
+    if kind not in CONFIG_MAPPING and "auto_map" not in settings:
+        hint = did_you_mean(kind, CONFIG_MAPPING, inline=True)
+        raise ModelError(f"{str(file)!r}: transformers knows no model_type {kind!r}{hint}")
+
+
+def _settings(file: Path) -> dict[str, Any]:
     text = file.read_text(encoding="utf-8", errors="replace")
     if text.startswith("version https://git-lfs"):
         raise ModelError(f"{str(file)!r} is a pointer of git LFS, not the file\n  git lfs pull")
@@ -92,12 +104,9 @@ def _check_config(file: Path) -> None:
         settings = json.loads(text)
     except ValueError as error:
         raise ModelError(f"{str(file)!r} is not valid JSON: {error}") from error
-    kind = settings.get("model_type") if isinstance(settings, dict) else None
-    if kind is None:
-        raise ModelError(f"{str(file)!r} names no model_type: it is no model of transformers")
-    if kind not in CONFIG_MAPPING and "auto_map" not in settings:
-        hint = did_you_mean(kind, CONFIG_MAPPING, inline=True)
-        raise ModelError(f"{str(file)!r}: transformers knows no model_type {kind!r}{hint}")
+    if not isinstance(settings, dict):
+        raise ModelError(f"{str(file)!r} holds a {type(settings).__name__}, no object of settings")
+    return settings
 
 
 def resolve(
