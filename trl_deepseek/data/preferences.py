@@ -221,11 +221,14 @@ def _without_bad_rows(dataset: Any, drop: bool, source: str) -> Any:
     total = len(dataset)
     if len(numbers) == total:
         raise DataError(f"{source}: none of the {total} rows can teach anything: {report}")
-    fate = (
-        "left out, the others are counted anew" if drop else "kept; drop_bad_rows leaves them out"
-    )
+    fate = "left out" if drop else "kept; drop_bad_rows leaves them out"
     logger.warning("%s: %d of %d rows are bad (%s): %s", source, len(numbers), total, fate, report)
-    return rows.without(dataset, numbers) if drop else dataset
+    if not drop:
+        return dataset
+    logger.warning(
+        "%s: from here on the %d rows left are counted anew", source, total - len(numbers)
+    )
+    return rows.without(dataset, numbers)
 
 
 def bad_rows(dataset: Any) -> dict[str, list[int]]:
