@@ -82,11 +82,11 @@ class KTOTrainer(PreferenceTrainer, trl.KTOTrainer):
         args = inputs.args
         found = plan(args, inputs.registry)
         inputs.each_split(lambda rows, split: preferences.either(rows, args, split))
-        found.settle(args)
         find(inputs)
         inputs.once_checked = _singles  # until then a row has the number that it has in the file
         read_conversations(inputs)
         inputs.parts = loss = _weighted(found.losses[0], args, inputs.train_dataset)
+        found.settle(args)
         for option in set(WEIGHTS) & set(loss.options):
             setattr(args, option, loss.options[option])
         inputs.advise([loss], general=loss.needs_reference)
