@@ -89,6 +89,7 @@ def test_stages_chain_and_are_run_once(write: Any, capsys: pytest.CaptureFixture
     assert "out/grpo" in shown.out
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_an_interrupted_stage_goes_on_from_its_checkpoint(
     write: Any, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from trl_deepseek.sources import import_file
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
+@pytest.mark.matrix
 @pytest.mark.slow
 def test_each_named_loss_makes_the_held_out_chosen_answers_gain_on_the_rejected(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

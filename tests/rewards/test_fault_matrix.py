@@ -176,7 +176,15 @@ def test_a_misdeed_costs_what_it_touched_and_nothing_else(
     assert workers_only(run_mark), "a process was left behind"
 
 
-@pytest.mark.parametrize(("form", "fault", "metric", "words"), list(cases(SURVIVABLE)))
+@pytest.mark.parametrize(
+    ("form", "fault", "metric", "words"),
+    [
+        pytest.param(
+            *each.values, id=each.id, marks=[pytest.mark.matrix] * ("deadlocks" in each.id)
+        )
+        for each in cases(SURVIVABLE)
+    ],
+)
 def test_without_isolation_a_misdeed_that_kills_nothing_ends_alike(
     in_process: Guards, form: str, fault: str, metric: str, words: str
 ) -> None:
