@@ -93,7 +93,7 @@ def read(kind: str, dataset: Any) -> Any:
     if kind == "pairs":
         return preferences.pairs(dataset, ARGS, ["dpo"], "rows.jsonl")
     if kind == "singles":
-        return preferences.singles(dataset, ARGS, "rows.jsonl")
+        return preferences.dealt(preferences.either(dataset, ARGS, "rows.jsonl"))
     if kind == "prompts":
         return data.check_prompts(dataset, "rows.jsonl", ["score"])
     if kind == "margins":

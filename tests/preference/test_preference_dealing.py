@@ -18,7 +18,7 @@ def test_every_batch_of_singles_holds_both_classes_and_no_neighbours_share_a_pro
     pairs: int, batch: int
 ) -> None:
     rows = [{"prompt": str(i), "chosen": f"{i}+", "rejected": f"{i}-"} for i in range(pairs)]
-    singles = list(preferences.singles(Dataset.from_list(rows), KEEP))
+    singles = list(preferences.dealt(preferences.either(Dataset.from_list(rows), KEEP)))
     assert sorted(row["completion"] for row in singles) == sorted(
         text for row in rows for text in (row["chosen"], row["rejected"])
     )

@@ -137,7 +137,7 @@ def test_pairs_taken_apart_give_both_classes_to_every_batch(count: int, batch: i
     data = Dataset.from_list(
         [{"prompt": f"{i}", "chosen": "yes", "rejected": "no"} for i in range(count)]
     )
-    found = preferences.singles(data, args()).to_list()
+    found = preferences.dealt(preferences.either(data, args())).to_list()
     assert len(found) == 2 * count
     assert sum(row["label"] for row in found) == count
     for start in range(0, len(found) - len(found) % batch, batch):

@@ -77,7 +77,7 @@ def test_nothing_of_a_row_is_lost(layout: str, tools: Any, kind: str, tmp_path: 
     )
     data: Any = Dataset.from_list([{**LAYOUTS[layout], "tools": tools}] * 2)
     if kind == "KTO":
-        data = preferences.singles(data, args)
+        data = preferences.dealt(preferences.either(data, args))
     trainer = getattr(trl_deepseek, f"{kind}Trainer")(
         "tiny-deepseek-llm", args=args, train_dataset=data
     )

@@ -125,7 +125,7 @@ def test_preferences(table: Dataset, needs_prompt: bool, tokenizer: Any) -> None
     ours_or_a_result(
         read, lambda: preferences.pairs(table, ARGS, ["dpo"], "rows", needs_prompt=needs_prompt)
     )
-    ours_or_a_result(read, lambda: preferences.singles(table, ARGS, "rows"))
+    ours_or_a_result(read, lambda: preferences.dealt(preferences.either(table, ARGS, "rows")))
 
 
 @FEW

@@ -66,26 +66,20 @@ def pairs(
     return rows.each(dataset, convert)
 
 
-def singles(dataset: Any, args: Any, source: str = "the dataset") -> Any:
-    """The dataset as labelled singles; pairs are taken apart and dealt out, see :func:`deal`.
-
-    Raises:
-        DataError: It is no preference data, or has a malformed row or no usable one.
-    """
-    return dealt(either(dataset, args, source), source)
-
-
 def either(dataset: Any, args: Any, source: str = "the dataset") -> Any:
     """The dataset as pairs or as labelled singles, whichever it holds.
 
     Raises:
-        DataError: As :func:`singles`.
+        DataError: It is no preference data, or has a malformed row or no usable one.
     """
     return rows.each(dataset, lambda part: _read(part, args, source_of(part, source), True)[0])
 
 
 def dealt(dataset: Any, source: str = "the dataset") -> Any:
-    """What :func:`either` gives, as labelled singles; its name then says what a row is."""
+    """What :func:`either` gives, as labelled singles; its name then says what a row is.
+
+    Pairs are taken apart and dealt out, see :func:`deal`.
+    """
 
     def convert(part: Dataset) -> Dataset:
         if not set(COMPLETIONS) <= set(rows.column_names(part)):

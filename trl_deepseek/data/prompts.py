@@ -56,7 +56,8 @@ def check_prompts(
             f"  columns found: {', '.join(columns)}\n"
             f"  environments: {', '.join(environments or ())}"
         )
-    needs += [name for name in ("prompt",) if name in columns and name not in needs]
+    if "prompt" in columns and "prompt" not in needs:
+        needs.append("prompt")
     taken = [name for name in RESERVED if name in columns]
     if taken:
         names = ", ".join(map(repr, taken))
