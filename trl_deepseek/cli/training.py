@@ -104,6 +104,9 @@ def run(args: argparse.Namespace, look: Callable[[Any], None] = lambda job: None
             trainer = job.build()
         log_lines.replace_printing(trainer, chosen="logging_steps" in args.given)
         result = running.train(trainer)
+    end_engine = getattr(getattr(trainer, "vllm_generation", None), "end", None)
+    if end_engine is not None:
+        end_engine()
     # Or threads that still talk to other processes may abort this one as Python ends.
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():

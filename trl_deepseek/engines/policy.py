@@ -100,6 +100,11 @@ class Policy(VLLMGeneration):
         with boundary(_failed):
             return super().generate(prompts, *args, **kwargs)
 
+    def end(self) -> None:
+        """End a colocated engine; of itself one ends with Python, after what it runs on is gone."""
+        if self.mode == "colocate":
+            self.llm.llm_engine.engine_core.shutdown()
+
     @contextlib.contextmanager
     def plainly(self, tokens: int) -> Iterator[None]:
         """Within it, it samples ``tokens`` by the model's own probabilities, the same each time."""
