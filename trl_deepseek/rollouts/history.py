@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek.errors import DataError, RunError
+from trl_deepseek.errors import DataError, RunError, describe
 
 if TYPE_CHECKING:
     import pyarrow
@@ -176,8 +176,9 @@ def read(run: str | os.PathLike[str]) -> Iterator[Row]:
         run: The run's folder, its ``completions`` folder, or one file of it.
 
     Raises:
-        DataError: There are none.
+        DataError: There are none, or a file is not whole.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     paths = files(Path(run))
@@ -187,9 +188,15 @@ def read(run: str | os.PathLike[str]) -> Iterator[Row]:
             f"  GRPO runs save them unless save_completions is false"
         )
     for path in paths:
-        for batch in pq.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                yield decode(row)
+        try:
+            batches = pq.ParquetFile(path).iter_batches()
+            rows = [decode(row) for batch in batches for row in batch.to_pylist()]
+        except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+            raise DataError(
+                f"{str(path)!r} is no whole file of completions: {describe(error)}\n"
+                "  copy it anew; without it, what was generated in its batches is missing"
+            ) from error
+        yield from rows
 
 
 def files(place: Path) -> list[Path]:

@@ -146,7 +146,7 @@ def check_engine(inputs: Inputs) -> None:
         ConfigError: See :func:`trl_deepseek.engines.check`.
     """
     args = inputs.args
-    replaying.check(args, tools=bool(inputs.tools))
+    replaying.check(inputs)
     if not args.use_vllm:
         return
     chosen = quantization.choose(args, inputs.registry)

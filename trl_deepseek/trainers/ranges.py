@@ -105,6 +105,7 @@ NUMBERS = {
     "vllm_tensor_parallel_size": "[1, inf)",
     "vllm_importance_sampling_clip_min": "[0, inf)",
     "vllm_importance_sampling_clip_max": "(0, inf]",
+    "vllm_importance_sampling_cap": "(0, inf]",
     # Rewards.
     "reward_timeout": "(0, inf)",
     "reward_workers": "[0, 256]",  # each a process with the user's libraries in memory
@@ -143,6 +144,7 @@ POLICY_WORDS = {
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
     "kl_in": ("loss", "reward"),
     "vllm_mode": ("colocate", "server"),
+    "vllm_model_impl": ("vllm", "transformers"),
     "vllm_importance_sampling_mode": (
         *("token_truncate", "token_mask"),
         *("sequence_truncate", "sequence_mask"),

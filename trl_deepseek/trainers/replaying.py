@@ -6,11 +6,15 @@ At each step the policy is trained on what that run generated at this step for t
 from __future__ import annotations
 
 import json
+import logging
 from collections import defaultdict, deque
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-from trl_deepseek.errors import ConfigError, RunError
-from trl_deepseek.rollouts import history
+from trl_deepseek.errors import ConfigError, DataError, RunError
+from trl_deepseek.rollouts import history, record
+from trl_deepseek.trainers import provenance
 
 
 class ReplayedRollouts:
@@ -53,21 +57,69 @@ def _key(prompt: Any) -> str:
     return json.dumps(prompt, sort_keys=True)
 
 
-def check(args: Any, *, tools: bool) -> None:
+logger = logging.getLogger(__name__)
+
+# Settings that bear on what is generated, and so on what is trained on.
+DRAWN_BY = (
+    "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "generation_batch_size", "steps_per_generation", "num_generations", "num_iterations",
+    "shuffle_dataset", "max_completion_length", "temperature", "top_p", "top_k", "min_p",
+    "repetition_penalty", "generation_kwargs", "chat_template_kwargs", "mask_truncated_completions",
+)  # fmt: skip
+
+
+def check(inputs: Any) -> None:
     """Refuse rollouts that are not there, or that cannot be gone through again.
+
+    What the run that saved them was made with and this one is not, is said.
 
     Raises:
         ConfigError: See the messages.
+        DataError: There are none, or they are of another tokenizer.
     """
+    args = inputs.args
     folder = getattr(args, "rollouts", None)
     if folder is None:
         return
     if args.use_vllm:
         raise ConfigError("rollouts: nothing is generated from saved ones; leave --use_vllm out")
-    if tools:
+    if inputs.tools:
         raise ConfigError("rollouts: turns with tools cannot be gone through again")
     if args.world_size > 1:
         raise ConfigError(
             f"rollouts: saved ones are gone through in one process, and there are {args.world_size}"
         )
-    next(history.read(folder), None)  # says where there are none
+    if Path(folder).resolve() == Path(args.output_dir).resolve():
+        raise ConfigError(
+            f"rollouts: {str(folder)!r} is the output folder, whose completions this run replaces\n"
+            "  name another --output_dir"
+        )
+    _check_tokenizer(history.read(folder), inputs.tokenizer, str(folder))  # says if none are there
+    before = record.read_manifest(Path(folder)) or {}
+    now = provenance.of(inputs)
+    now["settings"] = {name: now["settings"].get(name) for name in DRAWN_BY}
+    now["plugins"], now["adapter"] = {}, before.get("adapter")
+    changed = provenance.differences(before, now)
+    if changed:
+        logger.warning(
+            "rollouts: what %s holds was generated with other settings or data:\n%s",
+            folder,
+            "\n".join(f"  {each}" for each in changed),
+        )
+
+
+def _check_tokenizer(rows: Iterable[history.Row], tokenizer: Any, folder: str) -> None:
+    """Refuse the tokens of another tokenizer, which are other words here."""
+    for row in rows:
+        ids = row.completion_ids
+        said = row.completion if isinstance(row.completion, str) else row.completion[-1]["content"]
+        known = max(ids, default=0) < len(tokenizer)
+        texts = [tokenizer.decode(ids, skip_special_tokens=skip) for skip in (True, False) if known]
+        if not any(str(said or "").strip() in text for text in texts):
+            raise DataError(
+                f"rollouts: {folder!r} holds tokens of another tokenizer: the words of one "
+                f"completion are {str(said)[:40]!r} there and {''.join(texts[:1])[:40]!r} here\n"
+                "  give the model whose tokenizer generated them"
+            )
+        if said:
+            return
