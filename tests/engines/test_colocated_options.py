@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from transformers import LlamaConfig
 
-from trl_deepseek.engines.checking import check_colocated
+from trl_deepseek import generation, load_registry
+from trl_deepseek.engines.checking import check_colocated, check_sampling
 from trl_deepseek.errors import ConfigError
 
 USUAL: dict[str, Any] = {
@@ -58,3 +60,22 @@ def test_what_starts_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
         check(linear, vllm_max_model_length=201)
     monkeypatch.setenv("VLLM_ALLOW_LONG_MAX_MODEL_LEN", "1")
     check(vllm_max_model_length=101)
+
+
+def test_sampling_that_vllm_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def params(stop: Any = None, n: int = 1) -> None:
+        """In the place of vLLM's own, which raises these too."""
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=params))
+    check_sampling({"stop": ["x"], "n": 1})
+    with pytest.raises(ConfigError, match=r"^generation_kwargs: n is num_generations here"):
+        check_sampling({"n": 3})
+    with pytest.raises(ConfigError, match=r"^generation_kwargs: vLLM does not take them: TypeErr"):
+        check_sampling({"best": 3})
+
+
+def test_answers_of_a_base_in_8_bits_are_refused_before_it_is_loaded() -> None:
+    with pytest.raises(ConfigError, match=r"^engine vllm: a base in 8 bits cannot be given to an"):
+        generation.load(
+            "tiny-deepseek-llm", load_registry(), engine="vllm", quantization="int8"
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from trl_deepseek.engines import server
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.errors import ConfigError, boundary
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
 SCALED = ("linear", "dynamic")  # rope types whose factor stands beside the positions
@@ -60,11 +61,8 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
         ConfigError: See the messages.
     """
     check_installed("use_vllm")
-    if bits == 8:
-        raise ConfigError(
-            "use_vllm: a base in 8 bits cannot be given to an engine\n"
-            "  --quantization qlora, or hold it in 16 bits"
-        )
+    check_bits("use_vllm", bits)
+    check_sampling(args.generation_kwargs or {})
     per_batch = args.steps_per_generation * args.num_iterations
     if noised and args.gradient_accumulation_steps % per_batch:
         raise ConfigError(
@@ -78,6 +76,33 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
     if args.vllm_mode == "colocate":
         check_colocated(args, config)
         check_architecture(config)
+
+
+def check_bits(option: str, bits: int | None) -> None:
+    """Refuse a base in 8 bits, whose packed numbers an engine would take for weights.
+
+    Raises:
+        ConfigError: Names ``option``, which asks for the engine.
+    """
+    if bits == 8:
+        raise ConfigError(
+            f"{option}: a base in 8 bits cannot be given to an engine\n"
+            "  --quantization qlora, or hold it in 16 bits"
+        )
+
+
+def check_sampling(given: Mapping[str, Any]) -> None:
+    """Refuse ``generation_kwargs`` that vLLM has not, or that make another number of answers.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    from vllm import SamplingParams
+
+    if given.get("n", 1) != 1:
+        raise ConfigError("generation_kwargs: n is num_generations here\n  leave it out")
+    with boundary(ConfigError, "generation_kwargs: vLLM does not take them"):
+        SamplingParams(**given)
 
 
 def check_colocated(args: Any, config: Any) -> None:

@@ -109,6 +109,8 @@ def load(
         chat_template=chat_template,
     )
     chosen = _quantization(name, registry, quantization)
+    if engine == "vllm":
+        engines.check_bits("engine vllm", None if chosen is None else chosen.bits)
     options: dict[str, Any] = {"dtype": dtype or "auto", "attn_implementation": attn_implementation}
     adapter: str | None = None
     base = name

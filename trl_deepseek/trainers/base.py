@@ -44,6 +44,7 @@ from trl_deepseek.trainers import (
     recording,
     room,
     trial,
+    uneven,
 )
 from trl_deepseek.trainers.inputs import Inputs, read_split, registry_for
 from trl_deepseek.trainers.measuring import MeasuredEvaluation
@@ -243,6 +244,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         self._resumed = self._checkpoint_to_resume(resume_from_checkpoint)
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
+        uneven.tell(self)
         noised, folder = self.embedding_noise, Path(self.args.output_dir)
         with contextlib.ExitStack() as around:
             around.enter_context(room.explained(self.args.output_dir))
