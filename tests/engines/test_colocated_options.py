@@ -76,6 +76,4 @@ def test_sampling_that_vllm_does_not_have_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_answers_of_a_base_in_8_bits_are_refused_before_it_is_loaded() -> None:
     with pytest.raises(ConfigError, match=r"^engine vllm: a base in 8 bits cannot be given to an"):
-        generation.load(
-            "tiny-deepseek-llm", load_registry(), engine="vllm", quantization="int8"
-        )
+        generation.load("tiny-deepseek-llm", load_registry(), engine="vllm", quantization="int8")

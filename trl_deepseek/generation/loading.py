@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import chat, models, quantization
+from trl_deepseek import chat, engines, models, quantization
 from trl_deepseek.adapters import merging
 from trl_deepseek.errors import ConfigError, ModelError
 from trl_deepseek.generation.completing import ENGINE
