@@ -214,6 +214,15 @@ def test_the_largest_batch_is_the_last_that_fits(budget: int) -> None:
 
 @pytest.mark.matrix
 @pytest.mark.slow
+def test_of_several_processes_the_first_one_prints(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    words = ("sft", "--model_name_or_path", TINY[0], "--dataset_name", "arithmetic")
+    assert main([*words, "--output_dir", "never", "--dry_run", "--json"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_deepseek_llm_7b_on_a_gpu_of_24_gb(capsys: pytest.CaptureFixture[str]) -> None:
     found = answer(
         capsys,

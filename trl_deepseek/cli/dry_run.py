@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from trl_deepseek import jobs
+from trl_deepseek.cli import ranks
 from trl_deepseek.cli.output import machine_readable, status
 
 
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         job = jobs.kind(args.command).settle(args)
         with status("reading the model's config") as tell:
             answer = report.answer_for(job, budget, tell)
+    if not ranks.speaks():
+        return 0
     if args.json:
         print(json.dumps(answer))
     else:

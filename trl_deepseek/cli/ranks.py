@@ -16,6 +16,11 @@ PATIENCE = 10.0
 KEY = "trl_deepseek/error"
 
 
+def speaks() -> bool:
+    """Whether this process prints what a run of several has to say once."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def message_of_this_rank(message: str) -> str | None:
     """What this process has to say of an error; None where the first process has said it.
 
@@ -43,7 +48,7 @@ def message_of_this_rank(message: str) -> str | None:
 def said_by_the_first(say: Callable[[], None]) -> None:
     """Have the first process call ``say``; the others wait, since a launcher ends all with one."""
     store = store_of_the_run()
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         say()
         if store is not None:
             store.set(KEY, "")

@@ -117,7 +117,7 @@ def check_colocated(args: Any, config: Any) -> None:
     if parts % size:
         raise ConfigError(
             f"vllm_tensor_parallel_size is {size}: an engine is shared by so many of the trainer's "
-            f"processes, and {'it is' if parts == 1 else 'they are'} {parts}\n"
+            f"processes, and there {'is' if parts == 1 else 'are'} {parts}\n"
             "  start as many, or twice, ... as many, with accelerate launch --num_processes"
         )
     if args.vllm_enable_sleep_mode and not torch.cuda.is_available():
