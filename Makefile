@@ -59,8 +59,10 @@ apt = test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 	>/dev/null 2>&1 || echo "$(1) could not be installed"
 
 # Training steps against stock TRL's, every row of the table, into benchmarks/speed.{json,md}.
+THREADS := 2
+
 bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/speed.py --threads 2 --rounds 2 --write benchmarks/speed
+	$(BIN)/python benchmarks/speed.py --threads $(THREADS) --rounds 2 --write benchmarks/speed
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

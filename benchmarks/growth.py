@@ -2,7 +2,7 @@
 
     python benchmarks/growth.py [--layers 2] [--rounds 2] [--write benchmarks/growth]
 
-The works are those of speed.py with a smaller model. ``--write NAME`` makes NAME.json and its
+The works are those of works.py with a smaller model. ``--write NAME`` makes NAME.json and its
 plots, NAME.png: ours and stock TRL's in processor seconds, and what tokens alone allow, TRL's time
 by the share of them that is left once each prompt is read once. "auto" is our step with
 ``prefix_sharing="auto"`` against ours with ``off``, where sharing gains little or nothing.
@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import speed  # type: ignore[import-not-found]
 import torch
+import works  # type: ignore[import-not-found]
 
 import trl_deepseek
 
@@ -32,14 +33,13 @@ Point = dict[str, Any]
 
 def dpo(prompt: int, completion: int) -> Any:
     """DPO on one pair."""
-    work = speed.preference(prompt, completion)
+    work = works.preference(prompt, completion)
     return replace(work, batch=PAIRS, options={"max_length": 8192})
 
 
 def grpo(prompt: int, completion: int, group: int) -> Any:
     """GRPO's update of one group."""
-    speed.GROUP = group
-    return speed.grpo(prompt, completion, speed.update)
+    return works.grpo(prompt, completion, works.update, group)
 
 
 # Of each axis: what changes, and at each value the work, the vocabulary, and the share of tokens
@@ -64,53 +64,58 @@ AXES: dict[str, tuple[str, list[tuple[int, Any, int, float]]]] = {
         ],
     ),
 }
-# Prompt and completion tokens of pairs, where the rule is near to its threshold.
-LITTLE = ((4, 64), (16, 64), (32, 64), (16, 256), (64, 256), (512, 8))
+# Prompt and completion tokens of four pairs, and of a group, where the rule is near its threshold.
+LITTLE: tuple[tuple[Any, tuple[int, ...]], ...] = (
+    (works.preference, (4, 64)),
+    (works.preference, (16, 64)),
+    (works.preference, (32, 64)),
+    (works.preference, (16, 256)),
+    (works.preference, (64, 256)),
+    (works.preference, (512, 8)),
+    (grpo, (16, 64, 4)),
+    (grpo, (32, 128, 4)),
+    (grpo, (64, 256, 2)),
+)
 
 
-def compare(make: Any, layers: int, vocabulary: int, rounds: int) -> dict[str, float]:
-    """Processor seconds of TRL's step and ours."""
+def compare(make: Any, layers: int, vocabulary: int, rounds: int) -> Point:
+    """Processor seconds and megabytes of TRL's step and ours."""
     function, words = make
     work = function(*words)
-    found: dict[str, list[float]] = {"TRL": [], "ours": []}
     with tempfile.TemporaryDirectory() as folder:
-        made = {
-            s: speed.prepared(library, work, folder, layers, vocabulary)
-            for s, library in speed.SIDES
-        }
-        for number in range(rounds + 1):
-            for side in found if number % 2 == 0 else reversed(found):
-                found[side].append(speed.step(work, *made[side])[0])
-    return {side: statistics.median(times[1:]) for side, times in found.items()}
+        row = speed.in_turn(speed.sides(work, folder, layers, vocabulary), rounds)
+    return {
+        "TRL": row["trl_seconds"],
+        "ours": row["ours_seconds"],
+        "TRL_megabytes": row["trl_megabytes"],
+        "ours_megabytes": row["ours_megabytes"],
+    }
 
 
-def auto(prompt: int, completion: int, layers: int, rounds: int) -> Point:
-    """Our DPO step with ``auto`` against ``off``, four pairs."""
-    work = speed.preference(prompt, completion)
-    found: dict[str, list[float]] = {"auto": [], "off": []}
+def auto(make: Any, layers: int, rounds: int) -> Point:
+    """Our step with ``auto`` against ``off``."""
+    function, words = make
+    work = function(*words)
     with tempfile.TemporaryDirectory() as folder:
         made = {
-            mode: speed.prepared(
+            mode: works.prepared(
                 trl_deepseek,
                 replace(work, ours=work.ours | {"prefix_sharing": mode}),
                 folder,
                 layers,
                 32_000,
             )
-            for mode in found
+            for mode in ("off", "auto")
         }
-        for number in range(4 * rounds + 1):
-            for mode in found if number % 2 == 0 else reversed(found):
-                found[mode].append(speed.step(work, *made[mode])[0])
-        ratios = [a / b for a, b in zip(*(times[1:] for times in found.values()), strict=True)]
+        steps = {mode: partial(speed.step, work, *each) for mode, each in made.items()}
+        row = speed.in_turn(steps, 4 * rounds)
         shared = made["auto"][0]._prefix_sharing.shared > 0
     return {
-        "prompt": prompt,
-        "completion": completion,
+        "work": f"{function.__name__} {', '.join(map(str, words))}",
         "shared": shared,
-        "ratio": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
+        "ratio": 1 / row["faster"],
+        "lowest": 1 / row["highest"],
+        "highest": 1 / row["lowest"],
     }
 
 
@@ -156,17 +161,20 @@ def main() -> int:
             times = alone(compare, make, args.layers, vocabulary, args.rounds)
             found[name].append({"value": value, "left": left, **times})
             print(name, found[name][-1], file=sys.stderr, flush=True)
-    rule = [alone(auto, *each, args.layers, args.rounds) for each in LITTLE]
+    rule = [alone(auto, each, args.layers, args.rounds) for each in LITTLE]
     print("| what grows | value | TRL | ours | faster |\n|---|---|---|---|---|")
     for name, measured in found.items():
         for point in measured:
             faster = point["TRL"] / point["ours"]
-            times = f"{point['TRL']:.2f} s | {point['ours']:.2f} s"
+            times = " | ".join(
+                f"{point[side]:.2f} s, {point[f'{side}_megabytes']:.0f} MB"
+                for side in ("TRL", "ours")
+            )
             print(f"| {AXES[name][0]} | {point['value']} | {times} | {faster:.2f}x |")
-    print("\n| P, C of pairs | shared | auto / off |\n|---|---|---|")
+    print("\n| work: P, C, G | shared | auto / off |\n|---|---|---|")
     for row in rule:
         between = f"{row['ratio']:.3f} ({row['lowest']:.3f} to {row['highest']:.3f})"
-        print(f"| {row['prompt']}, {row['completion']} | {row['shared']} | {between} |")
+        print(f"| {row['work']} | {row['shared']} | {between} |")
     if args.write:
         Path(f"{args.write}.json").write_text(json.dumps({**found, "auto": rule}, indent=1) + "\n")
         plot(found, Path(f"{args.write}.png"))

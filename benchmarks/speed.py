@@ -4,15 +4,16 @@
 
 `make bench` measures everything and writes benchmarks/speed.json and its table, speed.md.
 
-Each work is a trainer on rows of exactly P prompt tokens and C tokens per completion: a small
-Llama (hidden size 512, vocabulary 32000 unless ``--layers`` and ``--vocabulary`` say otherwise),
-LoRA, float32. Both sides have the same weights and the same batch; a step is TRL's
+Each work (works.py) is a trainer on rows of exactly P prompt tokens and C tokens per completion: a
+small Llama (hidden size 512, vocabulary 32000 unless ``--layers`` and ``--vocabulary`` say
+otherwise), LoRA, float32. Both sides have the same weights and the same batch; a step is TRL's
 ``training_step``, forward, reference and backward; of GRPO the update from given completions, the
 rollout, or both (``grpo step``). ORPO and SimPO are TRL's experimental trainers on its side, and
-"sft packed, padded" packs the texts on our side and pads them on TRL's. Each row has a process of
-its own, in which the order alternates from round to round; figures are medians of processor time,
-which other work on the machine distorts least, with the lowest and highest ratio of a round. Peak
-memory is what one more step adds to the process at most, from the system's own mark.
+"sft packed, padded" packs the texts on our side and pads them on TRL's. "head" has full logits in
+TRL's place; "nothing switched on" is stock_trl.py, with quartiles of the ratio. Each row has a
+process of its own, in which the order alternates from round to round; figures are medians of
+processor time, which other work on the machine distorts least, with the lowest and highest ratio
+of a round. Peak memory is what one more step adds to the process at most, from the system's mark.
 """
 
 from __future__ import annotations
@@ -27,265 +28,85 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import stock_trl  # type: ignore[import-not-found]
 import torch
 import trl
-from datasets import Dataset
-from log_probs import tokenizer  # type: ignore[import-not-found]
-from peft import LoraConfig
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from works import WORKS, Work, prepared  # type: ignore[import-not-found]
 
 import trl_deepseek
+from trl_deepseek.lm_head.streaming_softmax import score
 
 SIDES = (("TRL", trl), ("ours", trl_deepseek))
+HEADS = {"head, frozen, float32": torch.float32, "head, frozen, bfloat16": torch.bfloat16}
+LABELS = ("trl", "ours")
+PLAIN = {"sft, nothing switched on": "SFT", "grpo, nothing switched on": "GRPO"}
 
 
-@dataclass(frozen=True)
-class Work:
-    """One row of the table.
-
-    Attributes:
-        trainer: ``DPO``, ``KTO``, ``Reward``, ``SFT`` or ``GRPO``, as classes begin.
-        rows: Makes the dataset.
-        batch: Rows in a batch.
-        options: Of both configs.
-        ours: Of our config alone.
-        run: What is timed, where it is not ``training_step``.
-        stock: TRL's trainer and its config, where they are not called as ours.
-        stock_options: Of TRL's config alone.
-    """
-
-    trainer: str
-    rows: Callable[[], Dataset]
-    batch: int
-    options: dict[str, Any]
-    ours: dict[str, Any] = field(default_factory=dict)
-    run: Callable[[Any, Any], Any] | None = None
-    stock: Callable[[], tuple[Any, Any]] | None = None
-    stock_options: dict[str, Any] = field(default_factory=dict)
-
-
-def words(count: int, seed: int) -> str:
-    """``count`` random tokens."""
-    drawn = torch.randint(1000, (count,), generator=torch.Generator().manual_seed(seed))
-    return " ".join(f"w{number}" for number in drawn.tolist())
-
-
-def pairs(prompt: int, completion: int, count: int = 4) -> Dataset:
-    """Pairs of exactly so many tokens; the trainers append the one that ends a text."""
-    return Dataset.from_list(
-        [
-            {
-                "prompt": words(prompt, 3 * i) + " ",
-                "chosen": words(completion - 1, 3 * i + 1),
-                "rejected": words(completion - 1, 3 * i + 2),
-            }
-            for i in range(count)
-        ]
-    )
-
-
-def singles(prompt: int, completion: int, count: int = 4) -> Dataset:
-    """Labelled completions, each of a prompt of its own."""
-    return Dataset.from_list(
-        [
-            {
-                "prompt": words(prompt, 2 * i) + " ",
-                "completion": words(completion - 1, 2 * i + 1),
-                "label": i % 2 == 0,
-            }
-            for i in range(count)
-        ]
-    )
-
-
-def documents(low: int, high: int, count: int = 16) -> Dataset:
-    """Texts whose lengths are spread evenly from ``low`` to ``high``."""
-    step = (high - low) / (count - 1)
-    return Dataset.from_list([{"text": words(int(low + i * step) - 1, i)} for i in range(count)])
-
-
-def preference(prompt: int, completion: int, loss: str = "sigmoid", **of_work: Any) -> Work:
-    """A loss on four pairs."""
-    ours = {"loss_type": [loss]}
-    return Work("DPO", lambda: pairs(prompt, completion), 4, {"max_length": 1024}, ours, **of_work)
-
-
-def stock_orpo() -> tuple[Any, Any]:
-    """TRL's ORPO."""
-    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
-
-    return ORPOTrainer, ORPOConfig
-
-
-def stock_simpo() -> tuple[Any, Any]:
-    """TRL's SimPO, which is a loss of its CPO."""
-    from trl.experimental.cpo import CPOConfig, CPOTrainer
-
-    return CPOTrainer, CPOConfig
-
-
-SIMPO = {"loss_type": "simpo", "cpo_alpha": 0.0, "beta": 2.0, "simpo_gamma": 1.0}
-
-
-def grpo(prompt: int, completion: int, run: Callable[[Any, Any], Any]) -> Work:
-    """Eight completions of one prompt; ``generate`` may not end one early."""
-    options = {
-        "num_generations": GROUP,
-        "max_completion_length": completion,
-        "generation_kwargs": {"min_new_tokens": completion},
-        "reward_funcs": [length],
-    }
-    return Work("GRPO", lambda: prompts(prompt), GROUP, options, run=run)
-
-
-def prompts(length: int) -> Dataset:
-    """Four prompts of exactly so many tokens."""
-    return Dataset.from_list([{"prompt": words(length, i)} for i in range(4)])
-
-
-def length(completions: list[str], **_: Any) -> list[float]:
-    """A reward that is not constant."""
-    return [float(len(completion)) for completion in completions]
-
-
-def update(trainer: Any, batch: Any) -> Any:
-    """Forward and backward of given completions."""
-    ids = torch.tensor([trainer.processing_class(row["prompt"])["input_ids"] for row in batch])
-    random = torch.Generator().manual_seed(0)
-    drawn = torch.randint(4, 1000, (GROUP, trainer.max_completion_length), generator=random)
-    completions = {
-        "prompt_ids": ids,
-        "prompt_mask": torch.ones_like(ids),
-        "completion_ids": drawn,
-        "completion_mask": torch.ones_like(drawn),
-        "advantages": torch.linspace(-1, 1, GROUP),
-        "num_items_in_batch": torch.tensor(drawn.numel()),
-    }
-    loss = trainer.compute_loss(trainer.model, completions)
-    loss.backward()
-    return loss
-
-
-def rollout(trainer: Any, batch: Any) -> float:
-    """Sampling alone."""
-    torch.manual_seed(0)
-    ids = [trainer.processing_class(row["prompt"])["input_ids"] for row in batch]
-    trainer._generate_single_turn(ids, None, {}, GROUP)
-    return 0.0
-
-
-def whole(trainer: Any, batch: Any) -> Any:
-    """Sampling, rewards, and the update."""
-    trainer._step = 0
-    return trainer.training_step(trainer.model, batch, None)
-
-
-GROUP = 8
-PACKED = {"packing": True, "max_length": 4608}
-WORKS = {
-    "dpo P=512 C=64": preference(512, 64),
-    "dpo P=512 C=128": preference(512, 128),
-    "dpo P=128 C=256": preference(128, 256),
-    "ipo P=512 C=64": preference(512, 64, "ipo", stock_options={"loss_type": ["ipo"]}),
-    "orpo P=512 C=64": preference(512, 64, "orpo", stock=stock_orpo),
-    "simpo P=512 C=64": preference(512, 64, "simpo", stock=stock_simpo, stock_options=SIMPO),
-    "kto P=512 C=64": Work("KTO", lambda: singles(512, 64), 4, {"max_length": 1024}),
-    "reward P=512 C=64": Work("Reward", lambda: pairs(512, 64), 4, {"max_length": 1024}),
-    "sft packed 64..512": Work(
-        "SFT", lambda: documents(64, 512), 1, {**PACKED, "shuffle_dataset": False}
-    ),
-    "sft packed, padded 64..512": Work(
-        "SFT",
-        lambda: documents(64, 512),
-        1,
-        {"shuffle_dataset": False},
-        PACKED,
-        stock_options={"per_device_train_batch_size": 16},
-    ),
-    "grpo update P=512 C=64": grpo(512, 64, update),
-    "grpo update P=256 C=32": grpo(256, 32, update),
-    "grpo update P=256 C=128": grpo(256, 128, update),
-    "grpo update P=64 C=256": grpo(64, 256, update),
-    "grpo rollout P=512 C=64": grpo(512, 64, rollout),
-    "grpo step P=256 C=64": grpo(256, 64, whole),
-}
-
-
-def model(work: Work, layers: int, vocabulary: int) -> Any:
-    """A small Llama, always with the same weights."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=512,
-        intermediate_size=1376,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        max_position_embeddings=8192,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    if work.trainer != "Reward":
-        return AutoModelForCausalLM.from_config(config)
-    config.num_labels = 1
-    return AutoModelForSequenceClassification.from_config(config)
-
-
-def prepared(library: Any, work: Work, folder: str, layers: int, vocabulary: int) -> Any:
-    """A trainer of one side, and the batch that it is to learn from."""
-    settings = {
-        "output_dir": folder,
-        "per_device_train_batch_size": work.batch,
-        "gradient_checkpointing": False,
-        "bf16": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "seed": 0,
-    }
-    task = "SEQ_CLS" if work.trainer == "Reward" else "CAUSAL_LM"
-    saved = ["score"] if work.trainer == "Reward" else None
-    lora = LoraConfig(r=8, target_modules="all-linear", task_type=task, modules_to_save=saved)
-    options = {**work.options}
-    more = {n: options.pop(n) for n in ("reward_funcs",) if n in options}
-    kinds = getattr(library, f"{work.trainer}Trainer"), getattr(library, f"{work.trainer}Config")
-    if library is trl and work.stock:
-        kinds = work.stock()
-    options |= work.stock_options if library is trl else work.ours
-    trainer = kinds[0](
-        model(work, layers, vocabulary),
-        args=kinds[1](**(settings | options)),
-        train_dataset=work.rows(),
-        processing_class=tokenizer(),
-        peft_config=lora,
-        **more,
-    )
-    trainer.model.train()
-    trainer.current_gradient_accumulation_steps = 1  # which training would set
-    return trainer, next(iter(trainer.get_train_dataloader()))
-
-
-def step(work: Work, trainer: Any, batch: Any) -> tuple[float, float, float]:
-    """Processor seconds, loss and seconds on the clock of one step."""
+def step(work: Work, trainer: Any, batch: Any) -> float:
+    """Take one step; its loss."""
     run = work.run or (lambda trainer, batch: trainer.training_step(trainer.model, {**batch}))
     trainer.model.zero_grad()
-    clock, began = time.perf_counter(), time.process_time()
-    loss = float(run(trainer, batch))
-    return time.process_time() - began, loss, time.perf_counter() - clock
+    return float(run(trainer, batch))
 
 
-def peak(work: Work, trainer: Any, batch: Any) -> float:
+def sides(work: Work, folder: str, layers: int, vocabulary: int) -> dict[str, Callable[[], float]]:
+    """A step of stock TRL's and one of ours."""
+    return {
+        side: partial(step, work, *prepared(library, work, folder, layers, vocabulary))
+        for side, library in SIDES
+    }
+
+
+def head(dtype: torch.dtype) -> dict[str, Callable[[], float]]:
+    """Log-probs of 1024 tokens under a frozen head of 102400 x 1024, and the gradient of H."""
+    torch.manual_seed(0)
+    weight = torch.randn(102_400, 1024, dtype=dtype) / 32
+    hidden = torch.randn(1024, 1024, dtype=dtype, requires_grad=True)
+    target = torch.randint(len(weight), (len(hidden),))
+
+    def full_logits() -> torch.Tensor:
+        logps = (hidden @ weight.t()).float().log_softmax(-1)
+        return logps.gather(1, target[:, None])
+
+    def backward(logps: torch.Tensor) -> float:
+        hidden.grad = None
+        logps.sum().backward()
+        return float(logps.detach().mean())
+
+    return {
+        "TRL": lambda: backward(full_logits()),
+        "ours": lambda: backward(score(hidden, weight, None, target).logps),
+    }
+
+
+def plain(trainer: str, rounds: int) -> dict[str, Any]:
+    """A row of stock_trl.py: the tiny Llama's steps, in place of extremes the ratio's quartiles."""
+    found = stock_trl.compare(trainer, stock_trl.rows(), 16, 4 * rounds)
+    processor, clock = found["processor"], found["clock"]
+    return {
+        "trl_seconds": processor["trl_ms"] / 1000,
+        "ours_seconds": processor["ours_ms"] / 1000,
+        "trl_clock": clock["trl_ms"] / 1000,
+        "ours_clock": clock["ours_ms"] / 1000,
+        "faster": 1 / processor["ratio"],
+        "lowest": 1 / processor["high"],
+        "highest": 1 / processor["low"],
+        "losses_identical": found["losses_identical"],
+    }
+
+
+def peak(take: Callable[[], float]) -> float:
     """Megabytes that one more step adds at most, once what earlier ones left is given back."""
-    trainer.model.zero_grad()
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark begins anew
     before = resident("VmRSS")
-    step(work, trainer, batch)
+    take()
     return resident("VmHWM") - before
 
 
@@ -295,31 +116,40 @@ def resident(which: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in status if line.startswith(which))
 
 
-def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
-    """One row of the table."""
-    work = WORKS[name]
-    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side, _ in SIDES}
-    with tempfile.TemporaryDirectory() as folder:
-        made = {s: prepared(library, work, folder, layers, vocabulary) for s, library in SIDES}
-        for number in range(rounds + 1):
-            for side in found if number % 2 == 0 else reversed(found):
-                found[side].append(step(work, *made[side]))
-        peaks = {side: peak(work, *made[side]) for side in found}
-    stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side, _ in SIDES)
+def in_turn(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any]:
+    """One row of the table: a step of TRL's side and one of ours, the order alternating."""
+    found: dict[str, list[tuple[float, float, float]]] = {side: [] for side in steps}
+    for number in range(rounds + 1):
+        for side in found if number % 2 == 0 else reversed(found):
+            clock, began = time.perf_counter(), time.process_time()
+            loss = steps[side]()
+            found[side].append((time.process_time() - began, time.perf_counter() - clock, loss))
+    peaks = [peak(take) for take in steps.values()]
+    stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side in steps)
     ratios = [a / b for a, b in zip(stock[0], ours[0], strict=True)]
     return {
-        "work": name,
         "trl_seconds": statistics.median(stock[0]),
         "ours_seconds": statistics.median(ours[0]),
-        "trl_clock": statistics.median(stock[2]),
-        "ours_clock": statistics.median(ours[2]),
+        "trl_clock": statistics.median(stock[1]),
+        "ours_clock": statistics.median(ours[1]),
         "faster": statistics.median(ratios),
         "lowest": min(ratios),
         "highest": max(ratios),
-        "trl_megabytes": peaks["TRL"],
-        "ours_megabytes": peaks["ours"],
-        "losses": [stock[1][0], ours[1][0]],
+        "trl_megabytes": peaks[0],
+        "ours_megabytes": peaks[1],
+        "losses": [stock[2][0], ours[2][0]],
     }
+
+
+def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
+    """The row of this name."""
+    if name in PLAIN:
+        return {"work": name, **plain(PLAIN[name], rounds)}
+    if name in HEADS:
+        return {"work": name, **in_turn(head(HEADS[name]), rounds)}
+    work = WORKS[name]
+    with tempfile.TemporaryDirectory() as folder:
+        return {"work": name, **in_turn(sides(work, folder, layers, vocabulary), rounds)}
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -329,11 +159,12 @@ def table(results: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for r in results:
+        memory = [f"{r[f'{s}_megabytes']:.0f} MB" if f"{s}_megabytes" in r else "" for s in LABELS]
         lines.append(
             f"| {r['work']} | {r['trl_seconds']:.2f} s ({r['trl_clock']:.2f}) "
             f"| {r['ours_seconds']:.2f} s ({r['ours_clock']:.2f}) "
             f"| {r['faster']:.2f}x ({r['lowest']:.2f} to {r['highest']:.2f}) "
-            f"| {r['trl_megabytes']:.0f} MB | {r['ours_megabytes']:.0f} MB |"
+            f"| {' | '.join(memory)} |"
         )
     return "\n".join(lines)
 
@@ -361,7 +192,8 @@ def main() -> int:
     parser.add_argument("--write", help="also write NAME.json and its table, NAME.md, here")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    chosen = [name for name in WORKS if name.startswith(tuple(args.only))]
+    every = [*WORKS, *HEADS, *PLAIN]
+    chosen = [name for name in every if name.startswith(tuple(args.only))]
     results = []
     for name in chosen:
         # A process for each row, so that no row begins with the memory of the one before.
