@@ -120,9 +120,13 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def tolerance(model: nn.Module) -> float:
+    """By how much two ways to the same logits may differ, of their norm."""
+    return TOLERANCE["rounded" if _rounds(model) else "exact"]
+
+
 def _alike(model: nn.Module, found: Tensor, expected: Tensor) -> bool:
-    tolerance = TOLERANCE["rounded" if _rounds(model) else "exact"]
-    return float((found - expected).norm()) <= tolerance * float(expected.norm())
+    return float((found - expected).norm()) <= tolerance(model) * float(expected.norm())
 
 
 def _draws(model: nn.Module, device: torch.device, **inputs: Any) -> bool:
