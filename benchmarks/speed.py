@@ -51,7 +51,7 @@ def step(work: Work, trainer: Any, batch: Any) -> float:
     """Take one step; its loss."""
     run = work.run or (lambda trainer, batch: trainer.training_step(trainer.model, {**batch}))
     trainer.model.zero_grad()
-    return float(run(trainer, batch))
+    return float(torch.as_tensor(run(trainer, batch)).detach())
 
 
 def sides(work: Work, folder: str, layers: int, vocabulary: int) -> dict[str, Callable[[], float]]:
