@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_a_streamed_file_gives_the_same_rows(tmp_path: Path, name: str, write: o
     stream = data.load(file, load_registry(), kind="prompts", streaming=True)
     assert not hasattr(stream, "__len__")
     assert list(stream) == data.load(file, load_registry(), kind="prompts").to_list()
+
+
+def test_a_file_that_another_was_copied_over_has_the_new_rows(tmp_path: Path) -> None:
+    path, seen = tmp_path / "rows.jsonl", []
+    for prompt in ("1+1", "1*1"):  # of one size
+        path.write_text(json.dumps({"prompt": prompt}))
+        os.utime(path, (1e9, 1e9))
+        seen.append(data.load(str(path), load_registry(), kind="prompts")[0]["prompt"])
+    assert seen == ["1+1", "1*1"]
 
 
 def test_an_embedded_dataset_is_streamed_too() -> None:

@@ -297,6 +297,26 @@ class TestMixtureOfExperts:
         assert output.aux_loss is not None
         assert output.aux_loss.item() == pytest.approx(wanted.item(), rel=1e-5)
 
+    def test_tokens_that_prompt_tuning_puts_in_front_are_balanced_too(self) -> None:
+        tuned = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+        found = []
+        for front in (0, 3):
+            model, rows = build("tiny-deepseek-v3"), batch()
+            if front:
+                model = get_peft_model(model, tuned)
+                table = model.prompt_encoder["default"].embedding.weight
+                table.data = model.get_input_embeddings().weight.data[10:13].clone()
+            else:
+                ahead = torch.arange(10, 13).expand(2, -1)
+                rows = {
+                    name: torch.cat([torch.full_like(ahead, -100) if name == "labels" else
+                                     ahead if name == "input_ids" else torch.ones_like(ahead),
+                                     each], dim=1)
+                    for name, each in rows.items()
+                }  # fmt: skip
+            found.append(token_logps(model, **rows, output_router_logits=True).aux_loss)
+        torch.testing.assert_close(found[1], found[0])
+
     @pytest.mark.parametrize("name", MODELS[1:])
     def test_the_balance_loss_reaches_the_routers_weights_under_checkpointing(
         self, name: str

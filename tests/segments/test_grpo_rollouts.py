@@ -8,13 +8,24 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from scipy import stats
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+)
 
 from trl_deepseek import GRPOConfig, GRPOTrainer
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.segments import PrefixSharing
 from trl_deepseek.trainers.merged import merged
+from trl_deepseek.trainers.prefill import shared_prefill
+from trl_deepseek.trainers.sampling import as_trained
 
 PROMPTS = torch.randint(3, 200, (2, 24), generator=torch.Generator().manual_seed(2)).tolist()
 
@@ -61,6 +72,7 @@ def test_a_seed_samples_what_it_samples_in_trl(adapted: Any) -> None:
 
 
 def test_each_prompt_is_encoded_once(adapted: Any) -> None:
+    sampled(adapted, "auto", [PROMPTS[0]] * 4)  # tries once whether the model goes on from a cache
     seen = []
     layer = adapted.model.get_base_model().model.layers[0]
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:2].numel()))
@@ -113,6 +125,41 @@ def test_weights_in_16_bits_are_not_merged(tmp_path: Path) -> None:
     made = trainer(tmp_path, "tiny-deepseek-llm", lora)
     with merged(made.model.to(torch.bfloat16)) as done:
         assert not done
+
+
+def test_a_model_that_does_not_go_on_from_a_cache_encodes_each_prompt() -> None:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 64}
+    model = MptForCausalLM(MptConfig(**sizes)).eval()
+    for each in model.parameters():
+        torch.nn.init.normal_(each, std=0.3)
+    rows = torch.arange(20).repeat(2, 1)
+    given = {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+    config = GenerationConfig(do_sample=False, max_new_tokens=6, pad_token_id=0)
+    expected = model.generate(**given, generation_config=config)
+    with shared_prefill(model):
+        assert torch.equal(model.generate(**given, generation_config=config), expected)
+
+
+def test_a_head_tied_to_the_embeddings_is_not_merged_into_them() -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=64, num_hidden_layers=1, tie_word_embeddings=True, **sizes)
+    lora = LoraConfig(r=4, target_modules=["lm_head"], init_lora_weights=False)
+    model = get_peft_model(LlamaForCausalLM(config), lora)
+    ids = torch.arange(8)[None]
+    with torch.no_grad():
+        apart = model(ids).logits
+        with merged(model):
+            assert torch.equal(model(ids).logits, apart)
+
+
+def test_dropout_that_is_no_module_is_off_while_sampling() -> None:
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    config = OPTConfig(vocab_size=64, num_hidden_layers=1, dropout=0.5, **sizes)
+    model, ids = OPTForCausalLM(config).train(), torch.arange(8)[None]
+    with torch.no_grad(), as_trained(model):
+        assert torch.equal(model(ids).logits, model(ids).logits)
+    assert all(part.training for part in model.modules())
 
 
 def test_second_tokens_are_distributed_as_the_model_says(tmp_path: Path) -> None:

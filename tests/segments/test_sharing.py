@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OPTConfig
 
 from trl_deepseek import load_registry
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.lm_head import IGNORED
-from trl_deepseek.segments import PrefixSharing
+from trl_deepseek.segments import PrefixSharing, exactness
 
 MODELS = ("tiny-deepseek-llm", "tiny-deepseek-v2", "tiny-deepseek-v3")
 
@@ -143,6 +143,49 @@ def test_what_differs_from_row_to_row_is_left_alone(caplog: pytest.LogCaptureFix
     assert "differs from row to row" in left_alone(dropping, caplog)
     caplog.clear()
     assert "noise on the embeddings" in left_alone(build(), caplog, noised=True)
+
+
+def test_dropout_without_a_module_is_told_and_the_random_stream_left_alone() -> None:
+    model = small_opt(dropout=0.1)
+    sharing, rows = PrefixSharing("auto"), batch() | {"attention_mask": torch.ones(6, 32)}
+    sharing._pays = lambda *_: True  # type: ignore[method-assign]
+    del rows["labels"]
+    assert sharing.layout(model.eval(), **rows) is not None
+    torch.manual_seed(3)
+    assert sharing.layout(model.train(), **rows) is None
+    torch.testing.assert_close(torch.rand(1), torch.rand(1, generator=torch.manual_seed(3)))
+    assert "draws random numbers in training" in str(sharing._said)
+    assert sharing.layout(model.eval(), **rows) is not None
+
+
+def small_opt(**options: Any) -> Any:
+    sizes = {"hidden_size": 16, "ffn_dim": 16, "num_attention_heads": 2, "word_embed_proj_dim": 16}
+    return AutoModelForCausalLM.from_config(
+        OPTConfig(vocab_size=256, num_hidden_layers=1, **sizes, **options)
+    )
+
+
+def test_lora_that_looks_for_tokens_in_each_row_is_left_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    lora = LoraConfig(
+        r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", alora_invocation_tokens=[5, 6]
+    )
+    assert "invocation tokens" in left_alone(get_peft_model(build(), lora), caplog)
+
+
+def test_padding_on_the_left_is_left_alone_where_attention_is_scaled_by_position() -> None:
+    model, rows = small(LlamaConfig), batch()
+    assert not exactness.left_padding_shifts(model, {})
+    attend = model.model.layers[0].self_attn
+    attend.register_forward_pre_hook(_scaled_by_position, with_kwargs=True)
+    with pytest.raises(ConfigError, match="padding on the left moves positions"):
+        PrefixSharing("on").token_logps(model, **rows)
+
+
+def _scaled_by_position(_: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    scale = 1 + 0.01 * given["position_ids"][..., None]
+    return args, {**given, "hidden_states": given["hidden_states"] * scale}
 
 
 def test_a_model_that_does_not_heed_the_mask_is_found_by_trying() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -168,6 +169,7 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
     try:
         rows = load_dataset(
             FORMATS[path.suffix],
+            None if streaming else _contents(path),
             data_files=str(path),
             split=split,
             streaming=streaming,
@@ -190,6 +192,16 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
                 f"is {rows.column_names[0]!r}\n  save it with commas"
             )
     return rows if streaming else _with_whole_numbers(rows)
+
+
+def _contents(path: Path) -> str:
+    """A name for what a file holds.
+
+    ``datasets`` keeps what it read by the file's path, size and time, and would give the old rows
+    where another was copied over it.
+    """
+    with path.open("rb") as file:
+        return f"contents-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
 
 
 def _with_whole_numbers(rows: Dataset) -> Dataset:

@@ -39,6 +39,9 @@ def balancing_loss(model: Any, outputs: Any, weights: Tensor | None) -> Tensor |
     if config.model_type == "deepseek_v3":
         router_logits = _log_affinities(router_logits)
     mask = weights if weights is not None and weights.dim() == 2 else None
+    if mask is not None:  # prompt tuning puts tokens in front, which count
+        front = router_logits[0].numel() // router_logits[0].shape[-1] // len(mask) - mask.shape[1]
+        mask = F.pad(mask, (front, 0), value=1)
     return load_balancing_loss_func(router_logits, experts, config.num_experts_per_tok, mask)
 
 

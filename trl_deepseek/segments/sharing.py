@@ -42,7 +42,8 @@ class PrefixSharing:
         self._said: set[str] = set()
         self._obstacles: weakref.WeakKeyDictionary[nn.Module, str | None]
         self._obstacles = weakref.WeakKeyDictionary()
-        self._trials: weakref.WeakKeyDictionary[nn.Module, str | None]
+        self._shifted: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+        self._trials: weakref.WeakKeyDictionary[nn.Module, dict[bool, str | None]]
         self._trials = weakref.WeakKeyDictionary()
 
     def token_logps(
@@ -171,7 +172,9 @@ class PrefixSharing:
             return None
         plain = {n: value for n, value in backbone.items() if isinstance(value, _PLAIN)}
         if _several_processes():
-            self._trial(model, plain)  # by all of them, whatever each of them finds in its batch
+            # by all of them, whatever each of them finds in its batch
+            self._trial(model, plain)
+            self._shifts(model, plain)
         reason = self._known(model) or self._of_pass(
             model, input_ids, attention_mask, noised, backbone
         )
@@ -210,12 +213,21 @@ class PrefixSharing:
         return self._obstacles[inner]
 
     def _trial(self, model: nn.Module, options: dict[str, Any]) -> str | None:
-        """What the model itself says against sharing, asked once."""
-        inner = unwrap(model)
-        if inner not in self._trials:
+        """What the model itself says against sharing, asked once in training and once outside."""
+        asked = self._trials.setdefault(unwrap(model), {})
+        if model.training not in asked:
             known = self._known(model)
-            self._trials[inner] = known or exactness.tried(model, options)
-        return self._trials[inner]
+            asked[model.training] = known or exactness.tried(model, options)
+        return asked[model.training]
+
+    def _shifts(self, model: nn.Module, options: dict[str, Any]) -> bool:
+        """Whether padding on the left changes values, asked once."""
+        inner = unwrap(model)
+        if inner not in self._shifted:
+            self._shifted[inner] = self._known(model) is not None or (
+                exactness.left_padding_shifts(model, options)
+            )
+        return self._shifted[inner]
 
     def _of_pass(
         self,
@@ -236,8 +248,8 @@ class PrefixSharing:
             if dropped is not None:
                 return f"{dropped} differs from row to row"
         shifted = attention_mask is not None and not bool(attention_mask[:, 0].all())
-        if shifted and exactness.left_padding_shifts(model):
-            return "padding on the left moves positions that are not rotary"
+        if shifted and self._shifts(model, options):
+            return "padding on the left moves positions, which changes values"
         return None
 
     def leave(self, reason: str) -> None:

@@ -8,6 +8,7 @@ bits the sum would be rounded, and what is sampled would not be what is trained.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,10 +23,11 @@ def merged(model: nn.Module) -> Iterator[bool]:
     """Within it, the active adapters are part of the weights; yields whether they are.
 
     Costs the memory of the adapted weights meanwhile. Where an adapter is other than plain LoRA on
-    linear layers in float32, nothing is merged.
+    linear layers in float32, or its weight is another layer's too (a head tied to the embeddings),
+    nothing is merged.
     """
     layers = [each for each in model.modules() if isinstance(each, BaseTunerLayer)]
-    if not layers or not all(_plain(each) for each in layers):
+    if not layers or not all(_plain(each) for each in layers) or _tied(model, layers):
         yield False
         return
     aside = []
@@ -46,6 +48,12 @@ def merged(model: nn.Module) -> Iterator[bool]:
 
 def _active(layer: Any) -> list[str]:
     return [name for name in layer.active_adapters if name in layer.lora_A]
+
+
+def _tied(model: nn.Module, layers: list[Any]) -> bool:
+    """Whether a layer shares its weight with any other module."""
+    owners = Counter(id(p) for module in model.modules() for p in module.parameters(recurse=False))
+    return any(owners[id(layer.get_base_layer().weight)] > 1 for layer in layers)
 
 
 def _plain(layer: Any) -> bool:

@@ -10,18 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import logging
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
 
 from trl_deepseek.lm_head import unwrap
+from trl_deepseek.segments import exactness
+
+logger = logging.getLogger(__name__)
 
 SHORTEST = 16
 """Tokens of prompt below which one more call of the model costs more than it saves."""
+
+
+_tried: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+"""Models that were tried, and whether they go on from a cache."""
 
 
 @contextlib.contextmanager
@@ -34,7 +43,11 @@ def shared_prefill(model: Any) -> Iterator[None]:
     generate: Callable[..., Any] = model.generate
 
     def begun(*arguments: Any, generation_config: Any = None, **inputs: Any) -> Any:
-        if not arguments and _known(model, generation_config, inputs):
+        if (
+            not arguments
+            and _known(model, generation_config, inputs)
+            and _goes_on(model, generate, inputs)
+        ):
             inputs |= _prefilled(model, inputs["input_ids"], inputs["attention_mask"])
         return generate(*arguments, generation_config=generation_config, **inputs)
 
@@ -76,6 +89,34 @@ def _known(model: nn.Module, config: Any, inputs: dict[str, Any]) -> bool:
         return False
     layers = DynamicCache(config=inner.config.get_text_config(decoder=True)).layers
     return all(type(layer) is DynamicLayer for layer in layers)
+
+
+def _goes_on(model: nn.Module, generate: Callable[..., Any], inputs: dict[str, Any]) -> bool:
+    """Whether the model says the same going on from a cache that is given to it; tried once."""
+    inner = unwrap(model)
+    if inner not in _tried:
+        rows = {name: each[:1, :SHORTEST].repeat(2, 1) for name, each in inputs.items()}
+        rows["attention_mask"] = torch.ones_like(rows["attention_mask"])
+        greedy = GenerationConfig(
+            do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=0,
+            output_logits=True, return_dict_in_generate=True,
+        )  # fmt: skip
+        try:
+            plain = torch.stack(generate(**rows, generation_config=greedy).logits)
+            begun = _prefilled(model, rows["input_ids"], rows["attention_mask"])
+            ours = torch.stack(generate(**rows, **begun, generation_config=greedy).logits)
+        except Exception as error:  # whatever a model does with a cache that is given to it
+            logger.info("prompts are encoded for each completion: %s", error)
+            _tried[inner] = False
+            return False
+        off = float((ours - plain).float().norm() / plain.float().norm())
+        _tried[inner] = off <= exactness.tolerance(model)
+        if not _tried[inner]:
+            logger.info(
+                "prompts are encoded for each completion: %s says something else from a cache",
+                type(inner).__name__,
+            )
+    return _tried[inner]
 
 
 def _prefilled(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:

@@ -64,19 +64,20 @@ def without_padding(ids: list[int], stop: str | list[str], tokenizer: Any) -> li
 def as_trained(model: nn.Module) -> Iterator[None]:
     """Within it, dropout is off and casts of ``model`` to another dtype are ignored.
 
-    Everything else about training mode stays as it is: gradient checkpointing is TRL's to switch.
+    All parts are out of training mode, as dropout need not be a module of its own; the model itself
+    stays in it, which TRL asks, and gradient checkpointing is TRL's to switch.
     """
-    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.training]
+    parts = [part for part in model.modules() if part.training and part is not model]
 
     def keep(*_: Any, **__: Any) -> nn.Module:
         return model
 
-    for module in dropouts:
-        module.eval()
+    for part in parts:
+        part.training = False
     vars(model)["to"] = keep
     try:
         yield
     finally:
         vars(model).pop("to")
-        for module in dropouts:
-            module.train()
+        for part in parts:
+            part.training = True
