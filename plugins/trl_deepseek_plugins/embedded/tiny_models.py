@@ -47,7 +47,9 @@ def tiny_deepseek_v3(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenize
     """As DeepSeek-V3: compressed queries too, and sigmoid routing with a correction bias."""
     from transformers import DeepseekV3Config
 
-    return _build(DeepseekV3Config, seed, **_LATENT, q_lora_rank=32)
+    # transformers knows one way of routing; other engines ask the configuration which
+    routing = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}
+    return _build(DeepseekV3Config, seed, **_LATENT, q_lora_rank=32, **routing)
 
 
 _LATENT: dict[str, Any] = {
