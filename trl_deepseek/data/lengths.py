@@ -6,9 +6,15 @@ those that remain, and the numbers of the others. A stream is filtered as it is 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from trl_deepseek.data import rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 IGNORED = -100  # the label of a token that the loss does not count
 LONGER = "raise max_length to keep them"
@@ -40,16 +46,10 @@ def learnable(
         within = "" if limit is None else f" within max_length={limit}"
         why = f"have no token that the loss counts{within}"
         return rows.leave_out_of_stream(dataset, keeps, source, why=why, way_out=UNLABELLED), []
-    unlabelled, lost, cut = [], [], 0
-    for number, row in enumerate(dataset.select_columns(["labels"]).with_format("numpy")):
-        labels = row["labels"]
-        left = labels[part]
-        if not (labels[1:] != IGNORED).any():
-            unlabelled.append(number)
-        elif not (left[1:] != IGNORED).any():
-            lost.append(number)
-        elif len(left) < len(labels):
-            cut += 1
+    whole, left, sizes = _counted(dataset, limit, keep_end)
+    unlabelled = np.flatnonzero(whole == 0).tolist()
+    lost = np.flatnonzero((whole > 0) & (left == 0)).tolist()
+    cut = 0 if limit is None else int(((left > 0) & (sizes > limit)).sum())
     total = len(dataset)
     if lost and len(lost) + len(unlabelled) == total:
         lost = sorted([*lost, *unlabelled])
@@ -72,6 +72,38 @@ def learnable(
     if limit is not None:
         rows.say_cut(cut, total, source, limit)
     return rows.without(dataset, left_out), left_out
+
+
+def _counted(dataset: Any, limit: int | None, keep_end: bool) -> tuple[np.ndarray, ...]:
+    """Of each row the tokens that the loss counts, whole and cut to ``limit``, and its size."""
+    found = [np.zeros((3, 0), dtype=np.int64)]
+    for column in _columns(dataset, "labels"):
+        sizes = column.value_lengths().to_numpy()
+        ends = sizes.cumsum()
+        starts = ends - sizes
+        counts = column.flatten().to_numpy() != IGNORED
+        up_to = np.concatenate([[0], counts.cumsum()])  # how many before each token
+        first, last = starts, ends
+        if limit is not None and keep_end:
+            first = np.maximum(starts, ends - limit)
+        elif limit is not None:
+            last = np.minimum(ends, starts + limit)
+        whole = up_to[ends] - up_to[np.minimum(starts + 1, ends)]
+        left = up_to[last] - up_to[np.minimum(first + 1, last)]
+        found.append(np.stack([whole, left, sizes]))
+    return tuple(np.concatenate(found, axis=1))
+
+
+def _sizes(dataset: Any, name: str) -> np.ndarray:
+    """How many tokens each row has in a column."""
+    sizes = [column.value_lengths().to_numpy() for column in _columns(dataset, name)]
+    return np.concatenate([np.zeros(0, dtype=np.int64), *sizes])
+
+
+def _columns(dataset: Any, name: str) -> Iterator[pa.ListArray]:
+    """A column of lists, a thousand rows at a time."""
+    for batch in dataset.select_columns([name]).with_format("arrow").iter(1000):
+        yield batch[name].combine_chunks()
 
 
 def completions_left(
@@ -98,15 +130,12 @@ def completions_left(
         return rows.leave_out_of_stream(dataset, keeps, source, why=why, way_out=LONGER), []
     completions = ("chosen_ids", "rejected_ids", "completion_ids")
     names = [name for name in completions if name in dataset.column_names]
-    lost, cut = [], 0
-    for number, row in enumerate(dataset.select_columns(["prompt_ids", *names])):
-        prompt = len(row["prompt_ids"])
-        if prompt >= limit and not keep_end:
-            lost.append(number)
-        elif prompt + max(len(row[name]) for name in names) > limit:
-            cut += 1
+    prompts = _sizes(dataset, "prompt_ids")
+    filled = (prompts >= limit) & (not keep_end)
+    longest = prompts + np.maximum.reduce([_sizes(dataset, name) for name in names])
+    lost = np.flatnonzero(filled).tolist()
     kept = rows.leave_out(dataset, lost, source, why=why, way_out=LONGER)
-    rows.say_cut(cut, len(dataset), source, limit)
+    rows.say_cut(int(((longest > limit) & ~filled).sum()), len(dataset), source, limit)
     return kept, lost
 
 
@@ -124,5 +153,6 @@ def short_enough(dataset: Any, source: str, limit: int) -> tuple[Any, list[int]]
 
     if not rows.is_table(dataset):
         return rows.leave_out_of_stream(dataset, keeps, source, why=why, way_out=LONGER), []
-    lost = [n for n, row in enumerate(dataset.select_columns(names)) if not keeps(row)]
+    longest = np.maximum.reduce([_sizes(dataset, name) for name in names])
+    lost = np.flatnonzero(longest > limit).tolist()
     return rows.leave_out(dataset, lost, source, why=why, way_out=LONGER), lost
