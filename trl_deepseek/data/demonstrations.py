@@ -99,7 +99,7 @@ def _check(dataset: Any, layout: Layout, name: str) -> Any:
 
     dataset = rows.check(dataset, name, fault, layout.columns)
     if rows.is_table(dataset):
-        answers = dataset.select_columns([last])
+        answers = rows.read(dataset.select_columns([last]))
         empty = [number for number, row in enumerate(answers) if not _says(row[last])]
     if empty:
         logger.warning(

@@ -7,7 +7,7 @@ of its rows is checked as training reaches it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from trl_deepseek.data import values
@@ -52,6 +52,14 @@ def each(dataset: Any, convert: Callable[[Any], Any]) -> Any:
     return convert(dataset)
 
 
+def read(dataset: Any) -> Iterator[Row]:
+    """The rows of a table; taken a thousand at a time, each costs a fraction of its own."""
+    for batch in dataset.iter(1000):
+        yield from (
+            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
+        )
+
+
 def first(dataset: Any, source: str) -> Row:
     """The first row.
 
@@ -88,7 +96,7 @@ def check(
 
         return dataset.map(checked, with_indices=True, features=dataset.features)
     present = [name for name in columns if name in dataset.column_names]
-    rows = dataset.select_columns(present) if present else []
+    rows = read(dataset.select_columns(present)) if present else []
     faults = {number: found for number, row in enumerate(rows) if (found := fault(row)) is not None}
     if faults:
         number, *others = faults
