@@ -16,6 +16,16 @@ from trl_deepseek.errors import ConfigError, DataError, RunError
 from trl_deepseek.rollouts import history, record
 from trl_deepseek.trainers import provenance
 
+logger = logging.getLogger(__name__)
+
+# Settings that bear on what is generated, and so on what is trained on.
+DRAWN_BY = (
+    "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps",
+    "generation_batch_size", "steps_per_generation", "num_generations", "num_iterations",
+    "shuffle_dataset", "max_completion_length", "temperature", "top_p", "top_k", "min_p",
+    "repetition_penalty", "generation_kwargs", "chat_template_kwargs", "mask_truncated_completions",
+)  # fmt: skip
+
 
 class ReplayedRollouts:
     """Mixin of the GRPO trainer; without ``rollouts`` it does nothing."""
@@ -55,17 +65,6 @@ class ReplayedRollouts:
 
 def _key(prompt: Any) -> str:
     return json.dumps(prompt, sort_keys=True)
-
-
-logger = logging.getLogger(__name__)
-
-# Settings that bear on what is generated, and so on what is trained on.
-DRAWN_BY = (
-    "seed", "data_seed", "per_device_train_batch_size", "gradient_accumulation_steps",
-    "generation_batch_size", "steps_per_generation", "num_generations", "num_iterations",
-    "shuffle_dataset", "max_completion_length", "temperature", "top_p", "top_k", "min_p",
-    "repetition_penalty", "generation_kwargs", "chat_template_kwargs", "mask_truncated_completions",
-)  # fmt: skip
 
 
 def check(inputs: Any) -> None:
