@@ -6,9 +6,11 @@ What can be wrong with a row is in :mod:`trl_deepseek.chat.faults`; this walks o
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.chat.control_tokens import COLUMNS, pattern_of
 from trl_deepseek.chat.faults import Inspector
 from trl_deepseek.chat.message_faults import Fault
@@ -34,6 +36,7 @@ def check_conversations(
     control_tokens: bool = True,
     tools: Sequence[Any] | None = None,
     masks: bool = False,
+    processes: int | None = None,
     show_progress: bool = False,
 ) -> Any:
     """Refuse rows whose tokens would not be what the data says.
@@ -47,6 +50,7 @@ def check_conversations(
         tools: Definitions that every row is rendered with; None where each brings its own.
         masks: Whether the loss is taken by the template's marks, so that a message may opt out
             with ``"train": false`` or ``"weight": 0``.
+        processes: How many look at the rows of a table at a time; None for this one alone.
         show_progress: Whether to show a bar.
 
     Returns:
@@ -58,9 +62,10 @@ def check_conversations(
     """
     say_if_prompts_are_text(dataset, tokenizer, source)
     pattern = pattern_of(tokenizer) if control_tokens else None
-    inspector = Inspector(tokenizer, pattern, tools, masks)
+    inspect = partial(Inspector, tokenizer, pattern, tools, masks)
+    inspector = inspect()
 
-    def fault_of(row: Mapping[str, Any], number: int) -> Fault | None:
+    def fault_of(row: Mapping[str, Any], number: int, inspector: Inspector) -> Fault | None:
         try:
             return next(inspector.faults(row), None)
         except (DataError, TemplateError) as error:
@@ -72,35 +77,55 @@ def check_conversations(
             return dataset
 
         def checked(row: dict[str, Any], number: int) -> dict[str, Any]:
-            fault = fault_of(row, number)
+            fault = fault_of(row, number, inspector)
             if fault is not None:
                 _refuse(source, {number: fault})
             return row
 
         return dataset.map(checked, with_indices=True)
 
-    from tqdm.auto import tqdm
-
     columns = [c for c in (*COLUMNS, "chat_template_kwargs") if c in dataset.column_names]
     found: dict[int, Fault] = {}
     changed: dict[str, list[int]] = {}
-    rows = dataset.select_columns(columns) if columns else []
-    for number, row in enumerate(
-        tqdm(rows, desc="Checking conversations", disable=not show_progress)
+    for number, words in row_findings.find(
+        dataset,
+        columns,
+        partial(_look, inspector),
+        key=None if tools else inspector.key(),
+        processes=processes,
+        what="Checking conversations" if show_progress else None,
     ):
-        fault = fault_of(row, number)
-        if fault is not None:
-            found[number] = fault
-            continue
-        for change in inspector.changes(row):
-            changed.setdefault(change, []).append(number)
+        match words:
+            case [what, way_out]:
+                found[number] = Fault(what, way_out)
+            case [change]:
+                changed.setdefault(change, []).append(number)
+            case _:  # it could not be rendered, nor can it now
+                fault_of(dataset[number], number, inspect())
     if found:
         _refuse(source, found)
     for change, numbers in changed.items():
         logger.warning("%s, %s: the chat template %s", source, _rows(numbers), change)
-    if any(is_conversation(row.get(c)) for row in list(rows)[:1] for c in TARGETS):
+    first: Mapping[str, Any] = next(iter(dataset), {})
+    if any(is_conversation(first.get(c)) for c in TARGETS):
         _say_if_turns_do_not_end(tokenizer)
     return dataset
+
+
+def _look(inspector: Inspector, row: Mapping[str, Any]) -> Iterator[row_findings.Words]:
+    """A row's fault, as two texts, or what is changed in it, as one each.
+
+    Nothing is said of a row that is no conversation or cannot be rendered, but that it is there.
+    """
+    try:
+        fault = next(inspector.faults(row), None)
+    except (DataError, TemplateError):
+        yield ()
+        return
+    if fault is None:
+        yield from ((change,) for change in inspector.changes(row))
+    else:
+        yield fault.what, fault.way_out
 
 
 def _refuse(source: str, found: Mapping[int, Fault]) -> None:

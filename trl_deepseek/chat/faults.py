@@ -7,6 +7,7 @@ know, too.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -51,6 +52,21 @@ class Inspector:
         self.tools = tools
         self.masks = masks and ".train" in str(tokenizer.chat_template)
         self._rendered: set[tuple[Any, ...]] = set()  # sequences of roles that can be written
+
+    def key(self) -> list[str]:
+        """What the faults of a row depend on besides it; a tokenizer writes with nothing else."""
+        inner: Any = getattr(self.tokenizer, "tokenizer", self.tokenizer)
+        apply = vars(inner).get("apply_chat_template")  # where it is not the class's own
+        return [
+            *(str(type(each)) for each in (self.tokenizer, inner)),
+            str(self.tokenizer.chat_template),
+            str(inner.special_tokens_map),
+            f"{apply.func.__module__}.{apply.func.__name__} {apply.args[1:]}"
+            if isinstance(apply, functools.partial)
+            else str(apply),
+            str(self.control_tokens and self.control_tokens.pattern),
+            str(self.masks),
+        ]
 
     def faults(self, row: Mapping[str, Any]) -> Iterator[Fault]:
         """The faults of a row, cheapest first.

@@ -6,8 +6,11 @@ What is wrong with a row is said with its number, counted from 0.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import rows, values
 from trl_deepseek.data.demonstration_rows import CALL, Layout, recognise
 from trl_deepseek.errors import DataError
@@ -34,7 +37,12 @@ def layout_of(
 
 
 def prepare(
-    dataset: Any, *, text_field: str = "text", has_template: bool = True, name: str = "the dataset"
+    dataset: Any,
+    *,
+    text_field: str = "text",
+    has_template: bool = True,
+    name: str = "the dataset",
+    processes: int | None = None,
 ) -> tuple[Any, Layout]:
     """The dataset as TRL reads it, and the layout it came in.
 
@@ -43,6 +51,7 @@ def prepare(
         text_field: Name of the column with plain text.
         has_template: See :func:`trl_deepseek.data.demonstration_rows.recognise`.
         name: What to call the dataset in messages.
+        processes: How many look at the rows of a table at a time; None for this one alone.
 
     Raises:
         DataError: SFT cannot read the dataset or one of its rows, or nobody answers in it.
@@ -65,7 +74,7 @@ def prepare(
             options["writer_batch_size"] = len(dataset)
         dataset = dataset.map(rows.numbered(layout.rewrite, name, layout.name), **options)
     if layout.kind != "tokens":
-        dataset = _check(dataset, layout, name)
+        dataset = _check(dataset, layout, name, processes)
     return dataset, layout
 
 
@@ -84,23 +93,18 @@ def _has_calls(dataset: Any, column: str) -> bool:
     return any(isinstance(turn, dict) and turn.get("from") == CALL for turn in turns)
 
 
-def _check(dataset: Any, layout: Layout, name: str) -> Any:
+def _check(dataset: Any, layout: Layout, name: str, processes: int | None) -> Any:
     """Refuse rows that cannot be learned from; report answers that are empty."""
-    last = layout.columns[-1]
     of = values.fault_of_messages if layout.kind == "conversations" else values.fault_of_text
+    fault = partial(_fault, of, layout.columns)
+    key = [layout.kind, layout.columns]
+    dataset = rows.check(dataset, name, fault, layout.columns, key=key, processes=processes)
+    last = layout.columns[-1]
     empty = []
-
-    def fault(row: rows.Row) -> str | None:
-        for column in layout.columns:
-            found = of(row.get(column))
-            if found is not None:
-                return f"column {column!r} {found}"
-        return _answer_fault(row[last], f"column {last!r}")
-
-    dataset = rows.check(dataset, name, fault, layout.columns)
     if rows.is_table(dataset):
-        answers = rows.read(dataset.select_columns([last]))
-        empty = [number for number, row in enumerate(answers) if not _says(row[last])]
+        silent = partial(_silence, last)
+        found = row_findings.find(dataset, [last], silent, key="silence", processes=processes)
+        empty = [number for number, _ in found]
     if empty:
         logger.warning(
             "%s: nothing is said in %d of %d rows (%s), which teaches to say nothing",
@@ -112,12 +116,25 @@ def _check(dataset: Any, layout: Layout, name: str) -> Any:
     return dataset
 
 
+def _fault(of: Callable[[Any], str | None], columns: Sequence[str], row: rows.Row) -> str | None:
+    for column in columns:
+        found = of(row.get(column))
+        if found is not None:
+            return f"column {column!r} {found}"
+    return _answer_fault(row[columns[-1]], f"column {columns[-1]!r}")
+
+
 def _answer_fault(answer: Any, where: str) -> str | None:
     """What keeps turns from being learned from: that none is the assistant's."""
     if isinstance(answer, str) or any(turn["role"] == "assistant" for turn in answer):
         return None
     roles = ", ".join(str(turn["role"]) for turn in answer)
     return f"{where} has no turn of the assistant; its roles are {roles}"
+
+
+def _silence(column: str, row: rows.Row) -> list[list[str]]:
+    """One finding without words where nothing is said."""
+    return [] if _says(row[column]) else [[]]
 
 
 def _says(answer: Any) -> bool:

@@ -46,7 +46,17 @@ def check_preferences(dataset: Any, source: str, *, needs_prompt: bool = True) -
     def found(row: rows.Row) -> str | None:
         return fault(row, layout, has_prompt) or (_shared_fault(row) if implicit else None)
 
-    return rows.check(dataset, source, found, READ)
+    is_kept = layout.rewrite is None
+    key = [
+        layout.name,
+        layout.kind,
+        layout.question,
+        layout.dialogue,
+        is_kept,
+        has_prompt,
+        implicit,
+    ]
+    return rows.check(dataset, source, found, READ, key=key)
 
 
 def speakers_beside_the_assistant(dataset: Any) -> dict[int, set[str]]:
@@ -72,7 +82,7 @@ def check_labels(dataset: Any, source: str) -> Any:
     Raises:
         DataError: Something else stands in a row.
     """
-    return rows.check(dataset, source, _label_fault, ["label"])
+    return rows.check(dataset, source, _label_fault, ["label"], key=[])
 
 
 def check_margin(dataset: Any, source: str) -> Any:
@@ -90,7 +100,7 @@ def check_margin(dataset: Any, source: str) -> Any:
             return None
         return f"column 'margin' {found}; every pair has a margin, or the column is left out"
 
-    return rows.check(dataset, source, fault, ["margin"])
+    return rows.check(dataset, source, fault, ["margin"], key=[])
 
 
 def _label_fault(row: rows.Row) -> str | None:

@@ -82,7 +82,8 @@ def check_prompts(
                     return f"column {name!r} {found}"
         return None
 
-    return rows.check(dataset, source, fault, [*needs, *read])
+    key = [needs, read, isinstance(first.get("prompt"), str), sorted(environments or ())]
+    return rows.check(dataset, source, fault, [*needs, *read], key=key)
 
 
 def _fault_of_prompt(prompt: Any, first: Any) -> str | None:

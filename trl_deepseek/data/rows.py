@@ -7,9 +7,11 @@ of its rows is checked as training reaches it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import values
 from trl_deepseek.errors import DataError, about_rows
 
@@ -52,14 +54,6 @@ def each(dataset: Any, convert: Callable[[Any], Any]) -> Any:
     return convert(dataset)
 
 
-def read(dataset: Any) -> Iterator[Row]:
-    """The rows of a table; taken a thousand at a time, each costs a fraction of its own."""
-    for batch in dataset.iter(1000):
-        yield from (
-            dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)
-        )
-
-
 def first(dataset: Any, source: str) -> Row:
     """The first row.
 
@@ -73,7 +67,13 @@ def first(dataset: Any, source: str) -> Row:
 
 
 def check(
-    dataset: Any, source: str, fault: Callable[[Row], str | None], columns: Sequence[str]
+    dataset: Any,
+    source: str,
+    fault: Callable[[Row], str | None],
+    columns: Sequence[str],
+    *,
+    key: Sequence[Any] | None = None,
+    processes: int | None = None,
 ) -> Any:
     """The dataset, each row of which has no fault; of a stream that is seen as it is read.
 
@@ -82,6 +82,10 @@ def check(
         source: Its name, for messages.
         fault: What is wrong with a row, or None.
         columns: The columns that ``fault`` reads; those that are missing are left out.
+        key: All that ``fault`` depends on besides the row, so that a second run need not ask again;
+            None where that cannot be said.
+        processes: How many look at the rows of a table at a time; None for this one alone. What
+            they are given is pickled: ``fault`` is then a module's function, or a partial of one.
 
     Raises:
         DataError: Names the first row with a fault, counted from 0, and how many more there are.
@@ -95,14 +99,22 @@ def check(
             return row
 
         return dataset.map(checked, with_indices=True, features=dataset.features)
-    present = [name for name in columns if name in dataset.column_names]
-    rows = read(dataset.select_columns(present)) if present else []
-    faults = {number: found for number, row in enumerate(rows) if (found := fault(row)) is not None}
+    if key is not None:
+        called = fault.func if isinstance(fault, partial) else fault
+        key = [called.__module__, called.__qualname__, *key]
+    look = partial(_fault, fault)
+    found = row_findings.find(dataset, columns, look, key=key, processes=processes)
+    faults = {number: words[0] for number, words in found}
     if faults:
         number, *others = faults
         more = f"\n  {some(others)} of {len(dataset)} cannot be used either" if others else ""
         raise about_rows(DataError(f"{source}: row {number}: {faults[number]}{more}"), faults)
     return dataset
+
+
+def _fault(fault: Callable[[Row], str | None], row: Row) -> list[list[str]]:
+    found = fault(row)
+    return [] if found is None else [[found]]
 
 
 def check_tokens(dataset: Any, source: str, size: Callable[[], int]) -> Any:
@@ -128,7 +140,7 @@ def check_tokens(dataset: Any, source: str, size: Callable[[], int]) -> Any:
                 return f"column {name!r} {found}"
         return None
 
-    return check(dataset, source, fault, columns)
+    return check(dataset, source, fault, columns, key=[columns, count])
 
 
 def numbered(

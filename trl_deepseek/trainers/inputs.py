@@ -340,6 +340,7 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         and getattr(args, "control_tokens", "error") == "error",
         tools=inputs.tools,
         masks=bool(getattr(args, "assistant_only_loss", False)),
+        processes=getattr(args, "dataset_num_proc", None),
         show_progress=not args.disable_tqdm,
     )
     dataset = inputs.once_checked(dataset, split)

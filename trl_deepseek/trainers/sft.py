@@ -157,6 +157,7 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
         text_field=inputs.args.dataset_text_field,
         has_template=inputs.template_name is not None,
         name=data.source_of(dataset, name),
+        processes=inputs.args.dataset_num_proc,
     )
     return dataset, layout.kind
 

@@ -1,0 +1,109 @@
+"""What is found in the rows of a table, kept by ``datasets`` where it keeps what it makes of them.
+
+A second run on the same rows then reads what the first one found, as it reads its tokens.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Words = Sequence[str]  # what is found in a row: none, one or several texts
+Look = Callable[[Mapping[str, Any]], Iterable[Words]]
+
+_TOGETHER = 1000  # rows that are taken out of a table at once
+
+
+def find(
+    dataset: Any,
+    columns: Sequence[str],
+    look: Look,
+    *,
+    key: Any,
+    processes: int | None = None,
+    what: str | None = None,
+) -> Iterator[tuple[int, Words]]:
+    """What ``look`` finds in the rows, with their numbers, in their order.
+
+    Args:
+        dataset: A ``Dataset``.
+        columns: Those that ``look`` reads; there may be none.
+        look: Given a row, all that is found in it. It is pickled where there are ``processes``.
+        key: Stands for all that the findings depend on besides the rows and our own code; None
+            where nothing can, so that rows are looked at anew each time, in this process.
+        processes: How many look at the rows at a time; None for this one alone.
+        what: The title of a progress bar; None for no bar.
+    """
+    names = [name for name in columns if name in dataset.column_names]
+    if not names:
+        return
+    rows = dataset.select_columns(names)
+    if key is not None and (_has_cache(dataset) or (processes or 1) > 1):
+        found = _mapped(rows, look, key, processes, what)
+        for batch in found.iter(_TOGETHER):
+            yield from zip(batch["row"], batch["words"], strict=True)
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=len(dataset), desc=what, disable=what is None) as bar:
+        for start, batch in enumerate(rows.iter(_TOGETHER)):
+            numbers = range(start * _TOGETHER, len(dataset))
+            yield from _found(batch, numbers, look)
+            bar.update(_TOGETHER)
+
+
+def _has_cache(dataset: Any) -> bool:
+    """Whether ``datasets`` has a folder for what it makes of a table, and knows what it reads."""
+    files = dataset.cache_files
+    folder = Path(files[0]["filename"]).parent if files else None
+    return folder is not None and dataset.format["type"] is None and os.access(folder, os.W_OK)
+
+
+def _mapped(rows: Any, look: Look, key: Any, processes: int | None, what: str | None) -> Any:
+    """The table of findings."""
+    from datasets import Features, List, Value
+    from datasets.fingerprint import Hasher
+
+    return rows.map(
+        functools.partial(_table, look=look),
+        batched=True,
+        batch_size=_TOGETHER,
+        with_indices=True,
+        remove_columns=rows.column_names,
+        features=Features({"row": Value("int64"), "words": List(Value("string"))}),
+        num_proc=processes if (processes or 1) > 1 else None,
+        new_fingerprint=Hasher.hash([rows._fingerprint, key, _code()]),
+        desc=what or "Checking",
+    )
+
+
+def _table(batch: Mapping[str, Any], numbers: Sequence[int], look: Look) -> dict[str, list[Any]]:
+    found = [*_found(batch, numbers, look)]
+    return {"row": [row for row, _ in found], "words": [words for _, words in found]}
+
+
+def _found(
+    batch: Mapping[str, Any], numbers: Iterable[int], look: Look
+) -> Iterator[tuple[int, Words]]:
+    names = [*batch]
+    for number, values in zip(numbers, zip(*batch.values(), strict=True), strict=False):
+        for words in look(dict(zip(names, values, strict=True))):
+            yield number, words
+
+
+@functools.cache
+def _code() -> str:
+    """Stands for the code of the checks, so that one that was changed is made again."""
+    import transformers
+    from datasets.fingerprint import Hasher
+
+    here = Path(__file__).parent
+    files = [
+        here / "row_findings.py",
+        *sorted(here.glob("chat/*.py")),
+        *sorted(here.glob("data/*.py")),
+    ]
+    return Hasher.hash([transformers.__version__, *(file.read_bytes() for file in files)])
