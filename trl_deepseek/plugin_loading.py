@@ -146,10 +146,10 @@ def _listed(variable: str) -> list[str]:
 def _installed() -> list[tuple[importlib.metadata.EntryPoint, Origin]]:
     points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     found = []
+    # One distribution has many entry points, and its metadata is parsed each time it is asked.
+    said = functools.cache(lambda dist: (dist.name, dist.version) if dist else (None, None))
     for point in sorted(points, key=lambda point: (point.name, point.value)):
-        distribution = point.dist.name if point.dist else None
-        version = point.dist.version if point.dist else None
-        found.append((point, Origin(point.name, distribution, version, _module_file(point))))
+        found.append((point, Origin(point.name, *said(point.dist), _module_file(point))))
     return found
 
 

@@ -61,6 +61,8 @@ TABLE = [
     Name("transformers.integrations", "integration_utils", "environment.py", "trackers by name"),
     Name("transformers.utils", "import_utils", "environment.py", "flash attention by version"),
     Name("transformers.utils", "is_liger_kernel_available", "environment.py", "before it is used"),
+    # row_findings: what is kept beside a table
+    Name("datasets.Dataset", "_fingerprint", "row_findings.py", "stands for the rows"),
     # trainers: what a batch becomes, and what is logged of it
     Name(DPO, "_compute_loss", "trainers/dpo.py", "the one pass", "model inputs return_outputs"),
     Name(KTO, "_compute_loss", "trainers/kto.py", "the one pass", "model inputs return_outputs"),

@@ -23,8 +23,8 @@ UNLABELLED = "does the assistant speak in them, and what are assistant_only_loss
 
 def learnable(
     dataset: Any, source: str, limit: int | None, *, keep_end: bool = False
-) -> tuple[Any, list[int]]:
-    """The rows that the loss counts a token of, also once they are cut.
+) -> tuple[Any, list[int], bool]:
+    """The rows that the loss counts a token of, also once they are cut, and whether any will be.
 
     The first token of a row is never predicted, so that its label does not count.
 
@@ -45,7 +45,11 @@ def learnable(
 
         within = "" if limit is None else f" within max_length={limit}"
         why = f"have no token that the loss counts{within}"
-        return rows.leave_out_of_stream(dataset, keeps, source, why=why, way_out=UNLABELLED), []
+        return (
+            rows.leave_out_of_stream(dataset, keeps, source, why=why, way_out=UNLABELLED),
+            [],
+            True,
+        )
     whole, left, sizes = _counted(dataset, limit, keep_end)
     unlabelled = np.flatnonzero(whole == 0).tolist()
     lost = np.flatnonzero((whole > 0) & (left == 0)).tolist()
@@ -71,7 +75,7 @@ def learnable(
     )
     if limit is not None:
         rows.say_cut(cut, total, source, limit)
-    return rows.without(dataset, left_out), left_out
+    return rows.without(dataset, left_out), left_out, cut > 0
 
 
 def _counted(dataset: Any, limit: int | None, keep_end: bool) -> tuple[np.ndarray, ...]:

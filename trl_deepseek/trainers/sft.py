@@ -126,9 +126,12 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         # What packing splits is trained on whole; its best fit cuts like the rest.
         limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
         keep_end = not packing and args.truncation_mode == "keep_end"
-        rows, self.left_out[dataset_name] = lengths.learnable(
+        rows, self.left_out[dataset_name], cut = lengths.learnable(
             rows, source, limit, keep_end=keep_end
         )
+        if not packing and not cut:  # TRL would write every row once more, to cut none
+            args = copy.copy(args)
+            args.max_length = None
         rows = prepare(rows, processing_class, args, packing, None, dataset_name)
         return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 

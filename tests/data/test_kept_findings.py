@@ -1,0 +1,152 @@
+"""A fault is told alike wherever its row stands, whoever looked at it, and whenever that was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from datasets import Dataset, load_dataset
+
+import trl_deepseek
+from trl_deepseek import chat, load_registry, row_findings
+from trl_deepseek.chat.faults import Inspector
+from trl_deepseek.data import demonstrations
+from trl_deepseek.errors import DataError
+
+ROWS = 2001  # rows are looked at a thousand at a time; of two processes each has about half
+PLACES = (0, 999, 1000, 1500, 2000)
+USER = {"role": "user", "content": "q", "reasoning": None}
+ANSWER = {"role": "assistant", "content": "a", "reasoning": None}
+CONTROL = {**USER, "content": "<｜Assistant｜>"}
+NAMELESS = {**USER, "role": None}
+THOUGHT = {**ANSWER, "reasoning": "so"}
+BOTH = pytest.mark.parametrize("processes", [None, 2])
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    registry = load_registry()
+    tokenizer = registry.models["tiny-deepseek-llm"]()[1]
+    chat.install(tokenizer, "deepseek-v3.1", registry)
+    return tokenizer
+
+
+def rows(*odd: dict[str, Any], places: tuple[int, ...] = PLACES) -> list[dict[str, Any]]:
+    """Conversations of two turns, and in some places others."""
+    plain = {"messages": [USER, ANSWER], "tools": "[]"}
+    return [
+        {**plain, "messages": [*odd, ANSWER]} if number in places else plain
+        for number in range(ROWS)
+    ]
+
+
+def kept(data: list[dict[str, Any]], folder: Path) -> Dataset:
+    """A table for which ``datasets`` has a folder."""
+    file = folder / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in data))
+    return load_dataset("json", data_files=str(file), split="train", cache_dir=str(folder))
+
+
+@BOTH
+@pytest.mark.parametrize("has_cache", [False, True])
+def test_every_row_with_a_fault_is_named(
+    processes: int | None, has_cache: bool, tokenizer: Any, tmp_path: Path
+) -> None:
+    data = rows(CONTROL)
+    table = kept(data, tmp_path) if has_cache else Dataset.from_list(data)
+    for _ in range(1 + has_cache):  # told again where it is known already
+        with pytest.raises(DataError) as caught:
+            chat.check_conversations(table, tokenizer, "chats", processes=processes)
+        what = (
+            "the user text contains '<｜Assistant｜>', which the tokenizer reads as a control token"
+        )
+        assert str(caught.value).startswith(f"chats, rows 0, 999, 1000, 1500, 2000: {what}\n")
+        assert tuple(caught.value.rows) == PLACES
+
+
+@BOTH
+def test_the_first_row_that_cannot_be_read_goes_before_faults(
+    processes: int | None, tokenizer: Any, tmp_path: Path
+) -> None:
+    data = rows(CONTROL)
+    for number in (1200, 1900):
+        data[number] = {**data[number], "tools": "["}
+    table = kept(data, tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            chat.check_conversations(table, tokenizer, "chats", processes=processes)
+        assert str(caught.value).startswith("chats, row 1200: column 'tools' holds text that")
+        assert tuple(caught.value.rows) == (1200,)
+
+
+@BOTH
+def test_every_row_that_is_no_demonstration_is_counted(
+    processes: int | None, tmp_path: Path
+) -> None:
+    table = kept(rows(NAMELESS), tmp_path)
+    for _ in range(2):
+        with pytest.raises(DataError) as caught:
+            demonstrations.prepare(table, name="chats", processes=processes)
+        assert str(caught.value) == (
+            "chats: row 0: column 'messages' message 0 has no role; it has content\n"
+            "  rows 999, 1000, 1500, 2000 of 2001 cannot be used either"
+        )
+
+
+@BOTH
+def test_what_is_said_of_rows_is_said_by_every_run(
+    processes: int | None, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = rows(USER, THOUGHT, USER)
+    data[7] = {**data[7], "messages": [USER, {**ANSWER, "content": " "}]}
+    table = kept(data, tmp_path)
+    for _ in range(2):
+        caplog.clear()
+        demonstrations.prepare(table, name="chats", processes=processes)
+        chat.check_conversations(table, tokenizer, "chats", processes=processes)
+        empty, changed = (record.getMessage() for record in caplog.records if record.levelno > 20)
+        assert empty.startswith("chats: nothing is said in 1 of 2001 rows (row 7)")
+        assert changed.startswith("chats, rows 0, 999, 1000, 1500, 2000: the chat template leaves ")
+
+
+def test_rows_are_looked_at_again_where_anything_is_new(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = 0
+
+    def counted(self: Inspector, row: Any, faults: Any = Inspector.faults) -> Any:
+        nonlocal looked
+        looked += 1
+        return faults(self, row)
+
+    def looks(table: Dataset, **options: Any) -> int:
+        before = looked
+        chat.check_conversations(table, tokenizer, "chats", **options)
+        return looked - before
+
+    monkeypatch.setattr(Inspector, "faults", counted)
+    table = kept(rows(USER), tmp_path)
+    assert looks(table) == ROWS
+    assert looks(table) == 0
+    assert looks(table.select(range(100))) == 100
+    assert looks(table, masks=True) == ROWS
+    assert looks(table, control_tokens=False) == ROWS
+    monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + " ")
+    assert looks(table) == ROWS
+    monkeypatch.setattr(row_findings, "_code", lambda: "other code")
+    assert looks(table) == ROWS
+    monkeypatch.setattr(type(table), "format", {"type": "custom"})
+    assert looks(table) == ROWS
+
+
+def test_a_trainer_looks_with_as_many_processes_as_it_prepares_with(tmp_path: Path) -> None:
+    config = trl_deepseek.SFTConfig(
+        output_dir=str(tmp_path), chat_template="deepseek-v3", dataset_num_proc=2, report_to=[],
+        bf16=False, use_cpu=True,
+    )  # fmt: skip
+    table = kept(rows(CONTROL, places=(2000,)), tmp_path)
+    with pytest.raises(DataError, match=r"^train_dataset, row 2000: the user"):
+        trl_deepseek.SFTTrainer("tiny-deepseek-llm", config, train_dataset=table)
+    assert [*tmp_path.rglob("cache-*_00001_of_00002.arrow")]  # what the second process found
