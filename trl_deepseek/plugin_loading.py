@@ -149,7 +149,8 @@ def _installed() -> list[tuple[importlib.metadata.EntryPoint, Origin]]:
     # One distribution has many entry points, and its metadata is parsed each time it is asked.
     said = functools.cache(lambda dist: (dist.name, dist.version) if dist else (None, None))
     for point in sorted(points, key=lambda point: (point.name, point.value)):
-        found.append((point, Origin(point.name, *said(point.dist), _module_file(point))))
+        distribution, version = said(point.dist)
+        found.append((point, Origin(point.name, distribution, version, _module_file(point))))
     return found
 
 

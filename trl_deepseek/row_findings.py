@@ -41,8 +41,14 @@ def find(
     if not names:
         return
     rows = dataset.select_columns(names)
-    if key is not None and (_has_cache(dataset) or (processes or 1) > 1):
-        found = _mapped(rows, look, key, processes, what)
+    several = (processes or 1) > 1
+    if key is not None and (several or (_has_cache(dataset) and dataset.format["type"] is None)):
+        from datasets import List, Value
+
+        features = {"row": Value("int64"), "words": List(Value("string"))}
+        make = functools.partial(_table, look=look)
+        options = {"with_indices": True, "num_proc": processes if several else None}
+        found = kept(rows, make, features, key=key, desc=what or "Checking", **options)
         for batch in found.iter(_TOGETHER):
             yield from zip(batch["row"], batch["words"], strict=True)
         return
@@ -55,29 +61,37 @@ def find(
             bar.update(_TOGETHER)
 
 
-def _has_cache(dataset: Any) -> bool:
-    """Whether ``datasets`` has a folder for what it makes of a table, and knows what it reads."""
-    files = dataset.cache_files
-    folder = Path(files[0]["filename"]).parent if files else None
-    return folder is not None and dataset.format["type"] is None and os.access(folder, os.W_OK)
+def kept(
+    rows: Any, make: Callable[..., Any], features: Mapping[str, Any], *, key: Any, **options: Any
+) -> Any:
+    """A table that is made of another by ``Dataset.map``, a thousand rows at a time, or was made.
 
-
-def _mapped(rows: Any, look: Look, key: Any, processes: int | None, what: str | None) -> Any:
-    """The table of findings."""
-    from datasets import Features, List, Value
+    Args:
+        rows: A ``Dataset`` with a row at least; none of its columns is kept.
+        make: What is mapped; it may depend on nothing but what ``find`` says of ``key``.
+        features: The columns of the new table.
+        key: As for ``find``.
+        **options: More for ``Dataset.map``.
+    """
+    from datasets import Features
     from datasets.fingerprint import Hasher
 
     return rows.map(
-        functools.partial(_table, look=look),
+        make,
         batched=True,
         batch_size=_TOGETHER,
-        with_indices=True,
         remove_columns=rows.column_names,
-        features=Features({"row": Value("int64"), "words": List(Value("string"))}),
-        num_proc=processes if (processes or 1) > 1 else None,
+        features=Features(dict(features)),
+        keep_in_memory=not _has_cache(rows),
         new_fingerprint=Hasher.hash([rows._fingerprint, key, _code()]),
-        desc=what or "Checking",
+        **options,
     )
+
+
+def _has_cache(dataset: Any) -> bool:
+    """Whether ``datasets`` has a folder for what it makes of a table."""
+    files = dataset.cache_files
+    return bool(files) and os.access(Path(files[0]["filename"]).parent, os.W_OK)
 
 
 def _table(batch: Mapping[str, Any], numbers: Sequence[int], look: Look) -> dict[str, list[Any]]:

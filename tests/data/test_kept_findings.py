@@ -150,3 +150,34 @@ def test_a_trainer_looks_with_as_many_processes_as_it_prepares_with(tmp_path: Pa
     with pytest.raises(DataError, match=r"^train_dataset, row 2000: the user"):
         trl_deepseek.SFTTrainer("tiny-deepseek-llm", config, train_dataset=table)
     assert [*tmp_path.rglob("cache-*_00001_of_00002.arrow")]  # what the second process found
+
+
+PAIR = {"prompt": [USER], "chosen": [ANSWER], "rejected": [{**ANSWER, "content": "b"}]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("SFT", {"messages": [USER, ANSWER]}),
+        ("SFT", {"instruction": "q", "output": "a"}),
+        (
+            "SFT",
+            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        ),
+        ("DPO", PAIR),
+        ("Reward", PAIR),
+    ],
+)
+def test_a_second_run_makes_nothing_anew(kind: str, row: dict[str, Any], tmp_path: Path) -> None:
+    trainer, config = (getattr(trl_deepseek, f"{kind}{what}") for what in ("Trainer", "Config"))
+    table = kept([row] * 3, tmp_path)
+    made = []
+    for _ in range(2):
+        args = config(
+            output_dir=str(tmp_path / "out"), chat_template="deepseek-v3", report_to=[], bf16=False,
+            use_cpu=True,
+        )  # fmt: skip
+        trainer("tiny-deepseek-llm", args=args, train_dataset=table)
+        made.append({f: f.stat().st_mtime_ns for f in tmp_path.rglob("cache-*.arrow")})
+    assert made[0]
+    assert made[0] == made[1]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 from datasets import Dataset, IterableDataset
 
 from trl_deepseek import (
@@ -22,6 +23,7 @@ from trl_deepseek import (
     RewardTrainer,
     SFTConfig,
     SFTTrainer,
+    load_registry,
 )
 from trl_deepseek.cli.main import main
 from trl_deepseek.errors import DataError
@@ -240,3 +242,25 @@ def test_a_command_that_max_length_leaves_nothing_exits_with_two(
 def test_tokens_under_trls_older_names_are_taken(build: Callable[..., Any]) -> None:
     pair = {"chosen_input_ids": [5, 6, 7], "rejected_input_ids": [5, 6]}
     assert len(build("reward", [pair, pair]).train_dataset) == 2
+
+
+@pytest.mark.filterwarnings("ignore:The `'keep_end'` truncation mode:FutureWarning")
+@pytest.mark.parametrize("limit", [6, 7, 40])
+@pytest.mark.parametrize("mode", ["keep_start", "keep_end"])
+def test_rows_are_cut_as_trl_cuts_them(
+    limit: int, mode: str, build: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [
+        {"input_ids": [*range(size)], "labels": [*range(size - 2), -100, -100]}
+        for size in (4, 5, 6, 7, 30)
+    ]
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    config = trl.SFTConfig(
+        output_dir=str(tmp_path), max_length=limit, truncation_mode=mode, report_to=[], bf16=False,
+        use_cpu=True,
+    )  # fmt: skip
+    stock = trl.SFTTrainer(
+        model, config, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+    )
+    ours = build("sft", rows, max_length=limit, truncation_mode=mode)
+    assert ours.train_dataset.to_list() == stock.train_dataset.to_list()

@@ -7,16 +7,19 @@ those that remain, and the numbers of the others. A stream is filtered as it is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import rows
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 IGNORED = -100  # the label of a token that the loss does not count
+COUNTS = ("whole", "left", "size")
 LONGER = "raise max_length to keep them"
 UNLABELLED = "does the assistant speak in them, and what are assistant_only_loss and max_length?"
 
@@ -80,22 +83,34 @@ def learnable(
 
 def _counted(dataset: Any, limit: int | None, keep_end: bool) -> tuple[np.ndarray, ...]:
     """Of each row the tokens that the loss counts, whole and cut to ``limit``, and its size."""
-    found = [np.zeros((3, 0), dtype=np.int64)]
-    for column in _columns(dataset, "labels"):
-        sizes = column.value_lengths().to_numpy()
-        ends = sizes.cumsum()
-        starts = ends - sizes
-        counts = column.flatten().to_numpy() != IGNORED
-        up_to = np.concatenate([[0], counts.cumsum()])  # how many before each token
-        first, last = starts, ends
-        if limit is not None and keep_end:
-            first = np.maximum(starts, ends - limit)
-        elif limit is not None:
-            last = np.minimum(ends, starts + limit)
-        whole = up_to[ends] - up_to[np.minimum(starts + 1, ends)]
-        left = up_to[last] - up_to[np.minimum(first + 1, last)]
-        found.append(np.stack([whole, left, sizes]))
-    return tuple(np.concatenate(found, axis=1))
+    from datasets import Value
+
+    if not len(dataset):
+        return (np.zeros(0, dtype=np.int64),) * 3
+    labels = dataset.select_columns(["labels"]).with_format("arrow")
+    features = {name: Value("int64") for name in COUNTS}
+    count = partial(_count, limit=limit, keep_end=keep_end)
+    key = ["count", limit, keep_end]
+    counted = row_findings.kept(labels, count, features, key=key, desc="Counting")
+    columns = counted.with_format("numpy")[:]
+    return tuple(columns[name] for name in COUNTS)
+
+
+def _count(batch: pa.Table, *, limit: int | None, keep_end: bool) -> dict[str, np.ndarray]:
+    column = batch["labels"].combine_chunks()
+    sizes = column.value_lengths().to_numpy()
+    ends = sizes.cumsum()
+    starts = ends - sizes
+    counts = column.flatten().to_numpy() != IGNORED
+    up_to = np.concatenate([[0], counts.cumsum()])  # how many before each token
+    first, last = starts, ends
+    if limit is not None and keep_end:
+        first = np.maximum(starts, ends - limit)
+    elif limit is not None:
+        last = np.minimum(ends, starts + limit)
+    whole = up_to[ends] - up_to[np.minimum(starts + 1, ends)]
+    left = up_to[last] - up_to[np.minimum(first + 1, last)]
+    return dict(zip(COUNTS, (whole, left, sizes), strict=True))
 
 
 def _sizes(dataset: Any, name: str) -> np.ndarray:
