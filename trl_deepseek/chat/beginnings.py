@@ -7,7 +7,10 @@ tokenized as it stands, and some tokenizers put their token in front of it whate
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from trl_deepseek import row_findings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,8 +37,9 @@ def begin_once(
     first = ["prompt"] if "prompt" in names else [text_field, "chosen", "rejected"]
     columns = [column for column in first if column in names]
 
-    def doubles(row: dict[str, Any]) -> bool:
-        return any(isinstance(row[c], str) and row[c].startswith(bos) for c in columns)
+    def doubles(row: Mapping[str, Any]) -> list[row_findings.Words]:
+        begins = (isinstance(row[c], str) and row[c].startswith(bos) for c in columns)
+        return [[]] if any(begins) else []
 
     def bare(row: dict[str, Any]) -> dict[str, Any]:
         return {c: _without(bos, row[c]) if isinstance(row[c], str) else row[c] for c in columns}
@@ -43,7 +47,8 @@ def begin_once(
     if not columns:
         return dataset
     if hasattr(dataset, "__len__"):
-        count = sum(map(doubles, dataset.select_columns(columns)))
+        key = ["doubles", bos, columns]
+        count = len([*row_findings.find(dataset, columns, doubles, key=key)])
         if not count:
             return dataset
         logger.warning(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.chat.installing import generation_prefix
 from trl_deepseek.chat.messages import reasoning_of
 
@@ -47,9 +48,12 @@ def with_thinking(dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
         said = {"thinking": thinks(row), **_given(row.get(KWARGS))}
         return {**maybe_extract_prompt(dict(row)), KWARGS: said}
 
-    is_table = hasattr(dataset, "__len__")  # a stream is read once
-    if is_table and not any(map(thinks, dataset.select_columns(columns))):
-        return dataset
+    if hasattr(dataset, "__len__"):  # a stream is read once
+        found = row_findings.find(
+            dataset, columns, lambda row: [[]] if thinks(row) else [], key=["thinks", columns]
+        )
+        if next(found, None) is None:
+            return dataset
     return dataset.map(say)
 
 

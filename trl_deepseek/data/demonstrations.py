@@ -88,9 +88,12 @@ def check_demonstrations(dataset: Any, source: str) -> Any:
 
 
 def _has_calls(dataset: Any, column: str) -> bool:
-    found = dataset.select_columns([column])
-    turns = (turn for row in found if isinstance(row[column], list) for turn in row[column])
-    return any(isinstance(turn, dict) and turn.get("from") == CALL for turn in turns)
+    def calls(row: rows.Row) -> list[row_findings.Words]:
+        turns = row[column] if isinstance(row[column], list) else []
+        found = any(isinstance(turn, dict) and turn.get("from") == CALL for turn in turns)
+        return [[]] if found else []
+
+    return any(True for _ in row_findings.find(dataset, [column], calls, key="calls"))
 
 
 def _check(dataset: Any, layout: Layout, name: str, processes: int | None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import rows, values
 from trl_deepseek.data.preference_rows import HH_START, Layout, recognise
 from trl_deepseek.errors import DataError
@@ -66,14 +67,14 @@ def speakers_beside_the_assistant(dataset: Any) -> dict[int, set[str]]:
         return {}
     from trl.data_utils import maybe_extract_prompt
 
-    found: dict[int, set[str]] = {}
-    for number, row in enumerate(dataset.select_columns(sorted(columns))):
+    def others(row: rows.Row) -> list[row_findings.Words]:
         answers = {**maybe_extract_prompt(dict(row)), "prompt": None}.values()
         turns = (turn for answer in answers if isinstance(answer, list) for turn in answer)
-        others = {turn["role"] for turn in turns} - {"assistant"}
-        if others:
-            found[number] = others
-    return found
+        found = {turn["role"] for turn in turns} - {"assistant"}
+        return [sorted(found)] if found else []
+
+    found = row_findings.find(dataset, sorted(columns), others, key="others")
+    return {number: set(words) for number, words in found}
 
 
 def check_labels(dataset: Any, source: str) -> Any:

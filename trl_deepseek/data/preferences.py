@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import rows
 from trl_deepseek.data.loading import source_of
 from trl_deepseek.data.preference_checks import (
@@ -229,11 +230,16 @@ def bad_rows(dataset: Any) -> dict[str, list[int]]:
     """Numbers of the rows of a table of pairs or singles that teach nothing, by what is wrong."""
     layout = layout_of(dataset, "the dataset")
     names = COMPLETIONS if layout.kind == "pairs" else ("completion",)
-    read = [name for name in READ if name in rows.column_names(dataset)]
     bad: dict[str, list[int]] = {}
-    for number, row in enumerate(dataset.select_columns(read)):
-        for fault in _faults(layout.rewrite(row) if layout.rewrite else row, names):
-            bad.setdefault(fault, []).append(number)
+
+    def faults(row: rows.Row) -> list[row_findings.Words]:
+        found = _faults(layout.rewrite(row) if layout.rewrite else row, names)
+        return [[fault] for fault in found]
+
+    for number, words in row_findings.find(
+        dataset, READ, faults, key=["bad", layout.name, layout.question]
+    ):
+        bad.setdefault(words[0], []).append(number)
     return bad
 
 
