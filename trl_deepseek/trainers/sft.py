@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import trl
 
 from trl_deepseek import data, lm_head
-from trl_deepseek.data import demonstrations, lengths
+from trl_deepseek.data import demonstrations, labels, lengths
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.segments import by_documents
@@ -117,11 +117,19 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         formatting_func: Any,
         dataset_name: str,
     ) -> Any:
-        """TRL's in two steps: between them, rows are still whole and it is said what is cut."""
+        """TRL's in two steps: between them, rows are still whole and it is said what is cut.
+
+        Labels are made between them too, and TRL does not write every row again to cut none.
+        """
         prepare = super()._prepare_dataset
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
+        dataset, ours = labels.reserve(dataset)
         rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
+        if ours:
+            masks = ["completion_mask"] * bool(self.completion_only_loss) + ["assistant_masks"]
+            masks = [name for name in masks if name in rows.column_names]
+            rows = labels.fill(rows, masks, f"Building labels for {dataset_name} dataset")
         source = data.source_of(dataset, f"the {dataset_name} dataset")
         # What packing splits is trained on whole; its best fit cuts like the rest.
         limit = args.max_length if not packing or args.packing_strategy == "bfd" else None
@@ -129,7 +137,7 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         rows, self.left_out[dataset_name], cut = lengths.learnable(
             rows, source, limit, keep_end=keep_end
         )
-        if not packing and not cut:  # TRL would write every row once more, to cut none
+        if not packing and not cut:
             args = copy.copy(args)
             args.max_length = None
         rows = prepare(rows, processing_class, args, packing, None, dataset_name)
