@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trl_deepseek.lm_head import unwrap
 from trl_deepseek.segments import cost, exactness
-from trl_deepseek.segments.mask import SegmentMask, Span
+from trl_deepseek.segments.mask import SegmentMask
+from trl_deepseek.segments.spans import Span
 
 
 @contextlib.contextmanager
