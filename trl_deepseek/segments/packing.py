@@ -33,6 +33,7 @@ def by_documents(model: nn.Module, mode: str, position_ids: Tensor | None) -> It
         spans is None
         or position_ids is None
         or exactness.known(model) is not None
+        or exactness.compiled(model)
         or inner.config.get_text_config()._attn_implementation != "sdpa"
         or not (mode == "on" or _pays(cost.costs(model), spans, position_ids.shape[1]))
     ):
