@@ -149,7 +149,7 @@ def test_a_compiled_model_is_not_compiled_anew_for_each_layout(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rows = batch()
-    wrapped = torch.compile(build())
+    wrapped: Any = torch.compile(build())
     in_place = build()
     in_place.compile()
     for model in (wrapped, in_place):
@@ -158,7 +158,7 @@ def test_a_compiled_model_is_not_compiled_anew_for_each_layout(
             found = PrefixSharing("auto").layout(model, rows["input_ids"], rows["attention_mask"])
         assert found is None
         assert "torch.compile would compile the model anew" in caplog.text
-        with pytest.raises(ConfigError, match="torch.compile"):
+        with pytest.raises(ConfigError, match="would compile the model"):
             PrefixSharing("on").layout(model, rows["input_ids"], rows["attention_mask"])
 
 
