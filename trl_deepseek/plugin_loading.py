@@ -146,10 +146,13 @@ def _listed(variable: str) -> list[str]:
 def _installed() -> list[tuple[importlib.metadata.EntryPoint, Origin]]:
     points = importlib.metadata.entry_points(group=hookspecs.PROJECT)
     found = []
-    # One distribution has many entry points, and its metadata is parsed each time it is asked.
-    said = functools.cache(lambda dist: (dist.name, dist.version) if dist else (None, None))
+    # One distribution has many entry points, and parses its metadata each time it is asked.
+    said: dict[int, tuple[str, str] | tuple[None, None]] = {}
     for point in sorted(points, key=lambda point: (point.name, point.value)):
-        distribution, version = said(point.dist)
+        if id(point.dist) not in said:
+            of = point.dist
+            said[id(of)] = (of.name, of.version) if of else (None, None)
+        distribution, version = said[id(point.dist)]
         found.append((point, Origin(point.name, distribution, version, _module_file(point))))
     return found
 
