@@ -92,8 +92,8 @@ def _counted(dataset: Any, limit: int | None, keep_end: bool) -> tuple[np.ndarra
     count = partial(_count, limit=limit, keep_end=keep_end)
     key = ["count", limit, keep_end]
     counted = row_findings.kept(labels, count, features, key=key, desc="Counting")
-    columns = counted.with_format("numpy")[:]
-    return tuple(columns[name] for name in COUNTS)
+    columns = counted.with_format("arrow")[:]
+    return tuple(columns[name].to_numpy() for name in COUNTS)
 
 
 def _count(batch: pa.Table, *, limit: int | None, keep_end: bool) -> dict[str, np.ndarray]:
