@@ -63,6 +63,7 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
     check_installed("use_vllm")
     check_bits("use_vllm", bits)
     check_sampling(args.generation_kwargs or {})
+    check_pattern(args.vllm_structured_outputs_regex)
     per_batch = args.steps_per_generation * args.num_iterations
     if noised and args.gradient_accumulation_steps % per_batch:
         raise ConfigError(
@@ -103,6 +104,26 @@ def check_sampling(given: Mapping[str, Any]) -> None:
         raise ConfigError("generation_kwargs: n is num_generations here\n  leave it out")
     with boundary(ConfigError, "generation_kwargs: vLLM does not take them"):
         SamplingParams(**given)
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Refuse a regular expression that neither xgrammar nor llguidance reads, as vLLM tries them.
+
+    Raises:
+        ConfigError: Says what is wrong with it.
+    """
+    if not pattern:
+        return
+    import llguidance
+    import xgrammar
+
+    try:
+        xgrammar.Grammar.from_regex(pattern)
+    except RuntimeError:
+        grammar = llguidance.grammar_from("regex", pattern)
+        fault = llguidance.LLMatcher.validate_grammar(grammar)
+        if fault:
+            raise ConfigError(f"vllm_structured_outputs_regex: {fault.strip()}") from None
 
 
 def check_colocated(args: Any, config: Any) -> None:
