@@ -1,7 +1,6 @@
 """Log-probs from hidden states and the LM head, in bfloat16: ours, TRL's and full logits.
 
-Forward and backward pass, seconds and the most that they allocate; and how our pass over the
-vocabulary depends on the size of its tiles, which on a GPU is a guess so far.
+Forward and backward pass, seconds and the most that they allocate.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from benchmarks.gpu import cells
 from trl_deepseek.lm_head import streaming_softmax
 
 POSITIONS = 8192
-TILES = ((1024, 8192), (4096, 4096), (4096, 16384), (8192, 8192), (8192, 32768))
 
 
 def inputs(shape: str, trained: bool) -> tuple[Any, Any, Any]:
@@ -78,21 +76,6 @@ def cell(shape: str, trained: bool, way: str) -> cells.Figures:
     return {**result, "bytes": most["bytes"] - held} if most else result
 
 
-def tiles(shape: str, rows: int, columns: int) -> cells.Figures:
-    """Seconds of our pass with tiles of this size."""
-    before = streaming_softmax.tile_shape
-
-    def shape_of(positions: int, vocabulary: int, device: str) -> tuple[int, int]:
-        return min(rows, positions), min(columns, vocabulary)
-
-    streaming_softmax.tile_shape = shape_of
-    try:
-        hidden, head, target = inputs(shape, False)
-        return {"seconds": cells.seconds(lambda: ours(hidden, head, target).sum().backward())}
-    finally:
-        streaming_softmax.tile_shape = before
-
-
 def main() -> int:
     """Every cell."""
     found: dict[str, Any] = {}
@@ -101,9 +84,6 @@ def main() -> int:
             kind = "trained" if trained else "frozen"
             for way in WAYS:
                 found[f"{shape}, {kind} head, {way}"] = partial(cell, shape, trained, way)
-        for rows, columns in TILES:
-            name = f"{shape}, tile of {rows} x {columns}"
-            found[name] = partial(tiles, shape, rows, columns)
     return cells.measure(found)
 
 

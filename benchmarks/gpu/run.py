@@ -61,10 +61,15 @@ def gigabytes(value: float | None) -> str:
 
 
 def head_row(found: dict[str, Any]) -> list[str]:
-    """A cell of ``head.py``; those that vary the tiles have a time only."""
-    memory = gigabytes(found.get("bytes")) if "error" in found else ""
-    error = f"{found['error']:.1e}" if "error" in found else ""
-    return [milliseconds(found["seconds"]), memory, error]
+    """A cell of ``head.py``."""
+    seconds, error = milliseconds(found["seconds"]), f"{found['error']:.1e}"
+    return [seconds, gigabytes(found.get("bytes")), error]
+
+
+def attention_row(found: dict[str, Any]) -> list[str]:
+    """A cell of ``attention.py``; making a mask has a time only."""
+    memory = gigabytes(found["bytes"]) if "bytes" in found else ""
+    return [milliseconds(found["seconds"]), memory]
 
 
 def step_row(found: dict[str, Any]) -> list[str]:
@@ -97,28 +102,36 @@ def test_row(found: dict[str, Any]) -> list[str]:
 
 STEPS = ("a step", "of it the update", "peak", "first losses")
 HEAD = ("log-probs", "forward and backward", "beyond the inputs", "largest error")
+ATTENTION = ("attention in one layer", "forward and backward", "beyond the inputs")
 PARTS = (
     Part(
         "GPU tests",
         ["-m", "pytest", "-m", "gpu", "tests/gpu", "-v", "-rs", "--tb=short", "-p", "no:xdist"],
-        110,
+        120,
         ("test", "outcome"),
         test_row,
     ),
-    Part("Log-probs, bfloat16", ["-m", "benchmarks.gpu.head"], 60, HEAD, head_row),
+    Part("Log-probs, bfloat16", ["-m", "benchmarks.gpu.head"], 50, HEAD, head_row),
     Part(
         "Steps at 1B, LoRA, bfloat16",
         ["-m", "benchmarks.gpu.steps", "1B"],
-        80,
+        120,
         ("1B", *STEPS),
         step_row,
     ),
     Part(
-        "QLoRA, 7B, a batch of one text of 2048 tokens",
-        ["benchmarks/gpu_qlora.py", "--steps", "6", "--lines"],
-        130,
-        ("run", "peak allocated", "peak reserved", "tokens/s"),
-        qlora_row,
+        "Attention in a forest, bfloat16",
+        ["-m", "benchmarks.gpu.attention"],
+        60,
+        ATTENTION,
+        attention_row,
+    ),
+    Part(
+        "Steps at 7B, LoRA, bfloat16",
+        ["-m", "benchmarks.gpu.steps", "7B"],
+        110,
+        ("7B", *STEPS),
+        step_row,
     ),
     Part(
         "Memory estimated and measured",
@@ -128,11 +141,11 @@ PARTS = (
         memory_row,
     ),
     Part(
-        "Steps at 7B, LoRA, bfloat16",
-        ["-m", "benchmarks.gpu.steps", "7B"],
-        110,
-        ("7B", *STEPS),
-        step_row,
+        "QLoRA, 7B, a batch of one text of 2048 tokens",
+        ["benchmarks/gpu_qlora.py", "--steps", "6", "--lines"],
+        130,
+        ("run", "peak allocated", "peak reserved", "tokens/s"),
+        qlora_row,
     ),
 )
 

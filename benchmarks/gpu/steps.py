@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu.steps 1B
 
-Both see the same weights, rows and seed. A step is the fastest after those that are not counted
-(kernels compile in them). Of GRPO's steps, generating and scoring is timed apart.
+All see the same weights, rows and seed; ours once with ``prefix_sharing="off"`` too. A step is the
+fastest after those that are not counted (kernels compile in them). Of GRPO's steps, generating and
+scoring is timed apart.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ import torch
 from benchmarks import log_probs
 from benchmarks.gpu import cells
 
-METHODS = ("dpo", "orpo", "grpo")
-SIDES = ("ours", "TRL")
+OFF = "ours, sharing off"
+CELLS = {
+    "dpo": ("ours", OFF, "TRL"),
+    "orpo": ("ours", "TRL"),
+    "grpo": ("ours", OFF, "TRL"),
+}
 NOT_COUNTED = 2
 
 
@@ -45,8 +50,8 @@ class Size:
 
 
 SIZES = {
-    "1B": Size(8, 1024, 256, 64, 2),
-    "7B": Size(4, 1024, 256, 64, 2),
+    "1B": Size(8, 1024, 768, 64, 2),
+    "7B": Size(4, 1024, 768, 64, 2),
     "tiny": Size(2, 24, 8, 4, 1),
 }
 
@@ -77,6 +82,8 @@ def build(method: str, side: str, shape: str, folder: str) -> Any:
         "disable_tqdm": True,
         "seed": 0,
     }
+    ours = side != "TRL"
+    common |= {"prefix_sharing": "off"} if side == OFF else {}
     policy = cells.model(shape)
     log_probs.LENGTH = size.length
     rows = log_probs.rows(size.prompt, size.pairs * total)
@@ -86,7 +93,7 @@ def build(method: str, side: str, shape: str, folder: str) -> Any:
         "peft_config": LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     }
     if method == "grpo":
-        library = trl_deepseek if side == "ours" else trl
+        library: Any = trl_deepseek if ours else trl
         options = library.GRPOConfig(
             **common,
             per_device_train_batch_size=8,
@@ -97,7 +104,7 @@ def build(method: str, side: str, shape: str, folder: str) -> Any:
         rest["train_dataset"] = rows.select_columns(["prompt"])
         return library.GRPOTrainer(policy, score, args=options, **rest)
     common |= {"per_device_train_batch_size": size.pairs, "max_length": size.length}
-    if side == "ours":
+    if ours:
         config = trl_deepseek.DPOConfig(**common, loss_type=[method])
         return trl_deepseek.DPOTrainer(policy, args=config, **rest)
     if method == "dpo":
@@ -145,8 +152,8 @@ def main() -> int:
     return cells.measure(
         {
             f"{method}, {side}": partial(cell, method, side, shape)
-            for method in METHODS
-            for side in SIDES
+            for method, sides in CELLS.items()
+            for side in sides
         }
     )
 

@@ -66,7 +66,7 @@ def test_the_parts_together_fit_eight_minutes() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: run the script itself")
 def test_a_dry_run_measures_every_cell_but_memory(repository: Path, tmp_path: Path) -> None:
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-    parts = ["Log-probs", "Steps at 1B", "Memory", "QLoRA"]
+    parts = ["Log-probs", "Steps at 1B", "Attention", "Memory", "QLoRA"]
     done = subprocess.run(
         [str(repository / "benchmarks" / "gpu.sh"), str(tmp_path), "no-wheels", "1800", *parts],
         env={**env, "PYTHON": sys.executable},
@@ -76,6 +76,6 @@ def test_a_dry_run_measures_every_cell_but_memory(repository: Path, tmp_path: Pa
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "results.json").read_text())["parts"]
-    assert [len(each["cells"]) for each in found.values()] == [11, 6, 3, 3]
+    assert [len(each["cells"]) for each in found.values()] == [6, 8, 12, 3, 3]
     assert not [c for each in found.values() for c in each["cells"].values() if "failed" in c]
     assert (tmp_path / "results.md").read_text() in done.stdout

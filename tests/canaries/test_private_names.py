@@ -280,6 +280,7 @@ TABLE = [
     Name("transformers.PreTrainedModel", "get_input_embeddings", "noise.py", "where noise goes"),
     Name("peft.PeftModel", "get_base_model", "noise.py", "the model inside"),
     Name("torch._dynamo.OptimizedModule", "_orig_mod", "lm_head/scoring.py", "what was compiled"),
+    Name("torch.nn.Module", "_compiled_call_impl", "segments/exactness.py", "compiled in place"),
     Name("accelerate.hooks", "_hf_hook", "models/loading.py", "a copy shall have no hooks"),
     Name("accelerate.Accelerator", "_original_forward", "models/loading.py", "nor their wrapper"),
     Name(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from trl_deepseek.lm_head import IGNORED
-from trl_deepseek.segments import SegmentMask, lay_out
+from trl_deepseek.segments import SegmentMask, lay_out, varlen
 from trl_deepseek.segments.forest import ancestors, grow
 
 # few tokens, so that rows often begin alike
@@ -78,6 +79,38 @@ def test_every_token_finds_itself_its_position_and_its_label(
     assert int(layout.copies.sum()) == int(mask.sum())
 
 
+def one_sequence_after_the_other(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    query_ends: torch.Tensor,
+    key_ends: torch.Tensor,
+    longest_query: int,
+    longest_key: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """What FlashAttention's README says of sequences laid end to end, in plain math.
+
+    (tokens, heads, size) each; causal, aligned at the last query and the last key of a sequence.
+    """
+    assert window_size == (-1, 0)
+    assert {query_ends.dtype, key_ends.dtype} == {torch.int32}
+    found = torch.full_like(query, torch.nan)
+    asked = list(itertools.pairwise(query_ends.tolist()))
+    seen = list(itertools.pairwise(key_ends.tolist()))
+    assert longest_query == max(end - start for start, end in asked)
+    assert longest_key == max(end - start for start, end in seen)
+    for (start, end), (first, last) in zip(asked, seen, strict=True):
+        for place in range(start, end):
+            keys = slice(first, last - (end - 1 - place))
+            scores = torch.einsum("hd,khd->hk", query[place], key[keys])
+            scores = scores * (query.shape[-1] ** -0.5 if scale is None else scale)
+            found[place] = torch.einsum("hk,khd->hd", scores.softmax(-1), value[keys])
+    return found
+
+
 @given(batches(), SHORTEST, st.booleans())
 @settings(max_examples=40, deadline=None)
 def test_attention_by_segments_is_attention_row_by_row(
@@ -91,8 +124,12 @@ def test_attention_by_segments_is_attention_row_by_row(
     # a state for each token and position: rows that agree have the same
     table = torch.randn(3, 4, 16, 2, 4, generator=random, dtype=torch.float64)
     q, k, v = (part[layout.input_ids, layout.position_ids].transpose(1, 2) for part in table)
-    for attention_mask in (segments, segments.dense(), segments.additive(torch.float64)):
-        together = scaled_dot_product_attention(q, k, v, attn_mask=attention_mask)
+    masks = (segments, segments.dense(), segments.additive(torch.float64))
+    ways = [scaled_dot_product_attention(q, k, v, attn_mask=each) for each in masks]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.nn.attention.varlen.varlen_attn", one_sequence_after_the_other)
+        ways.append(varlen.attend(q, k, v, segments.sequences, None))
+    for together in ways:
         found = layout.back(together.transpose(1, 2))
         for number, row in enumerate(ids):
             own = row[mask[number].bool()]

@@ -145,6 +145,23 @@ def test_what_differs_from_row_to_row_is_left_alone(caplog: pytest.LogCaptureFix
     assert "noise on the embeddings" in left_alone(build(), caplog, noised=True)
 
 
+def test_a_compiled_model_is_not_compiled_anew_for_each_layout(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = batch()
+    wrapped: Any = torch.compile(build())
+    in_place = build()
+    in_place.compile()
+    for model in (wrapped, in_place):
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            found = PrefixSharing("auto").layout(model, rows["input_ids"], rows["attention_mask"])
+        assert found is None
+        assert "torch.compile would compile the model anew" in caplog.text
+        with pytest.raises(ConfigError, match="would compile the model"):
+            PrefixSharing("on").layout(model, rows["input_ids"], rows["attention_mask"])
+
+
 def test_dropout_without_a_module_is_told_and_the_random_stream_left_alone() -> None:
     model = small_opt(dropout=0.1)
     sharing, rows = PrefixSharing("auto"), batch() | {"attention_mask": torch.ones(6, 32)}

@@ -26,8 +26,9 @@ exact (:mod:`~trl_deepseek.segments.exactness`); the layout itself is in
 """
 
 from trl_deepseek.segments.layout import Layout, lay_out
-from trl_deepseek.segments.mask import SegmentMask, Span
+from trl_deepseek.segments.mask import SegmentMask
 from trl_deepseek.segments.packing import by_documents
 from trl_deepseek.segments.sharing import MODES, PrefixSharing
+from trl_deepseek.segments.spans import Span
 
 __all__ = ["MODES", "Layout", "PrefixSharing", "SegmentMask", "Span", "by_documents", "lay_out"]

@@ -144,6 +144,14 @@ def _draws(model: nn.Module, device: torch.device, **inputs: Any) -> bool:
         return not all(map(torch.equal, before, states()))
 
 
+def compiled(model: nn.Module) -> bool:
+    """Whether a batch of another layout would be compiled anew."""
+    return any(
+        hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
+
+
 def random_in_training(model: nn.Module) -> str | None:
     """What drops values at random in the pass that is about to run; None for nothing.
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from trl_deepseek.lm_head import IGNORED
 from trl_deepseek.segments.forest import SHORTEST, Segment, ancestors, grow, trees
-from trl_deepseek.segments.mask import SegmentMask, Span
+from trl_deepseek.segments.mask import SegmentMask
+from trl_deepseek.segments.spans import Span
 
 
 @dataclass(frozen=True)

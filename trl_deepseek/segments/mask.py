@@ -3,9 +3,10 @@
 A token sees the segments that its own continues, and its own up to itself. As a dense mask that
 would be L x L for a row of L tokens, nearly all of it false. :class:`SegmentMask` stands for that
 mask: models hand it on as they hand on any 4-D mask, and where it arrives at torch's
-``scaled_dot_product_attention`` each segment attends to its ancestors' keys and its own, in a call
-of its own. Wherever else it arrives, it turns into the dense mask that it stands for: additive
-where it is added to floating-point scores, as eager attention does, else boolean.
+``scaled_dot_product_attention`` each segment attends to its ancestors' keys and its own: in a call
+of its own, or, on a GPU in 16 bits, all in one (:mod:`~trl_deepseek.segments.varlen`). Wherever
+else it arrives, it turns into the dense mask that it stands for: additive where it is added to
+floating-point scores, as eager attention does, else boolean.
 
 As it travels as an argument, layers that gradient checkpointing runs again in the backward pass
 find it again.
@@ -15,13 +16,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
+
+from trl_deepseek.segments import varlen
+from trl_deepseek.segments.spans import Span, starts
 
 # What only looks at the mask's outside.
 _HARMLESS = {
@@ -31,19 +34,6 @@ _HARMLESS = {
     Tensor.is_cuda.__get__, Tensor.__len__,  # type: ignore[attr-defined]
 }  # fmt: skip
 _SUMS = {torch.add, Tensor.add, Tensor.__add__, Tensor.__radd__, Tensor.add_, Tensor.__iadd__}
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a segment lies in its row of the laid-out batch, and what it continues.
-
-    Attributes:
-        length: Tokens.
-        context: Indices, in the row, of the spans that it continues, from the root on.
-    """
-
-    length: int
-    context: tuple[int, ...] = ()
 
 
 class SegmentMask(Tensor):
@@ -101,13 +91,19 @@ class SegmentMask(Tensor):
         rows, _, width, _ = self.shape
         mask = torch.eye(width, dtype=torch.bool).repeat(rows, 1, 1, 1)  # padding sees itself
         for row, spans in enumerate(self.spans):
-            starts = _starts(spans)
-            for start, span in zip(starts, spans, strict=True):
+            begins = starts(spans)
+            for start, span in zip(begins, spans, strict=True):
                 own = slice(start, start + span.length)
                 mask[row, 0, own, own] = torch.ones(span.length, span.length).tril().bool()
                 for each in span.context:
-                    mask[row, 0, own, starts[each] : starts[each] + spans[each].length] = True
+                    seen = slice(begins[each], begins[each] + spans[each].length)
+                    mask[row, 0, own, seen] = True
         return mask.to(self.device_)
+
+    @functools.cached_property
+    def sequences(self) -> varlen.Sequences:
+        """The segments as sequences of queries and keys."""
+        return varlen.sequences(self.spans, self.shape[-1], self.device_)
 
     def dense(self) -> Tensor:
         """The mask that this one stands for, (R, 1, L, L) bool."""
@@ -131,6 +127,8 @@ def _attend(
 ) -> Tensor:
     """Attention by segments, (R, heads, L, D), from (R, heads, L, D) each."""
     options.pop("is_causal", None)
+    if varlen.takes(query, key, value, options):
+        return varlen.attend(query, key, value, attn_mask.sequences, options.get("scale"))
     rows = []
     for row, spans in enumerate(attn_mask.spans):
         q, k, v = (each[row : row + 1] for each in (query, key, value))
@@ -167,11 +165,3 @@ def _lower_right(queries: int, keys: int, device: torch.device) -> Tensor:
         return causal_lower_right(queries, keys)  # no mask for the kernels that have this one
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device)
     return seen.tril(keys - queries)
-
-
-def _starts(spans: Sequence[Span]) -> list[int]:
-    starts, start = [], 0
-    for span in spans:
-        starts.append(start)
-        start += span.length
-    return starts

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trl_deepseek.lm_head import unwrap
 from trl_deepseek.segments import cost, exactness
-from trl_deepseek.segments.mask import SegmentMask, Span
+from trl_deepseek.segments.mask import SegmentMask
+from trl_deepseek.segments.spans import Span
 
 
 @contextlib.contextmanager
@@ -32,6 +33,7 @@ def by_documents(model: nn.Module, mode: str, position_ids: Tensor | None) -> It
         spans is None
         or position_ids is None
         or exactness.known(model) is not None
+        or exactness.compiled(model)
         or inner.config.get_text_config()._attn_implementation != "sdpa"
         or not (mode == "on" or _pays(cost.costs(model), spans, position_ids.shape[1]))
     ):

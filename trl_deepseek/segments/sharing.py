@@ -241,6 +241,8 @@ class PrefixSharing:
         more = [name for name, value in options.items() if not isinstance(value, _PLAIN)]
         if more:
             return f"the batch has {', '.join(more)} beside its tokens"
+        if exactness.compiled(model):
+            return "torch.compile would compile the model anew for each layout"
         if model.training:
             if noised and torch.is_grad_enabled():
                 return "noise on the embeddings differs from row to row"
