@@ -48,15 +48,18 @@ def settle_device(args: Any) -> None:
     trainings, of the same rows, into one folder. DeepSpeed meets by itself.
     """
     import torch
-    from accelerate.utils import parse_flag_from_env
-
     if int(os.environ.get("LOCAL_RANK", "-1")) == -1:
         return
-    if args.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    if args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED"):
         return
     device = torch.accelerator.current_accelerator()
-    if device is None or device.type == "mps" or parse_flag_from_env("ACCELERATE_USE_CPU"):
+    if device is None or device.type == "mps" or _is_set("ACCELERATE_USE_CPU"):
         args.use_cpu = True
+
+
+def _is_set(flag: str) -> bool:
+    """Whether a launcher of accelerate has set a variable, which it reads in these words."""
+    return os.environ.get(flag, "").lower() in ("1", "y", "yes", "t", "true", "on")
 
 
 def hold_to_timeout(args: Any) -> None:
