@@ -48,6 +48,7 @@ def settle_device(args: Any) -> None:
     trainings, of the same rows, into one folder. DeepSpeed meets by itself.
     """
     import torch
+
     if int(os.environ.get("LOCAL_RANK", "-1")) == -1:
         return
     if args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED"):
