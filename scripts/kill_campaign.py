@@ -28,7 +28,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import psutil
 import torch
@@ -287,8 +287,10 @@ class Child:
         return time.monotonic() - self.started
 
 
-def forked(command: list[str], options: Mapping[str, Any]) -> tuple[int, str]:
-    """A stage in a process of the group of its recipe's."""
+def forked(
+    command: list[str], options: Mapping[str, Any], errors: IO[str] | None = None
+) -> tuple[int, str]:
+    """A stage in a process of the group of its recipe's, which has no launcher."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -13,7 +13,6 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -172,20 +171,6 @@ def check_settings_files(args: Any) -> None:
         raise ConfigError(
             f"deepspeed: it is not installed\n{install('deepspeed')}, or leave --deepspeed out"
         )
-
-
-def hold_to_timeout(args: Any) -> None:
-    """Let processes on CPUs wait for each other for ``ddp_timeout`` seconds.
-
-    transformers hands that number over for GPUs alone, so that on CPUs those who wait for a process
-    that hangs do so for torch's half an hour.
-    """
-    if not args.use_cpu:
-        return
-    from torch import distributed
-
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=args.ddp_timeout))
 
 
 def check_output_dir(path: str | Path) -> None:

@@ -96,6 +96,10 @@ TABLE = [
     Name("trl.RewardConfig", "_VALID_DICT_FIELDS", "trainers/configs.py", "options given as JSON"),
     Name("trl.trainer.utils", "FusedCausalLMOutput", "trainers/preference_base.py", "our answer"),
     Name(
+        "trl.trainer.utils", "RepeatSampler", "trainers/replaying.py", "the first batch of prompts",
+        "data_source mini_repeat_count batch_size repeat_count shuffle seed",
+    ),
+    Name(
         "trl.data_utils", "maybe_extract_prompt", "chat/thinking.py", "prompts inside pairs",
         "example",
     ),
@@ -332,7 +336,7 @@ TABLE = [
     Name(
         "torch.distributed.distributed_c10d",
         "_set_pg_timeout",
-        "environment.py",
+        "processes.py",
         "--ddp_timeout on CPUs",
         "timeout group",
     ),

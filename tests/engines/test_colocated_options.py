@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from transformers import LlamaConfig
+from trl.generation.vllm_generation import VLLMGeneration
 
 from trl_deepseek import generation, load_registry
-from trl_deepseek.engines.checking import check_colocated, check_sampling
-from trl_deepseek.errors import ConfigError
+from trl_deepseek.engines.checking import check_colocated, check_pattern, check_sampling
+from trl_deepseek.engines.policy import Policy
+from trl_deepseek.errors import ConfigError, RunError
+from trl_deepseek.trainers.engine import EngineTraining
 
 USUAL: dict[str, Any] = {
     "world_size": 1,
@@ -72,6 +75,56 @@ def test_sampling_that_vllm_does_not_have_is_refused(monkeypatch: pytest.MonkeyP
         check_sampling({"n": 3})
     with pytest.raises(ConfigError, match=r"^generation_kwargs: vLLM does not take them: TypeErr"):
         check_sampling({"best": 3})
+
+
+def test_a_pattern_is_refused_where_neither_library_of_vllms_reads_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Grammar:
+        @staticmethod
+        def from_regex(pattern: str) -> None:
+            if pattern != "[0-9]+":
+                raise RuntimeError("Unclosed '['")
+
+    class LLMatcher:
+        @staticmethod
+        def validate_grammar(grammar: tuple[str, str]) -> str:
+            return "" if grammar == ("regex", r"\p{L}") else "unclosed character class\n"
+
+    def grammar_from(kind: str, pattern: str) -> tuple[str, str]:
+        return kind, pattern
+
+    monkeypatch.setitem(sys.modules, "xgrammar", SimpleNamespace(Grammar=Grammar))
+    guidance = SimpleNamespace(LLMatcher=LLMatcher, grammar_from=grammar_from)
+    monkeypatch.setitem(sys.modules, "llguidance", guidance)
+    for pattern in (None, "[0-9]+", r"\p{L}"):
+        check_pattern(pattern)
+    with pytest.raises(ConfigError, match=r"^vllm_structured_outputs_regex: unclosed character c"):
+        check_pattern("[0-9")
+
+
+def test_what_a_tool_loop_goes_on_with_counts_for_the_completion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Loop:
+        """In the place of TRL's trainer, whose prompt of 6 has a call and its result behind it."""
+
+        def _tool_call_loop(self, engine: Any) -> Any:
+            return engine.generate([[1] * 12], None, 1)
+
+    class Trainer(EngineTraining, Loop):
+        def __init__(self, engine: Any) -> None:
+            self.use_vllm, self.vllm_generation = True, engine
+
+    monkeypatch.setattr(VLLMGeneration, "generate", lambda *_: "answered")
+    engine = Policy.__new__(Policy)
+    engine.mode, engine.max_completion_length, engine.goes_on = "colocate", 10, False
+    model = SimpleNamespace(max_model_len=16)
+    engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=model))
+    assert engine.generate([[1] * 6], None, 1) == "answered"
+    assert Trainer(engine)._tool_call_loop(engine) == "answered"
+    with pytest.raises(RunError, match=r"^a prompt of 12 tokens and a completion of 10 do not fit"):
+        engine.generate([[1] * 12], None, 1)
 
 
 def test_answers_of_a_base_in_8_bits_are_refused_before_it_is_loaded() -> None:

@@ -6,10 +6,12 @@ The server here speaks the part of vLLM's protocol that is asked of it.
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,6 +121,18 @@ def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str
     with pytest.raises(RunError, match=r"^the vLLM server at http://127"):
         ask("/generates")
     served.hangs.clear()
+
+
+def test_a_vllm_that_cannot_be_imported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.13: cannot open it')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.setattr("trl_deepseek.engines.checking.version", lambda: "0.31.0")
+    words = r"^engine vllm: vllm 0.31.0 is installed and cannot be imported: ImportError: libcudart"
+    with pytest.raises(ConfigError, match=words):
+        engines.check_installed("engine vllm")
 
 
 def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(

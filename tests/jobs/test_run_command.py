@@ -174,8 +174,32 @@ def test_a_launcher_starts_what_trains_and_not_what_merges(
     merge = {"command": "merge", "dtype": "float32"}
     file = write({"command": "sft", "use_peft": True}, merge, launcher="no-such-launcher")
     assert main(["run", file, "--launcher", "sh launch.sh"]) == 0
-    assert Path("started").read_text() == "-m trl_deepseek sft --config out/sft.yaml --json\n"
+    asked, trained = Path("started").read_text().splitlines()
+    assert asked == "-m trl_deepseek.jobs.launching"
+    assert trained == "-m trl_deepseek sft --config out/sft.yaml --json"
     assert Path("out/merge/model.safetensors").is_file()
+
+
+def test_stages_are_checked_for_as_many_processes_as_the_launcher_starts(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("launch.sh").write_text(f'exec env WORLD_SIZE=2 {sys.executable} "$@"\n')
+    file = write({**GRPO, "per_device_train_batch_size": 2})
+    assert main(["run", file, "--dry_run"]) == 2
+    assert "(2) must be divisible by num_generations (4)" in capsys.readouterr().err
+    assert main(["run", file, "--dry_run", "--launcher", "sh launch.sh"]) == 0
+    assert "the launcher starts 2 processes" in capsys.readouterr().err
+
+
+def test_a_recipe_for_two_processes_is_tried_on_batches_as_large(
+    write: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("launch.sh").write_text(f'exec env WORLD_SIZE=2 {sys.executable} "$@"\n')
+    small = {**GRPO, "per_device_train_batch_size": 2, "logging_steps": 1}
+    assert main(["validate", write(small, launcher="sh launch.sh"), "--json"]) == 0
+    (job,) = json.loads(capsys.readouterr().out)["jobs"]
+    assert job["facts"]["batch_sequences"] == 4
+    assert not job["warnings"]  # of logging_steps: only the trial does not log
 
 
 def noted(**more: Any) -> str:

@@ -19,7 +19,10 @@ LAYERS = (
         *("engines", "generation", "rewards", "quantization", "losses", "noise", "lm_head"),
         *("segments", "judging", "tools"),
     },
-    {"adapters", "chat", "data", "models", "answers", "environment", "health", "stopping"},
+    {
+        *("adapters", "chat", "data", "models", "answers", "environment", "health", "processes"),
+        "stopping",
+    },
     {"checkpoints"},
     {"workers", "sandbox", "pass_at"},
     {""},  # the package itself: what `from trl_deepseek import ...` gives at once

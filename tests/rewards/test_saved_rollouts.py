@@ -52,9 +52,22 @@ def test_a_run_on_the_completions_of_another_is_that_run(tmp_path: Path) -> None
     assert len(logged[0]) == 2
     for theirs, mine in zip(*logged, strict=True):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5)
-    longer = trainer(tmp_path / "third", rollouts=str(tmp_path / "first"), max_steps=3)
-    with pytest.raises(RunError, match=r"^step 2: .*first' holds no completion that was gene"):
-        longer.train()
+    saved = str(tmp_path / "first")
+    with pytest.raises(
+        DataError, match=r"first' holds nothing that was generated at step 2\n  --ma"
+    ):
+        trainer(tmp_path / "third", rollouts=saved, max_steps=3)
+    other = (
+        r"^rollouts: .*first' holds no completion that was generated at step 0 .*\n.*\n  changed"
+    )
+    with pytest.raises(DataError, match=rf"{other} since: seed: 42 -> 7$"):
+        trainer(tmp_path / "third", rollouts=saved, seed=7)
+    whole = trainer(tmp_path / "third", rollouts=saved, max_steps=-1)  # 4 steps in one epoch
+    whole.args.max_steps = 3
+    with pytest.raises(
+        RunError, match=r"^.*first' holds no completion that was generated at step 2"
+    ):
+        whole.train()
     with pytest.raises(ConfigError, match=r"^rollouts: nothing is generated from saved ones"):
         trainer(tmp_path / "fourth", rollouts=str(tmp_path / "first"), use_vllm=True)
     with pytest.raises(DataError):
@@ -65,21 +78,22 @@ def test_saved_ones_that_cannot_be_or_are_not_this_runs_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     history = History(str(tmp_path / "saved"), fresh=True)
+    rows = REGISTRY.datasets["arithmetic"](size=8)
     history.add(
         step=0,
         mode="train",
-        prompts=["1+1="],
-        completions=["2!"],
-        completion_ids=[REGISTRY.models["tiny-deepseek-llm"]()[1]("2!")["input_ids"]],
-        columns=[{}],
+        prompts=[prompt for prompt in rows["prompt"] for _ in "ab"],
+        completions=[[{"role": "assistant", "content": "2!"}]] * 16,
+        completion_ids=[REGISTRY.models["tiny-deepseek-llm"]()[1]("2!")["input_ids"]] * 16,
+        columns=[{}] * 16,
         scores={},
-        advantages=[0.0],
-        group_size=1,
+        advantages=[0.0] * 16,
+        group_size=2,
         generation_prefix="",
     )
     history.flush()
     record.write_manifest(tmp_path / "saved", {"settings": {"temperature": 0.5, "beta": 1.0}})
-    given: dict[str, Any] = {"rollouts": str(tmp_path / "saved")}
+    given: dict[str, Any] = {"rollouts": str(tmp_path / "saved"), "max_steps": 1}
     trainer(tmp_path / "own", **given)
     assert "was generated with other settings or data:" in caplog.text
     assert caplog.text.endswith("  temperature: 0.5 -> 1.0\n")
@@ -89,7 +103,7 @@ def test_saved_ones_that_cannot_be_or_are_not_this_runs_are_told(
     rows = pq.read_table(file)
     for ids in ([[3, 4]], [[10**6]]):
         place = rows.column_names.index("completion_ids")
-        pq.write_table(rows.set_column(place, "completion_ids", pa.array(ids)), file)
+        pq.write_table(rows.set_column(place, "completion_ids", pa.array(ids * 16)), file)
         with pytest.raises(DataError, match=r"holds tokens of another tokenizer: the words of one"):
             trainer(tmp_path / "other", **given)
     file.write_bytes(file.read_bytes()[:200])

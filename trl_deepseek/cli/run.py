@@ -15,17 +15,17 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trl_deepseek import checkpoints, jobs, report, secrets, stopping
+from trl_deepseek import checkpoints, jobs, processes, report, secrets, stopping
 from trl_deepseek.cli import recipe_page, training
 from trl_deepseek.cli.main import telling
 from trl_deepseek.cli.output import machine_readable, show_report, status
 from trl_deepseek.cli.parser import Parser
 from trl_deepseek.errors import ConfigError, RunError, UserError
-from trl_deepseek.jobs import made_from, repeating, stage_checks, stage_process
+from trl_deepseek.jobs import launching, made_from, repeating, stage_checks, stage_process
 from trl_deepseek.jobs.places import located
 from trl_deepseek.jobs.progress import Progress, progress_of
 from trl_deepseek.jobs.recipe import Recipe, Stage, read, read_values
@@ -129,8 +129,9 @@ def _run(args: argparse.Namespace, former: repeating.Former | None = None) -> in
             for stage in recipe.stages
             if progress.is_done(stage) and stage.name not in restarted | set(stale)
         }
-        for stage in recipe.stages:
-            if stage.name not in done:
+        to_do = [stage for stage in recipe.stages if stage.name not in done]
+        with processes.planned(number_of_processes(recipe, to_do)):
+            for stage in to_do:
                 anew = stage.name in restarted | set(stale)
                 _check(stage, parsed[stage.name], recipe, done, anew=anew)
         own = manifest.of_recipe(values)
@@ -201,7 +202,10 @@ def dry_run(args: argparse.Namespace) -> int:
     recipe = read(args.recipe, check_names, _over(args))
     budget = memory.parse_size(args.gpu_memory) if args.gpu_memory else None
     answers = {}
-    with machine_readable(args.json):
+    with (
+        machine_readable(args.json),
+        processes.planned(number_of_processes(recipe, recipe.stages)),
+    ):
         for stage in recipe.stages:
             options = _parse(stage, recipe)
             if not stage.kind.trains:
@@ -225,6 +229,24 @@ def _over(args: argparse.Namespace) -> Settings:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
+
+
+def number_of_processes(recipe: Recipe, stages: Sequence[Stage]) -> int:
+    """How many processes the launcher starts for the stages; says so.
+
+    Raises:
+        ConfigError: It does not start.
+    """
+    if not recipe.launcher or not any(stage.kind.trains for stage in stages):
+        return 1
+    try:
+        with status("asking the launcher"):
+            found = launching.number_of_processes(recipe.launcher)
+    except ConfigError as error:
+        error.place = recipe.file
+        raise
+    _say(f"the launcher starts {found} process{'es' * (found > 1)} for each stage that trains")
+    return found
 
 
 def parser_of(command: str) -> Parser:

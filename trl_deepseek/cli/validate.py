@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import jobs
+from trl_deepseek import jobs, processes
 from trl_deepseek.cli import run as recipes
 from trl_deepseek.cli import training
 from trl_deepseek.cli.output import hide_progress_bars, machine_readable
@@ -61,6 +61,7 @@ class _Target:
     to_come: frozenset[str] = frozenset()
     wrong: list[UserError] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
+    processes: int = 1
 
 
 def run(args: argparse.Namespace) -> int:
@@ -209,7 +210,15 @@ def _stages(path: str, values: Settings) -> list[_Target]:
         Progress(recipe).check(recipe)
     except UserError as error:
         whole.wrong.append(error)
-    targets = [_stage(path, stage) for stage in recipe.stages]
+    number = 1
+    try:
+        number = recipes.number_of_processes(recipe, recipe.stages)
+    except UserError as error:
+        whole.wrong.append(error)
+    with processes.planned(number):
+        targets = [_stage(path, stage) for stage in recipe.stages]
+    for target in targets:
+        target.processes = number
     return [whole, *targets] if whole.wrong else targets
 
 
@@ -325,13 +334,14 @@ def _look(target: _Target, with_model: bool) -> Report:
     report = Report()
     if target.options is not None:
         wrong = [option_of(error, target.defaults) for error in target.wrong]
-        report = validation.validate(
-            target.options,
-            target.defaults,
-            with_model=with_model,
-            to_come=target.to_come,
-            aside=filter(None, wrong),
-        )
+        with processes.planned(target.processes):
+            report = validation.validate(
+                target.options,
+                target.defaults,
+                with_model=with_model,
+                to_come=target.to_come,
+                aside=filter(None, wrong),
+            )
     report.unchecked += target.unchecked
     found, report.problems = report.problems, []
     for problem in target.wrong:

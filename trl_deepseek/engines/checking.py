@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from trl_deepseek.engines import server
-from trl_deepseek.errors import ConfigError, boundary
+from trl_deepseek.errors import ConfigError, boundary, describe
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
 SCALED = ("linear", "dynamic")  # rope types whose factor stands beside the positions
@@ -26,7 +27,7 @@ def version() -> str | None:
 
 
 def check_installed(option: str) -> None:
-    """Refuse a vLLM that is missing, or of a version that TRL does not work with.
+    """Refuse a vLLM that is missing, broken, or of a version that TRL does not work with.
 
     Args:
         option: What asks for it, such as ``use_vllm`` or ``engine vllm``.
@@ -46,6 +47,14 @@ def check_installed(option: str) -> None:
             f"{option}: vllm {found} is installed, and TRL works with {OLDEST} to {NEWEST}\n"
             f"{way_out}"
         )
+    try:
+        importlib.import_module("vllm")
+    except Exception as error:  # of its own compiled parts, too
+        raise ConfigError(
+            f"{option}: vllm {found} is installed and cannot be imported: {describe(error)}\n"
+            "  install the build for this machine's CUDA and torch, or uninstall it: TRL's GRPO "
+            "imports a vLLM that is there"
+        ) from error
 
 
 def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
@@ -63,6 +72,7 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
     check_installed("use_vllm")
     check_bits("use_vllm", bits)
     check_sampling(args.generation_kwargs or {})
+    check_pattern(args.vllm_structured_outputs_regex)
     per_batch = args.steps_per_generation * args.num_iterations
     if noised and args.gradient_accumulation_steps % per_batch:
         raise ConfigError(
@@ -103,6 +113,26 @@ def check_sampling(given: Mapping[str, Any]) -> None:
         raise ConfigError("generation_kwargs: n is num_generations here\n  leave it out")
     with boundary(ConfigError, "generation_kwargs: vLLM does not take them"):
         SamplingParams(**given)
+
+
+def check_pattern(pattern: str | None) -> None:
+    """Refuse a regular expression that neither xgrammar nor llguidance reads, as vLLM tries them.
+
+    Raises:
+        ConfigError: Says what is wrong with it.
+    """
+    if not pattern:
+        return
+    import llguidance
+    import xgrammar
+
+    try:
+        xgrammar.Grammar.from_regex(pattern)
+    except RuntimeError:
+        grammar = llguidance.grammar_from("regex", pattern)
+        fault = llguidance.LLMatcher.validate_grammar(grammar)
+        if fault:
+            raise ConfigError(f"vllm_structured_outputs_regex: {fault.strip()}") from None
 
 
 def check_colocated(args: Any, config: Any) -> None:

@@ -32,11 +32,12 @@ class Policy(VLLMGeneration):
     Attributes:
         source: What a colocated engine is started from; None to write the model to a folder.
         synced: How often it was given the policy's weights.
+        goes_on: Whether completions that have begun are generated further, behind results of tools.
     """
 
     def __init__(self, *args: Any, source: str | None, **kwargs: Any) -> None:
         self.source = source
-        self.synced = 0
+        self.synced, self.goes_on = 0, False
         super().__init__(*args, **kwargs)
 
     def _init_vllm(self) -> None:
@@ -85,10 +86,13 @@ class Policy(VLLMGeneration):
     def generate(self, prompts: list[list[int]], *args: Any, **kwargs: Any) -> Any:
         """As TRL's, which lets an engine cut completions at the end of its context.
 
+        What has been written counts for the completion, so that one that fits at its first turn
+        fits at each.
+
         Raises:
             RunError: Prompt and completion do not fit into it, or it failed.
         """
-        if self.mode == "colocate" and prompts:
+        if self.mode == "colocate" and prompts and not self.goes_on:
             room = self.llm.llm_engine.model_config.max_model_len
             longest = max(map(len, prompts))
             if longest + self.max_completion_length > room:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Collection
 
+from trl_deepseek.engines.checking import check_installed
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs import job, presets
 from trl_deepseek.jobs.job import Job
@@ -36,10 +37,12 @@ def check(options: argparse.Namespace, to_come: Collection[str] = ()) -> Job:
         to_come: Folders of reward models that are still to be trained; what is said of them is
             checked once they are there, and noted in ``later``.
     """
-    from trl_deepseek.trainers.grpo import GRPOTrainer
-
     (chosen,) = build_dataclasses(options, [RewardArguments])
     settled = settle(options)
+    if settled.config.use_vllm:
+        check_installed("use_vllm")  # first of all, since the trainer imports a vLLM that is there
+    from trl_deepseek.trainers.grpo import GRPOTrainer
+
     used = {"tools": chosen.tools, "environment_factory": chosen.environment_factory}
     used = {name: value for name, value in used.items() if value}
     if not chosen.reward_funcs:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from trl_deepseek import processes
 from trl_deepseek.data import preferences
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def small_trainer(job: Job, scratch: str, rows: int | None = None, **changes: An
     args = copy.copy(inputs.args)
     args.output_dir, args.report_to, args.eval_strategy = scratch, [], "no"
     args.quantization = args.model_init_kwargs = None
-    for name, value in changes.items():
+    for name, value in {**processes.accumulated(args), **changes}.items():
         setattr(args, name, value)
     small = replace(
         inputs,
@@ -137,7 +138,8 @@ def small_trainer(job: Job, scratch: str, rows: int | None = None, **changes: An
     )
     if rows is not None:
         small.train_dataset, small.eval_dataset = inputs.train_dataset.take(max(rows, 1)), None
-    return job.trainer(small)
+    with processes.planned(1):
+        return job.trainer(small)
 
 
 def _cut(sample: Sample, limit: int, keep_end: bool) -> Sample:

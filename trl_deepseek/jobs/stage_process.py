@@ -8,13 +8,15 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 from trl_deepseek import secrets, stopping
 from trl_deepseek.workers.supervised import end_with_parent
 
 
-def wait_for(command: list[str], options: Mapping[str, Any]) -> tuple[int, str]:
+def wait_for(
+    command: list[str], options: Mapping[str, Any], errors: IO[str] | None = None
+) -> tuple[int, str]:
     """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
 
     It is in a session of its own, so that of what the terminal or a batch system sends it gets each
@@ -23,10 +25,12 @@ def wait_for(command: list[str], options: Mapping[str, Any]) -> tuple[int, str]:
     Args:
         command: Its words.
         options: Of the stage, whose secrets it is handed in its environment.
+        errors: A file for its stderr, in the place of this process's.
     """
     process = subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         start_new_session=True,
         # As -P, for a launcher's processes too: what lies in the working directory is not to run.

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from trl_deepseek import jobs
+from trl_deepseek import jobs, processes
 from trl_deepseek.errors import PluginError
 from trl_deepseek.jobs import datasets
 from trl_deepseek.jobs.options import DataArguments, build_dataclasses
 from trl_deepseek.plugin_loading import load_registry
+from trl_deepseek.trainers import idle
 from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.types import DatasetKind
 
@@ -82,9 +83,11 @@ def step(options: argparse.Namespace, more: Mapping[str, Any]) -> dict[str, floa
         on_step_end = on_substep_end
 
     quiet = {name: value for name, value in QUIET.items() if hasattr(options, name)}
-    with tempfile.TemporaryDirectory() as scratch:
+    quiet |= processes.accumulated(options)
+    with tempfile.TemporaryDirectory() as scratch, processes.planned(1):
         options = argparse.Namespace(**{**vars(options), **quiet, "output_dir": scratch})
-        trainer = jobs.kind(options.command).check(options, **more).build()
+        with idle.said_before():
+            trainer = jobs.kind(options.command).check(options, **more).build()
         for shows in (PrinterCallback, ProgressCallback):
             trainer.remove_callback(shows)
         trainer.add_callback(Stop())

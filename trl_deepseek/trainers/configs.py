@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import trl
 
-from trl_deepseek import environment, secrets
+from trl_deepseek import environment, processes, secrets
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.rewards import weights
 from trl_deepseek.rewards.contract import Settings
@@ -150,10 +150,17 @@ class PluginConfig:
         ranges.check_words(self, self.words)
         environment.check_settings_files(self)
         settle_precision(self)
+        processes.settle_device(self)
         with environment.without_notes_on_defaults():
             super().__post_init__()  # type: ignore[misc]
         ranges.check_largest(self)  # of mappings that were text until now
-        environment.hold_to_timeout(self)
+        processes.hold_to_timeout(self)
+
+    @property
+    def world_size(self) -> int:
+        """As transformers', or how many processes a plan is for."""
+        running: int = super().world_size  # type: ignore[misc]
+        return max(running, processes.number_planned())
 
     def to_dict(self) -> dict[str, Any]:
         """As TRL's, for trackers and files: without secrets, wherever they stand."""

@@ -50,6 +50,15 @@ class EngineTraining:
             self._prove(prompt_ids, *turn)
         return turn
 
+    def _tool_call_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not self.use_vllm:
+            return super()._tool_call_loop(*args, **kwargs)  # type: ignore[misc]
+        self.vllm_generation.goes_on = True
+        try:
+            return super()._tool_call_loop(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self.vllm_generation.goes_on = False
+
     def _prove(self: Any, prompts: Any, completions: Any, logps: Any) -> None:
         """Compare the engine's log-probs of what it sampled with the policy's.
 

@@ -32,7 +32,7 @@ from trl_deepseek.rewards.placing import Guards
 from trl_deepseek.rollouts import table
 from trl_deepseek.rollouts.history import History
 from trl_deepseek.tools import Guard
-from trl_deepseek.trainers import adapted_head, reference, tool_use
+from trl_deepseek.trainers import adapted_head, reference, replaying, tool_use
 from trl_deepseek.trainers.base import PluginTrainer
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.engine import EngineTraining, check_engine
@@ -165,6 +165,7 @@ class GRPOTrainer(
         check_engine(inputs)
         inputs.advise(policy.bound)
         read_conversations(inputs)
+        replaying.check_saved(inputs)
 
     def _rows(self, dataset: Any, split: str) -> Any:
         return _read(dataset, split, self.inputs.parts.functions, self._tools)

@@ -8,8 +8,9 @@ settings of a GPU, is not judged.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
@@ -29,6 +30,16 @@ class Rule:
     options: tuple[str, ...]
     needs: str
     holds: Callable[[Any], bool]
+
+
+@contextlib.contextmanager
+def said_before() -> Iterator[None]:
+    """Meanwhile nothing is said: of a trial, whose own options have put others out of use."""
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def tell(

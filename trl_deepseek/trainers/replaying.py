@@ -5,12 +5,15 @@ At each step the policy is trained on what that run generated at this step for t
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from trl.trainer.utils import RepeatSampler
 
 from trl_deepseek.errors import ConfigError, DataError, RunError
 from trl_deepseek.rollouts import history, record
@@ -53,12 +56,7 @@ class ReplayedRollouts:
         for prompt in self._prompts_asked:
             left = self._saved.get((mode, step, _key(prompt)))
             if not left:
-                raise RunError(
-                    f"step {step}: {str(self.args.rollouts)!r} holds no completion that was "
-                    f"generated at this step for the prompt {str(prompt)[:80]}\n"
-                    "  give the dataset, seed, batch sizes and no more steps than the run had that "
-                    "saved them"
-                )
+                raise RunError(_absent(str(self.args.rollouts), step, prompt))
             found.append(left.popleft())
         return found, None
 
@@ -68,13 +66,10 @@ def _key(prompt: Any) -> str:
 
 
 def check(inputs: Any) -> None:
-    """Refuse rollouts that are not there, or that cannot be gone through again.
-
-    What the run that saved them was made with and this one is not, is said.
+    """Refuse settings with which saved rollouts cannot be gone through again.
 
     Raises:
         ConfigError: See the messages.
-        DataError: There are none, or they are of another tokenizer.
     """
     args = inputs.args
     folder = getattr(args, "rollouts", None)
@@ -93,18 +88,79 @@ def check(inputs: Any) -> None:
             f"rollouts: {str(folder)!r} is the output folder, whose completions this run replaces\n"
             "  name another --output_dir"
         )
+
+
+def check_saved(inputs: Any) -> None:
+    """Refuse rollouts that are not there, or not what this run asks for.
+
+    What the run that saved them was made with and this one is not, is said.
+
+    Raises:
+        DataError: There are none, they are of another tokenizer, or not for the prompts that this
+            run asks for.
+    """
+    folder = getattr(inputs.args, "rollouts", None)
+    if folder is None:
+        return
     _check_tokenizer(history.read(folder), inputs.tokenizer, str(folder))  # says if none are there
     before = record.read_manifest(Path(folder)) or {}
     now = provenance.of(inputs)
     now["settings"] = {name: now["settings"].get(name) for name in DRAWN_BY}
     now["plugins"], now["adapter"] = {}, before.get("adapter")
     changed = provenance.differences(before, now)
+    _check_prompts(inputs, str(folder), changed)
     if changed:
         logger.warning(
             "rollouts: what %s holds was generated with other settings or data:\n%s",
             folder,
             "\n".join(f"  {each}" for each in changed),
         )
+
+
+def _check_prompts(inputs: Any, folder: str, changed: Iterable[str]) -> None:
+    """Refuse rollouts without those for the first batch of this run, or for a later step of it.
+
+    Args:
+        inputs: Of the run.
+        folder: With the rollouts.
+        changed: What the run that saved them was made with and this one is not.
+    """
+    args, rows = inputs.args, inputs.train_dataset
+    saved = [row for row in history.read(folder) if row.mode == "train"]
+    if hasattr(rows, "__len__"):  # what a stream begins with is not known before it is read
+        order = RepeatSampler(
+            rows,
+            args.num_generations,
+            args.generation_batch_size // args.num_generations,
+            shuffle=args.shuffle_dataset,
+            seed=args.seed,
+        )
+        first = itertools.islice(order, args.generation_batch_size)
+        asked = [rows[place]["prompt"] for place in first]
+        there = Counter(_key(row.prompt) for row in saved if row.step == 0)
+        for prompt in asked:
+            there[_key(prompt)] -= 1
+            if there[_key(prompt)] < 0:
+                differs = "".join(f"\n  changed since: {each}" for each in changed)
+                raise DataError(f"rollouts: {_absent(folder, 0, prompt)}{differs}")
+    every, rest = divmod(
+        args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+    )
+    steps = {row.step for row in saved}
+    for step in range(0, args.max_steps, every) if every and not rest else ():
+        if step not in steps:
+            raise DataError(
+                f"rollouts: {folder!r} holds nothing that was generated at step {step}\n"
+                f"  --max_steps {step}, or fewer"
+            )
+
+
+def _absent(folder: str, step: int, prompt: Any) -> str:
+    return (
+        f"{folder!r} holds no completion that was generated at step {step} for the prompt "
+        f"{str(prompt)[:80]}\n"
+        "  give the dataset, seed, batch sizes and no more steps than the run had that saved them"
+    )
 
 
 def _check_tokenizer(rows: Iterable[history.Row], tokenizer: Any, folder: str) -> None:
