@@ -66,7 +66,7 @@ def find(
         for start, batch in enumerate(rows.iter(_TOGETHER)):
             numbers = range(start * _TOGETHER, len(dataset))
             yield from _found(batch, numbers, look)
-            bar.update(_TOGETHER)
+            bar.update(min(_TOGETHER, len(numbers)))
 
 
 def kept(
@@ -160,4 +160,6 @@ def _code() -> str:
         *sorted(here.glob("chat/*.py")),
         *sorted(here.glob("data/*.py")),
     ]
-    return Hasher.hash([transformers.__version__, trl.__version__, *(file.read_bytes() for file in files)])
+    return Hasher.hash(
+        [transformers.__version__, trl.__version__, *(file.read_bytes() for file in files)]
+    )
