@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,7 +83,10 @@ def test_files_of_a_folder_or_a_mixture_that_were_copied_over_have_the_new_rows(
     for prompt in ("1+1", "1*1"):  # of one size
         path.write_text(json.dumps({"prompt": prompt}))
         os.utime(path, (1e9, 1e9))
-        ways = [{"data_files": str(path)}, {"data_files": [str(tmp_path / "*.jsonl")]}]
+        ways: list[dict[str, Any]] = [
+            {"data_files": str(path)},
+            {"data_files": [str(tmp_path / "*.jsonl")]},
+        ]
         ways += [{"data_files": {"train": "train.jsonl"}, "data_dir": str(tmp_path)}]
         read = [load_files("json", None, "train", False, **way) for way in ways]
         read.append(data.load(str(tmp_path), registry, kind="prompts"))
