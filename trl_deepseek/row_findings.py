@@ -5,6 +5,7 @@ A second run on the same rows then reads what the first one found, as it reads i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -42,15 +43,22 @@ def find(
         return
     rows = dataset.select_columns(names)
     several = (processes or 1) > 1
-    if key is not None and (several or (_has_cache(dataset) and dataset.format["type"] is None)):
+    form = dataset.format["type"]
+    if form == "custom":  # a transform may depend on anything
+        key = None
+    if key is not None and (several or (_has_cache(dataset) and form is None)):
         from datasets import List, Value
 
         features = {"row": Value("int64"), "words": List(Value("string"))}
         make = functools.partial(_table, look=look)
         options = {"with_indices": True, "num_proc": processes if several else None}
-        found = kept(rows, make, features, key=key, desc=what or "Checking", **options)
+        found = kept(
+            rows, make, features, key=key, covers=_looked_at, desc=what or "Checking", **options
+        )
         for batch in found.iter(_TOGETHER):
-            yield from zip(batch["row"], batch["words"], strict=True)
+            for row, words in zip(batch["row"], batch["words"], strict=True):
+                if row >= 0:
+                    yield row, words
         return
     from tqdm.auto import tqdm
 
@@ -58,34 +66,60 @@ def find(
         for start, batch in enumerate(rows.iter(_TOGETHER)):
             numbers = range(start * _TOGETHER, len(dataset))
             yield from _found(batch, numbers, look)
-            bar.update(_TOGETHER)
+            bar.update(min(_TOGETHER, len(numbers)))
 
 
 def kept(
-    rows: Any, make: Callable[..., Any], features: Mapping[str, Any], *, key: Any, **options: Any
+    rows: Any,
+    make: Callable[..., Any],
+    features: Mapping[str, Any],
+    *,
+    key: Any,
+    covers: Callable[[Any], int] = len,
+    **options: Any,
 ) -> Any:
     """A table that is made of another by ``Dataset.map``, a thousand rows at a time, or was made.
 
     Args:
-        rows: A ``Dataset`` with a row at least; none of its columns is kept.
+        rows: A ``Dataset``; none of its columns is kept.
         make: What is mapped; it may depend on nothing but what ``find`` says of ``key``.
         features: The columns of the new table.
         key: As for ``find``.
+        covers: How many of the rows a new table is about. One that was kept and is torn, so that
+            it is about others than all, is made again.
         **options: More for ``Dataset.map``.
     """
     from datasets import Features
-    from datasets.fingerprint import Hasher
+    from pyarrow import ArrowInvalid
 
-    return rows.map(
+    made = functools.partial(
+        rows.map,
         make,
         batched=True,
         batch_size=_TOGETHER,
         remove_columns=rows.column_names,
         features=Features(dict(features)),
         keep_in_memory=not _has_cache(rows),
-        new_fingerprint=Hasher.hash([rows._fingerprint, key, _code()]),
+        new_fingerprint=fingerprint(rows, key),
         **options,
     )
+    with contextlib.suppress(OSError, ArrowInvalid):  # what reading a part of a table raises
+        table = made()
+        if covers(table) == len(rows):
+            return table
+    return made(load_from_cache_file=False)
+
+
+def fingerprint(rows: Any, key: Any) -> str:
+    """Stands for what our code makes of a ``Dataset``; ``datasets`` knows a function by its name.
+
+    Args:
+        rows: The ``Dataset``.
+        key: As for ``find``.
+    """
+    from datasets.fingerprint import Hasher
+
+    return str(Hasher.hash([rows._fingerprint, key, _code()]))
 
 
 def _has_cache(dataset: Any) -> bool:
@@ -95,8 +129,13 @@ def _has_cache(dataset: Any) -> bool:
 
 
 def _table(batch: Mapping[str, Any], numbers: Sequence[int], look: Look) -> dict[str, list[Any]]:
-    found = [*_found(batch, numbers, look)]
+    """The findings, behind a line that says how many rows were looked at: less than none."""
+    found = [(-len(numbers), ()), *_found(batch, numbers, look)]
     return {"row": [row for row, _ in found], "words": [words for _, words in found]}
+
+
+def _looked_at(findings: Any) -> int:
+    return -sum(row for row in findings["row"] if row < 0)
 
 
 def _found(
@@ -112,6 +151,7 @@ def _found(
 def _code() -> str:
     """Stands for the code of the checks, so that one that was changed is made again."""
     import transformers
+    import trl
     from datasets.fingerprint import Hasher
 
     here = Path(__file__).parent
@@ -120,4 +160,6 @@ def _code() -> str:
         *sorted(here.glob("chat/*.py")),
         *sorted(here.glob("data/*.py")),
     ]
-    return Hasher.hash([transformers.__version__, *(file.read_bytes() for file in files)])
+    return Hasher.hash(
+        [transformers.__version__, trl.__version__, *(file.read_bytes() for file in files)]
+    )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from datasets import Dataset, load_dataset
+from transformers import PreTrainedTokenizerBase
 
 import trl_deepseek
 from trl_deepseek import chat, load_registry, row_findings
@@ -135,10 +138,102 @@ def test_rows_are_looked_at_again_where_anything_is_new(
     assert looks(table, control_tokens=False) == ROWS
     monkeypatch.setattr(tokenizer, "chat_template", tokenizer.chat_template + " ")
     assert looks(table) == ROWS
+    monkeypatch.setattr(tokenizer, "get_added_vocab", lambda: {"<new>": 1})
+    assert looks(table) == ROWS
     monkeypatch.setattr(row_findings, "_code", lambda: "other code")
     assert looks(table) == ROWS
     monkeypatch.setattr(type(table), "format", {"type": "custom"})
     assert looks(table) == ROWS
+
+
+def _writes_itself(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
+    return PreTrainedTokenizerBase.apply_chat_template(tokenizer, *args, **kwargs)
+
+
+@pytest.mark.parametrize("who", ["tools", "class", "object"])
+def test_nothing_is_kept_of_what_may_depend_on_more_than_is_known(
+    who: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert Inspector(tokenizer, None).key() is not None
+    if who == "class":
+        monkeypatch.setattr(type(tokenizer), "apply_chat_template", _writes_itself)
+    elif who == "object":
+        monkeypatch.setattr(tokenizer, "apply_chat_template", _writes_itself)
+    assert Inspector(tokenizer, None, [] if who == "tools" else None).key() is None
+
+
+def test_trainer_tools_are_asked_for_where_none_were_before(tokenizer: Any, tmp_path: Path) -> None:
+    definition = {"type": "function", "function": {"name": "f", "description": "d"}}
+    written = "{% for m in messages %}{{ m.content }}{% endfor %}{{ tools }}"
+    data = [{"prompt": [USER], "tools": json.dumps([definition])}]
+    plain = copy.deepcopy(tokenizer)
+    plain.chat_template = written
+    table = kept(data, tmp_path)
+    chat.check_conversations(table, plain, "chats")
+    with pytest.raises(DataError, match=r"^chats, row 0: the column tools has definitions, and"):
+        chat.check_conversations(table, plain, "chats", tools=[])
+
+
+def test_a_transform_is_followed_by_several_processes(tokenizer: Any, tmp_path: Path) -> None:
+    said = [USER, ANSWER]
+    table = kept(rows(), tmp_path).with_transform(lambda batch: {"messages": [said] * 2})
+    table = table.select(range(2))
+    chat.check_conversations(table, tokenizer, "chats", processes=2)
+    said[0] = CONTROL
+    with pytest.raises(DataError, match=r"^chats, rows 0, 1: the user text contains"):
+        chat.check_conversations(table, tokenizer, "chats", processes=2)
+
+
+@BOTH
+def test_a_torn_file_is_not_read_as_nothing_found(processes: int | None, tmp_path: Path) -> None:
+    def look(row: Any) -> list[list[str]]:
+        return [["odd"]] if row["messages"][0]["role"] is None else []
+
+    def found() -> list[int]:
+        findings = row_findings.find(table, ["messages"], look, key="odd", processes=processes)
+        return [number for number, _ in findings]
+
+    def is_read(part: bytes) -> bool:
+        try:
+            return bool(pa.ipc.open_stream(part).read_all().schema)
+        except (OSError, pa.ArrowInvalid):
+            return False
+
+    table = kept(rows(NAMELESS), tmp_path)
+    assert found() == [*PLACES]
+    file = sorted(tmp_path.rglob("cache-*.arrow"))[-1]
+    whole = file.read_bytes()
+    cuts = [cut for cut in range(0, len(whole) - 8, 8) if is_read(whole[:cut])]
+    assert cuts
+    for cut in (0, 100, *cuts):
+        file.unlink()  # the old one is still mapped
+        file.write_bytes(whole[:cut])
+        assert found() == [*PLACES]
+
+
+def test_a_row_that_can_be_rendered_by_now_is_refused_for_its_fault(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_findings, "find", lambda *args, **options: [(0, [])])
+    table = Dataset.from_list(rows(CONTROL, places=(0,)))
+    with pytest.raises(DataError, match=r"^chats, row 0: the user text contains"):
+        chat.check_conversations(table, tokenizer, "chats")
+
+
+def test_what_formats_a_row_is_shown_its_own_columns_alone(tmp_path: Path) -> None:
+    shown = []
+
+    def join(row: dict[str, Any]) -> str:
+        shown.append([*row])
+        return " ".join(row.values())
+
+    config = trl_deepseek.SFTConfig(
+        output_dir=str(tmp_path), report_to=[], bf16=False, use_cpu=True
+    )
+    table = Dataset.from_list([{"title": "one", "body": "two"}])
+    trl_deepseek.SFTTrainer("tiny-deepseek-llm", config, train_dataset=table, formatting_func=join)
+    assert shown
+    assert all(columns == ["title", "body"] for columns in shown)
 
 
 def test_a_trainer_looks_with_as_many_processes_as_it_prepares_with(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from trl_deepseek import data, load_registry
+from trl_deepseek.data.loading import load_files
 from trl_deepseek.errors import DataError
 
 ROWS = [{"prompt": "1+1", "solution": "2"}, {"prompt": "2+2", "solution": "4"}]
@@ -72,6 +73,21 @@ def test_a_file_that_another_was_copied_over_has_the_new_rows(tmp_path: Path) ->
         os.utime(path, (1e9, 1e9))
         seen.append(data.load(str(path), load_registry(), kind="prompts")[0]["prompt"])
     assert seen == ["1+1", "1*1"]
+
+
+def test_files_of_a_folder_or_a_mixture_that_were_copied_over_have_the_new_rows(
+    tmp_path: Path,
+) -> None:
+    path, registry, seen = tmp_path / "train.jsonl", load_registry(), []
+    for prompt in ("1+1", "1*1"):  # of one size
+        path.write_text(json.dumps({"prompt": prompt}))
+        os.utime(path, (1e9, 1e9))
+        ways = [{"data_files": str(path)}, {"data_files": [str(tmp_path / "*.jsonl")]}]
+        ways += [{"data_files": {"train": "train.jsonl"}, "data_dir": str(tmp_path)}]
+        read = [load_files("json", None, "train", False, **way) for way in ways]
+        read.append(data.load(str(tmp_path), registry, kind="prompts"))
+        seen.append([rows[0]["prompt"] for rows in read])
+    assert seen == [["1+1"] * 4, ["1*1"] * 4]
 
 
 def test_an_embedded_dataset_is_streamed_too() -> None:

@@ -91,7 +91,7 @@ def check_conversations(
         dataset,
         columns,
         partial(_look, inspector),
-        key=None if tools else inspector.key(),
+        key=inspector.key(),
         processes=processes,
         what="Checking conversations" if show_progress else None,
     ):
@@ -101,7 +101,9 @@ def check_conversations(
             case [change]:
                 changed.setdefault(change, []).append(number)
             case _:  # it could not be rendered, nor can it now
-                fault_of(dataset[number], number, inspect())
+                fault = fault_of(dataset[number], number, inspect())
+                if fault is not None:
+                    found[number] = fault
     if found:
         _refuse(source, found)
     for change, numbers in changed.items():

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from trl_deepseek.chat.control_tokens import literal
+from trl_deepseek.chat.installing import installed
 from trl_deepseek.chat.message_faults import COMMON, Fault, misplaced, unlearnable, unreadable
 from trl_deepseek.chat.messages import (
     ANSWERS,
@@ -28,6 +29,9 @@ from trl_deepseek.errors import DataError, TemplateError, boundary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Where the classes' own ``apply_chat_template`` stands, which renders a template and no more.
+_WRITERS = ("transformers.tokenization_utils_base", "transformers.processing_utils")
 
 
 class Inspector:
@@ -53,17 +57,28 @@ class Inspector:
         self.masks = masks and ".train" in str(tokenizer.chat_template)
         self._rendered: set[tuple[Any, ...]] = set()  # sequences of roles that can be written
 
-    def key(self) -> list[str]:
-        """What the faults of a row depend on besides it; a tokenizer writes with nothing else."""
+    def key(self) -> list[str] | None:
+        """What the faults of a row depend on besides it; a tokenizer writes with nothing else.
+
+        None where it is not known to: tools are functions, and a tokenizer may write by itself.
+        """
         inner: Any = getattr(self.tokenizer, "tokenizer", self.tokenizer)
-        apply = vars(inner).get("apply_chat_template")  # where it is not the class's own
+        both = {id(each): each for each in (self.tokenizer, inner)}.values()
+        writers = [vars(each).get("apply_chat_template") for each in both]  # not the class's own
+        if (
+            self.tools is not None
+            or any(type(each).apply_chat_template.__module__ not in _WRITERS for each in both)
+            or any(w is not None and not isinstance(w, functools.partial) for w in writers)
+        ):
+            return None
+        template = installed(self.tokenizer)
         return [
-            *(str(type(each)) for each in (self.tokenizer, inner)),
+            *(str(type(each)) for each in both),
             str(self.tokenizer.chat_template),
             str(inner.special_tokens_map),
-            f"{apply.func.__module__}.{apply.func.__name__} {apply.args[1:]}"
-            if isinstance(apply, functools.partial)
-            else str(apply),
+            str(sorted(inner.get_added_vocab())),
+            *(f"{w.func.__module__}.{w.func.__name__} {w.args[1:]}" for w in writers if w),
+            str(template and template.parses_arguments),
             str(self.control_tokens and self.control_tokens.pattern),
             str(self.masks),
         ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trl_deepseek import row_findings
 from trl_deepseek.data import rows
 from trl_deepseek.data.lengths import IGNORED
 
@@ -53,6 +54,7 @@ def fill(dataset: Any, masks: Sequence[str], what: str) -> Any:
             batched=True,
             remove_columns=dataset.column_names,
             features=Features({**features, LABELS: List(Value("int64"))}),
+            new_fingerprint=row_findings.fingerprint(dataset, ["labels", *masks]),
             desc=what,
         )
         .with_format(None)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 import difflib
-import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from trl_deepseek.data import contents
 from trl_deepseek.data.rows import some
 from trl_deepseek.dataset_types import dataset_options
 from trl_deepseek.errors import DataError, boundary, describe, did_you_mean
@@ -169,7 +169,7 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
     try:
         rows = load_dataset(
             FORMATS[path.suffix],
-            None if streaming else _contents(path),
+            None if streaming else contents.name_of([path]),
             data_files=str(path),
             split=split,
             streaming=streaming,
@@ -194,16 +194,6 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
     return rows if streaming else _with_whole_numbers(rows)
 
 
-def _contents(path: Path) -> str:
-    """A name for what a file holds.
-
-    ``datasets`` keeps what it read by the file's path, size and time, and would give the old rows
-    where another was copied over it.
-    """
-    with path.open("rb") as file:
-        return f"contents-{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
-
-
 def _with_whole_numbers(rows: Dataset) -> Dataset:
     """Whole numbers that became decimals because the column has a blank, which is None."""
     import pyarrow.compute as pc
@@ -226,8 +216,10 @@ def load_files(builder: str, subset: str | None, split: str, streaming: bool, **
     """
     from datasets import load_dataset
 
-    options = CSV if builder == "csv" else {}
+    options = dict(CSV) if builder == "csv" else {}
     try:
+        if not streaming:
+            options["cache_dir"] = contents.cache_of(where, inside=builder)
         return load_dataset(builder, subset, split=split, streaming=streaming, **where, **options)
     except Exception as error:  # each builder has its own errors, all of them about these files
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
@@ -313,7 +305,9 @@ def _load_remote(
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, subset, split=split, streaming=streaming)
+        is_here = Path(name).expanduser().is_dir() and not streaming
+        cache = contents.cache_of(name) if is_here else None
+        return load_dataset(name, subset, split=split, streaming=streaming, cache_dir=cache)
     except Exception as error:  # hub, network and builder errors alike: the data is not to be had
         lines = str(error).strip().splitlines() or [type(error).__name__]
         embedded = ", ".join(registry.datasets)

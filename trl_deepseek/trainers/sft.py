@@ -124,7 +124,9 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         prepare = super()._prepare_dataset
         whole = copy.copy(args)
         whole.max_length, whole.shuffle_dataset = None, False
-        dataset, ours = labels.reserve(dataset)
+        ours = False
+        if formatting_func is None:  # it is shown a row's columns, and none that are ours
+            dataset, ours = labels.reserve(dataset)
         rows = prepare(dataset, processing_class, whole, False, formatting_func, dataset_name)
         if ours:
             masks = ["completion_mask"] * bool(self.completion_only_loss) + ["assistant_masks"]
