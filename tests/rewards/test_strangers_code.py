@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -26,7 +27,7 @@ from trl_deepseek.rewards.placing import Guards, origin_of
 from trl_deepseek.sources import import_file
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.types import Reward
-from trl_deepseek.workers import process
+from trl_deepseek.workers import process, supervised
 from trl_deepseek.workers.calls import Call, Failure, judge, perform, run_to_end
 
 NOBODY = Registry([])
@@ -123,6 +124,32 @@ def test_what_a_reward_started_ends_with_the_worker_that_it_crashes(file: Path) 
     assert score(guards.functions[0], ["stray", "ok"]) == [None, 1.0]
     assert sleepers() == []
     guards.close()
+
+
+def test_nothing_gets_away_from_a_keeper_that_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its worker and what that left in other sessions change parents while they are looked for."""
+    monkeypatch.setattr(supervised, "PATIENCE", 0.0)
+    code = (
+        "import subprocess, time\n"
+        "from trl_deepseek.workers.supervised import keep\n"
+        "keep()\n"
+        f"command = ['sleep', '{SECONDS}']\n"
+        "away = {'env': {}, 'start_new_session': True}\n"
+        "started = [subprocess.Popen(command, **away) for _ in range(5)]\n"
+        "print('started', flush=True)\n"
+        "time.sleep(3600)\n"
+    )
+    for _ in range(8):
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+        )
+        with worker:
+            assert worker.stdout is not None
+            worker.stdout.readline()
+            supervised.end(worker, kept=True)
+        assert sleepers() == []
 
 
 def test_hundreds_of_failing_calls_leave_nothing_behind(file: Path) -> None:

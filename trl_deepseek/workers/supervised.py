@@ -125,12 +125,28 @@ def end(process: subprocess.Popen[bytes], *, kept: bool = False) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
             return
+        # While it lives what loses its parent becomes its child; a look may miss what just does.
+        for _ in range(TRIES):
+            strays = [each for each in descendants(process.pid) if _runs(each)]
+            if not strays:
+                break
+            _kill(strays)
+            time.sleep(0.001)
     strays = descendants(process.pid)
     # Its group is gone already where all of it has ended.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     _kill(strays)
     process.wait()
+
+
+def _runs(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _kill(processes: list[psutil.Process]) -> None:
