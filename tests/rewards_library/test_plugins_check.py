@@ -164,7 +164,7 @@ def test_each_fault_is_found_and_no_other(tmp_path: Path) -> None:
         ("nan", "scores huge completions in time"): "returned nan",
         ("slow", "scores huge completions in time"): "did not finish within 1 s",
         ("blind", "can be called as a reward"): "'level', which it has no parameter for",
-        ("closure", "pickles, as worker processes need"): "pickle",
+        ("closure", "pickles, as worker processes need"): "local object",
     }
     assert set(found) == set(expected)
     for key, part in expected.items():
