@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0  # seconds
 TRIES = 1000  # to end what lives on, a millisecond and a look at all processes apart
+LOOKS = 3  # in a row that find nothing, until nothing is there
 END_KEPT = signal.SIGUSR1  # ends a process that keeps another, and both
 # What batch systems and terminals send to every process of a job; the parent decides when to end.
 OF_THE_JOB = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -125,10 +126,12 @@ def end(process: subprocess.Popen[bytes], *, kept: bool = False) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(PATIENCE)
             return
-        # While it lives what loses its parent becomes its child; a look may miss what just does.
+        # While it lives what loses its parent becomes its child; a look misses what just does.
+        empty = 0
         for _ in range(TRIES):
             strays = [each for each in descendants(process.pid) if _runs(each)]
-            if not strays:
+            empty = 0 if strays else empty + 1
+            if empty == LOOKS:
                 break
             _kill(strays)
             time.sleep(0.001)
