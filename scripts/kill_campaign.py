@@ -288,7 +288,10 @@ class Child:
 
 
 def forked(
-    command: list[str], options: Mapping[str, Any], errors: IO[str] | None = None
+    command: list[str],
+    options: Mapping[str, Any],
+    errors: IO[str] | None = None,
+    limit: float | None = None,
 ) -> tuple[int, str]:
     """A stage in a process of the group of its recipe's, which has no launcher."""
     reading, writing = os.pipe()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -189,6 +191,27 @@ def test_stages_are_checked_for_as_many_processes_as_the_launcher_starts(
     assert "(2) must be divisible by num_generations (4)" in capsys.readouterr().err
     assert main(["run", file, "--dry_run", "--launcher", "sh launch.sh"]) == 0
     assert "the launcher starts 2 processes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["validate"], ["run", "--dry_run"]], ids=" ".join)
+def test_a_launcher_that_waits_for_others_does_not_hold_up_who_only_looks(
+    write: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+) -> None:
+    monkeypatch.setattr("trl_deepseek.cli.run.LAUNCHER_LIMIT", 0.5)
+    mark = f"3600.{os.getpid()}"
+    Path("wait.sh").write_text(f"sleep {mark}\n")
+    assert main([*command, write(GRPO, launcher="sh wait.sh")]) == 2
+    said = capsys.readouterr()
+    assert "launcher 'sh wait.sh' has not started its processes within 0.5 seconds" in " ".join(
+        (said.out + said.err).split()
+    )
+    running = psutil.process_iter(["cmdline", "status"])
+    left = [one for one in running if mark in (one.info["cmdline"] or ())]
+    psutil.wait_procs(left, timeout=60)
+    assert not [one for one in left if one.is_running()]
 
 
 def test_a_recipe_for_two_processes_is_tried_on_batches_as_large(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from trl_deepseek.lm_head import IGNORED
-from trl_deepseek.segments import SegmentMask, lay_out, varlen
+from trl_deepseek.segments import SegmentMask, Span, lay_out, varlen
 from trl_deepseek.segments.forest import ancestors, grow
 
 # few tokens, so that rows often begin alike
@@ -137,6 +137,20 @@ def test_attention_by_segments_is_attention_row_by_row(
             one, two, three = (part[own, positions].transpose(0, 1)[None] for part in table)
             alone = scaled_dot_product_attention(one, two, three, is_causal=True)[0].transpose(0, 1)
             torch.testing.assert_close(found[number][mask[number].bool()], alone)
+
+
+def test_torch_takes_all_segments_in_one_call_and_gives_it_gradients() -> None:
+    """By torch's own declaration of the call, which needs no GPU; what it computes does."""
+    spans = [[Span(7), Span(3, (0,)), Span(2, (0, 1))], [Span(4)]]
+    found = varlen.sequences(spans, 12, torch.device("meta"))
+    inputs = [
+        torch.empty(2, 3, 12, 16, device="meta", dtype=torch.bfloat16, requires_grad=True)
+        for _ in range(3)
+    ]
+    result = varlen.attend(inputs[0], inputs[1], inputs[2], found, 0.5)
+    assert (result.shape, result.dtype) == (inputs[0].shape, torch.bfloat16)
+    result.sum().backward()
+    assert all(each.grad is not None and each.grad.shape == each.shape for each in inputs)
 
 
 def test_what_rows_begin_with_is_there_once() -> None:

@@ -34,6 +34,8 @@ from trl_deepseek.trainers import manifest, provenance
 from trl_deepseek.trainers.inputs import registry_for
 from trl_deepseek.yaml_files import Settings, write_mapping
 
+LAUNCHER_LIMIT = 60  # seconds in which it starts, where a recipe is looked at and not run
+
 # What a recipe is most often run again with.
 OVER = {
     "model_name_or_path": "The model to begin with",
@@ -204,7 +206,7 @@ def dry_run(args: argparse.Namespace) -> int:
     answers = {}
     with (
         machine_readable(args.json),
-        processes.planned(number_of_processes(recipe, recipe.stages)),
+        processes.planned(number_of_processes(recipe, recipe.stages, LAUNCHER_LIMIT)),
     ):
         for stage in recipe.stages:
             options = _parse(stage, recipe)
@@ -231,17 +233,17 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def number_of_processes(recipe: Recipe, stages: Sequence[Stage]) -> int:
+def number_of_processes(recipe: Recipe, stages: Sequence[Stage], limit: float | None = None) -> int:
     """How many processes the launcher starts for the stages; says so.
 
     Raises:
-        ConfigError: It does not start.
+        ConfigError: It does not start, or not within ``limit`` seconds.
     """
     if not recipe.launcher or not any(stage.kind.trains for stage in stages):
         return 1
     try:
         with status("asking the launcher"):
-            found = launching.number_of_processes(recipe.launcher)
+            found = launching.number_of_processes(recipe.launcher, limit)
     except ConfigError as error:
         error.place = recipe.file
         raise

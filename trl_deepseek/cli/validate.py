@@ -212,7 +212,7 @@ def _stages(path: str, values: Settings) -> list[_Target]:
         whole.wrong.append(error)
     number = 1
     try:
-        number = recipes.number_of_processes(recipe, recipe.stages)
+        number = recipes.number_of_processes(recipe, recipe.stages, recipes.LAUNCHER_LIMIT)
     except UserError as error:
         whole.wrong.append(error)
     with processes.planned(number):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import tempfile
 from collections.abc import Sequence
 
@@ -21,18 +22,30 @@ WORDS = re.compile(r"^(?!\s*traceback\s*:).*\w")  # but those of torchrun about 
 SAID = re.compile(r"^one of (\d+) processes$", re.MULTILINE)
 
 
-def number_of_processes(launcher: Sequence[str]) -> int:
+def number_of_processes(launcher: Sequence[str], limit: float | None = None) -> int:
     """How many processes a launcher starts, on all machines; 1 without a launcher.
 
+    Args:
+        launcher: Its words.
+        limit: Seconds that it may take; None for as many as it does, as a stage would wait.
+
     Raises:
-        ConfigError: It starts none, or not what it is told to; says what it said last.
+        ConfigError: It starts none, or not what it is told to; says what it said last. Or it
+            takes too long.
         Interrupted: By a signal.
     """
     if not launcher:
         return 1
     with tempfile.TemporaryFile("w+") as errors:
         command = [*launcher, "-m", __spec__.name]
-        code, output = stage_process.wait_for(command, {}, errors)
+        try:
+            code, output = stage_process.wait_for(command, {}, errors, limit)
+        except subprocess.TimeoutExpired:
+            raise ConfigError(
+                f"launcher {shlex.join(launcher)!r} has not started its processes within {limit} "
+                "seconds\n  where it waits for other machines or in a queue, take it out of the "
+                "recipe to check the rest, as for one process"
+            ) from None
         errors.seek(0)
         lines = [line.strip() for line in errors if WORDS.search(line)]
     if by := stopping.requested():

@@ -11,11 +11,14 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from trl_deepseek import secrets, stopping
-from trl_deepseek.workers.supervised import end_with_parent
+from trl_deepseek.workers.supervised import end, end_with_parent
 
 
 def wait_for(
-    command: list[str], options: Mapping[str, Any], errors: IO[str] | None = None
+    command: list[str],
+    options: Mapping[str, Any],
+    errors: IO[str] | None = None,
+    limit: float | None = None,
 ) -> tuple[int, str]:
     """Run a process that shares stderr; its exit code and stdout. It never outlives this one.
 
@@ -26,6 +29,10 @@ def wait_for(
         command: Its words.
         options: Of the stage, whose secrets it is handed in its environment.
         errors: A file for its stderr, in the place of this process's.
+        limit: Seconds after which it is killed with all that it started; None for none.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer than ``limit``.
     """
     process = subprocess.Popen(
         command,
@@ -44,8 +51,11 @@ def wait_for(
 
     try:
         with stopping.passing_on(send):
-            output, _ = process.communicate()
+            output, _ = process.communicate(timeout=limit)
         return process.returncode, output
+    except subprocess.TimeoutExpired:
+        end(process)
+        raise
     finally:
         if process.poll() is None:
             process.terminate()

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psutil
@@ -114,7 +114,7 @@ def _end_children() -> None:
                 time.sleep(0.001)
 
 
-def end(process: subprocess.Popen[bytes], *, kept: bool = False) -> None:
+def end(process: subprocess.Popen[Any], *, kept: bool = False) -> None:
     """Kill a process that leads a session, and all that it started; wait until it has ended.
 
     Args:
