@@ -6,6 +6,8 @@ The server here speaks the part of vLLM's protocol that is asked of it.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -133,6 +135,37 @@ def test_a_vllm_that_cannot_be_imported_is_refused(
     words = r"^engine vllm: vllm 0.31.0 is installed and cannot be imported: ImportError: libcudart"
     with pytest.raises(ConfigError, match=words):
         engines.check_installed("engine vllm")
+
+
+def test_a_broken_vllm_keeps_nothing_but_grpo_from_training(tmp_path: Path) -> None:
+    (tmp_path / "vllm.py").write_text("raise ImportError('libcudart.so.13: cannot open it')")
+    (tmp_path / "vllm-0.31.0.dist-info").mkdir()
+    (tmp_path / "vllm-0.31.0.dist-info/METADATA").write_text("Name: vllm\nVersion: 0.31.0\n")
+    program = (
+        "from trl_deepseek import DPOTrainer, KTOTrainer, RewardTrainer, SFTTrainer\n"
+        "from trl_deepseek.errors import ConfigError\n"
+        "from trl_deepseek.quickstart.job import Quickstart\n"
+        "from pathlib import Path\n"
+        "try:\n"
+        "    from trl_deepseek import GRPOTrainer\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+        "try:\n"
+        "    Quickstart(Path('new'), 0, None)\n"
+        "except ConfigError as error:\n"
+        "    print(error)\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = "GRPO: vllm 0.31.0 is installed and cannot be imported: ImportError: libcudart.so.13"
+    assert done.stdout.count(words) == 2
 
 
 def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trl_deepseek import engines, stopping
+from trl_deepseek import stopping
 from trl_deepseek.quickstart import Progress, Quickstart
 
 
@@ -35,8 +35,6 @@ def run(args: argparse.Namespace) -> int:
     from trl_deepseek.cli.output import hide_progress_bars, machine_readable
     from trl_deepseek.quickstart.report import answers, gain, table
 
-    if args.engine == "vllm":
-        engines.check_installed("engine vllm")
     with progress_bar() as progress, machine_readable(args.json):
         hide_progress_bars()  # the job has its own
         job = Quickstart(args.output_dir or _new_folder(), args.seed, progress, args.engine)

@@ -3,6 +3,12 @@
 This imports no engine; :mod:`trl_deepseek.engines.policy` does.
 """
 
-from trl_deepseek.engines.checking import check, check_bits, check_installed, check_server
+from trl_deepseek.engines.checking import (
+    check,
+    check_bits,
+    check_importable,
+    check_installed,
+    check_server,
+)
 
-__all__ = ["check", "check_bits", "check_installed", "check_server"]
+__all__ = ["check", "check_bits", "check_importable", "check_installed", "check_server"]

@@ -47,6 +47,21 @@ def check_installed(option: str) -> None:
             f"{option}: vllm {found} is installed, and TRL works with {OLDEST} to {NEWEST}\n"
             f"{way_out}"
         )
+    check_importable(option)
+
+
+def check_importable(option: str) -> None:
+    """Refuse a vLLM that is installed and broken.
+
+    Args:
+        option: What needs it, such as ``use_vllm``; GRPO always does, since TRL's imports it.
+
+    Raises:
+        ConfigError: Says what its import says.
+    """
+    found = version()
+    if found is None:
+        return
     try:
         importlib.import_module("vllm")
     except Exception as error:  # of its own compiled parts, too

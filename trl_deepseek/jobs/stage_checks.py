@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from trl_deepseek import jobs
-from trl_deepseek.engines.checking import check_installed
+from trl_deepseek.engines.checking import check_importable, check_installed
 from trl_deepseek.errors import ConfigError, DataError, TemplateError
 from trl_deepseek.jobs import references, stages
 from trl_deepseek.jobs.options import build_dataclasses
@@ -59,6 +59,7 @@ def check(
         elif stage.command == "grpo":
             if kind.settle(options).config.use_vllm:
                 check_installed("use_vllm")
+            check_importable("GRPO")
         else:
             later += _check_with_stand_ins(stage, options, rows)
     else:

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from trl_deepseek import stopping
+from trl_deepseek import engines, stopping
 from trl_deepseek.chat import reasoning
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.plugin_loading import load_registry
@@ -61,11 +61,14 @@ class Quickstart:
         """Check the folder and find every name, before anything is computed.
 
         Raises:
-            ConfigError: ``output_dir`` is not an empty or new folder.
+            ConfigError: ``output_dir`` is not an empty or new folder, or vLLM is missing or broken.
             UnknownName: A plugin that the job needs is blocked or broken.
         """
         from trl_deepseek.evaluation import resolve
 
+        if engine == "vllm":
+            engines.check_installed("engine vllm")
+        engines.check_importable("GRPO")
         # An interrupted run may leave folders, but with nothing in them.
         files = (path.is_file() for path in output_dir.rglob("*"))
         if output_dir.is_file() or any(files):

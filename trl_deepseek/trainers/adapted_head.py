@@ -6,15 +6,14 @@ are let through wherever it scores every pass.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from peft.tuners.tuners_utils import BaseTunerLayer
-from trl.trainer import grpo_trainer
 
 from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
+from trl_deepseek.trainers.trl_grpo import replaced
 
 if TYPE_CHECKING:
     from trl_deepseek.trainers.inputs import Inputs
@@ -53,12 +52,6 @@ def has_adapter(model: Any) -> bool:
     return isinstance(head, BaseTunerLayer)
 
 
-@contextlib.contextmanager
-def allowed() -> Iterator[None]:
+def allowed() -> AbstractContextManager[None]:
     """Around the constructor of TRL's GRPO; the name serves it for nothing but to refuse."""
-    found = grpo_trainer.BaseTunerLayer
-    grpo_trainer.BaseTunerLayer = ()  # nothing is an instance of it
-    try:
-        yield
-    finally:
-        grpo_trainer.BaseTunerLayer = found
+    return replaced("BaseTunerLayer", ())  # nothing is an instance of it

@@ -7,18 +7,17 @@ around each generated turn and batch.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
 import torch
-from trl.trainer import grpo_trainer
 
 from trl_deepseek import engines, noise, quantization
 from trl_deepseek.errors import RunError
 from trl_deepseek.trainers import replaying
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, config_of
+from trl_deepseek.trainers.trl_grpo import replaced
 
 PROVED = 4  # sequences of a process whose log-probs are compared after each sync
 TOKENS = 32  # of each
@@ -134,18 +133,12 @@ def _padded(
     return torch.tensor(rows), torch.tensor(masks)
 
 
-@contextlib.contextmanager
-def policy_in(inputs: Any) -> Iterator[None]:
+def policy_in(inputs: Any) -> contextlib.AbstractContextManager[None]:
     """Within it, TRL generates by :class:`trl_deepseek.engines.policy.Policy`."""
     from trl_deepseek.engines.policy import Policy
 
     source = inputs.model if isinstance(inputs.model, str) else None
-    kept = grpo_trainer.VLLMGeneration
-    grpo_trainer.VLLMGeneration = partial(Policy, source=source)
-    try:
-        yield
-    finally:
-        grpo_trainer.VLLMGeneration = kept
+    return replaced("VLLMGeneration", partial(Policy, source=source))
 
 
 def check_engine(inputs: Inputs) -> None:

@@ -42,6 +42,7 @@ from trl_deepseek.trainers.replaying import ReplayedRollouts
 from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
 from trl_deepseek.trainers.tool_use import ToolUse
+from trl_deepseek.trainers.trl_grpo import replaced
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -136,7 +137,7 @@ class GRPOTrainer(
         weakref.finalize(self, guards.close)
         with (
             _first_weights(args, self._weights),
-            reference.in_memory(inputs),
+            _reference_in_memory(inputs),
             adapted_head.allowed(),
         ):
             super().__init__(inputs, reward_funcs=guards.functions, **kwargs)
@@ -311,6 +312,14 @@ def _first_weights(args: Any, given: weights.Weights | None) -> Iterator[None]:
         yield
     finally:
         args.reward_weights = written
+
+
+def _reference_in_memory(inputs: Inputs) -> contextlib.AbstractContextManager[None]:
+    """Around TRL's constructor, which takes no reference but loads one by name."""
+    copied = reference.copy_in_memory(inputs) if inputs.args.beta else None
+    if copied is None:
+        return contextlib.nullcontext()
+    return replaced("create_model_from_path", lambda *_args, **_kwargs: copied)
 
 
 __all__ = ["GRPOConfig", "GRPOTrainer"]

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head
-from trl_deepseek.trainers.scoring import TRITON
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TRITON = ("cuda", "xpu")
+"""Devices on which TRL's head is a kernel, 1.0 to 1.4 times as fast as ours with a frozen head and
+1.5 to 2 times with a trained one (benchmarks/RESULTS.md); elsewhere it is up to 5 times slower."""
 
 VOCABULARY = 4096
 """Tokens from which on the head is worth the difference in the last bit. With 512 positions, hidden

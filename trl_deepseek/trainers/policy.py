@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-import trl
 
 from trl_deepseek.policy import kl
 from trl_deepseek.policy.objective import Objective
 from trl_deepseek.policy.plan import PolicyPlan
 from trl_deepseek.policy.reductions import reduce
 from trl_deepseek.policy_types import TokenLogps
+from trl_deepseek.trainers.trl_grpo import grpo_trainer
 
 # What a batch carries for TRL's pass besides its tokens.
 _PASSED_ON = (
@@ -30,7 +30,7 @@ _PASSED_ON = (
 )
 
 
-class PolicyTrainer(trl.GRPOTrainer):
+class PolicyTrainer(grpo_trainer.GRPOTrainer):
     """The part of our ``GRPOTrainer`` that is about policy losses and advantages."""
 
     policy: PolicyPlan

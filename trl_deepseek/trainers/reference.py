@@ -6,11 +6,7 @@ is wrong where it has been trained since. With an adapter TRL switches that off 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
-
-from trl.trainer import grpo_trainer
 
 from trl_deepseek import models
 from trl_deepseek.errors import ConfigError
@@ -43,25 +39,10 @@ def reference_for(inputs: Inputs, ref_model: Any, *, needed: bool) -> Any:
         return NoReference()
     if ref_model is not None or inputs.args.precompute_ref_log_probs:
         return ref_model
-    return _copied(inputs)
+    return copy_in_memory(inputs)
 
 
-@contextlib.contextmanager
-def in_memory(inputs: Inputs) -> Iterator[None]:
-    """Around the constructor of TRL's GRPO, which takes no reference but loads one by name."""
-    copied = _copied(inputs) if inputs.args.beta else None
-    if copied is None:
-        yield
-        return
-    loads = grpo_trainer.create_model_from_path
-    grpo_trainer.create_model_from_path = lambda *_args, **_kwargs: copied
-    try:
-        yield
-    finally:
-        grpo_trainer.create_model_from_path = loads
-
-
-def _copied(inputs: Inputs) -> Any:
+def copy_in_memory(inputs: Inputs) -> Any:
     """A frozen copy of a model in memory; None where TRL finds its reference by itself."""
     model = inputs.model
     if isinstance(model, str) or inputs.has_adapter or _is_sharded(model):

@@ -17,15 +17,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trl_deepseek import lm_head
 from trl_deepseek.trainers import adapted_head
+from trl_deepseek.trainers.lean_head import TRITON
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from trl_deepseek.segments import PrefixSharing
-
-TRITON = ("cuda", "xpu")
-"""Devices on which TRL's head is a kernel, 1.0 to 1.4 times as fast as ours with a frozen head and
-1.5 to 2 times with a trained one (benchmarks/RESULTS.md); elsewhere it is up to 5 times slower."""
 
 
 class ScoredCompletions:
