@@ -149,17 +149,12 @@ def _found(
 
 @functools.cache
 def _code() -> str:
-    """Stands for the code of the checks, so that one that was changed is made again."""
+    """Stands for all of our code, so that what changed code would make anew is made anew."""
     import transformers
     import trl
     from datasets.fingerprint import Hasher
 
-    here = Path(__file__).parent
-    files = [
-        here / "row_findings.py",
-        *sorted(here.glob("chat/*.py")),
-        *sorted(here.glob("data/*.py")),
-    ]
+    files = sorted(Path(__file__).parent.rglob("*.py"))
     return Hasher.hash(
         [transformers.__version__, trl.__version__, *(file.read_bytes() for file in files)]
     )

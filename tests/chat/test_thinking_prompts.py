@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 
 import trl_deepseek
 from trl_deepseek import chat, load_registry
@@ -105,3 +106,30 @@ def test_formats_without_the_option_and_data_without_reasoning_stay_as_they_are(
     assert chat.with_thinking(reasoned, tokenizer(template)) is reasoned
     plain = Dataset.from_list([{"prompt": USER, "completion": PLAIN}])
     assert chat.with_thinking(plain, tokenizer("deepseek-v3.1")) is plain
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    "others",
+    [[None], [{"thinking": True}], [{"thinking": True}, {"note": ["one"]}]],
+    ids=["no row has any", "one row has some", "rows have unlike ones"],
+)
+@pytest.mark.parametrize("template", ["deepseek-llm", "deepseek-v3.1"])
+def test_a_row_whose_template_options_are_null_has_none(
+    template: str, others: list[Any], stream: bool, tmp_path: Path
+) -> None:
+    row = {"prompt": USER, "completion": PLAIN}
+    file = tmp_path / "rows.jsonl"
+    each = [{**row, "chat_template_kwargs": options} for options in (*others, None)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in each))
+    rows = load_dataset("json", data_files=str(file), split="train", cache_dir=str(tmp_path))
+    config = trl_deepseek.SFTConfig(
+        output_dir=str(tmp_path), chat_template=template, report_to="none", max_steps=1
+    )
+
+    def last(rows: Dataset) -> Any:
+        given = rows.to_iterable_dataset() if stream else rows
+        built = trl_deepseek.SFTTrainer("tiny-deepseek-llm", config, train_dataset=given)
+        return [*built.train_dataset][-1]["input_ids"]
+
+    assert last(rows) == last(Dataset.from_list([row, row]))

@@ -36,6 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "sharegpt": {"conversations": [{"from": "human", "value": "1"}, {"from": "gpt", "value": "2"}]},
     "text": {"text": "1+1=2"},
     "tokens": {"input_ids": [5, 6, 7]},
+    "labelled tokens": {"input_ids": [5, 6, 7], "labels": [-100, 6, 7]},
     "pair": {"prompt": ASK, "chosen": TWO, "rejected": THREE},
     "implicit": {"chosen": [*ASK, *TWO], "rejected": [*ASK, *THREE]},
     "single": {"prompt": ASK, "completion": TWO, "label": True},

@@ -19,7 +19,7 @@ from trl_deepseek.chat.installing import (
 from trl_deepseek.chat.messages import holds_conversations
 from trl_deepseek.chat.recognising import recognise, resolve
 from trl_deepseek.chat.rendering import Encoding, encode, render
-from trl_deepseek.chat.thinking import with_thinking
+from trl_deepseek.chat.thinking import with_thinking, without_empty_options
 
 __all__ = [
     "Encoding",
@@ -39,4 +39,5 @@ __all__ = [
     "say_if_prompts_are_text",
     "set_stop_tokens",
     "with_thinking",
+    "without_empty_options",
 ]

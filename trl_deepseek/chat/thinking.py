@@ -57,6 +57,30 @@ def with_thinking(dataset: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
     return dataset.map(say)
 
 
+def without_empty_options(dataset: Any) -> Any:
+    """The dataset, in which a row without ``chat_template_kwargs`` has none of them, not None.
+
+    None stands in rows of a file beside others that have some, and TRL would unpack it.
+    """
+    if KWARGS not in (dataset.column_names or next(iter(dataset), {})):
+        return dataset
+    features = dataset.features
+    options = features[KWARGS] if features else {}
+    if getattr(options, "dtype", None) == "null":
+        return dataset.remove_columns(KWARGS)
+    if hasattr(dataset, "__len__"):
+        column = dataset.select_columns([KWARGS]).with_format("arrow")[:][KWARGS]
+        if not column.null_count:
+            return dataset
+    # Columnar data has None for what a row does not say; rows of unlike options are held as JSON.
+    none = dict.fromkeys(options) if isinstance(options, dict) else {}
+
+    def filled(row: Mapping[str, Any]) -> dict[str, Any]:
+        return {KWARGS: none if row[KWARGS] is None else row[KWARGS]}
+
+    return dataset.map(filled, features=features)
+
+
 def _has_reasoning(completion: Any) -> bool:
     if not isinstance(completion, list) or not completion or not isinstance(completion[-1], dict):
         return False

@@ -1,5 +1,7 @@
 """Datasets: loaded by name, and brought into the layouts that the trainers read."""
 
+from trl_deepseek.data.cache import explained as cache_explained
+from trl_deepseek.data.cache import known_with_code
 from trl_deepseek.data.demonstrations import check_demonstrations
 from trl_deepseek.data.loading import (
     check_lines,
@@ -16,6 +18,7 @@ from trl_deepseek.data.turns import as_messages
 
 __all__ = [
     "as_messages",
+    "cache_explained",
     "check_batch",
     "check_demonstrations",
     "check_labels",
@@ -26,6 +29,7 @@ __all__ = [
     "check_tokens",
     "column_mapping",
     "each",
+    "known_with_code",
     "leave_out",
     "load",
     "load_held_out",

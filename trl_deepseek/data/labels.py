@@ -14,9 +14,8 @@ import numpy as np
 
 from trl_deepseek import row_findings
 from trl_deepseek.data import rows
-from trl_deepseek.data.lengths import IGNORED
-
-LABELS = "labels"
+from trl_deepseek.data.rows import LABELS
+from trl_deepseek.data.values import IGNORED
 
 
 def reserve(dataset: Any) -> tuple[Any, bool]:

@@ -14,11 +14,11 @@ import numpy as np
 
 from trl_deepseek import row_findings
 from trl_deepseek.data import rows
+from trl_deepseek.data.values import IGNORED
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-IGNORED = -100  # the label of a token that the loss does not count
 COUNTS = ("whole", "left", "size")
 LONGER = "raise max_length to keep them"
 UNLABELLED = "does the assistant speak in them, and what are assistant_only_loss and max_length?"

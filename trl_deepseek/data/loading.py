@@ -13,10 +13,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from trl_deepseek.data import contents
+from trl_deepseek.data import cache, contents
 from trl_deepseek.data.rows import some
 from trl_deepseek.dataset_types import dataset_options
-from trl_deepseek.errors import DataError, boundary, describe, did_you_mean
+from trl_deepseek.errors import ConfigError, DataError, boundary, describe, did_you_mean
 from trl_deepseek.registry import Registry
 from trl_deepseek.types import DatasetKind
 
@@ -66,7 +66,8 @@ def load(
         options: Of an embedded dataset: ``dataset_kwargs``; ``size`` may be one of them.
 
     Raises:
-        ConfigError: An option is not known to that dataset, or it is none that has options.
+        ConfigError: An option is not known to that dataset, or it is none that has options; or the
+            cache of ``datasets`` cannot be written.
         DataError: The file is missing, empty or malformed (with its line), or the hub has no such
             dataset.
     """
@@ -87,7 +88,7 @@ def load(
     else:
         rows = _load_named(name, registry, split, subset, streaming)
     rows.info.dataset_name = name
-    return rows
+    return cache.known_with_code(rows)
 
 
 def load_held_out(name: str, registry: Registry, *, split: str = "test", **options: Any) -> Any:
@@ -167,15 +168,18 @@ def _load_file(name: str, path: Path, split: str, streaming: bool) -> Any:
     if path.suffix == ".jsonl":
         check_lines(name, path)
     try:
-        rows = load_dataset(
-            FORMATS[path.suffix],
-            None if streaming else contents.name_of([path]),
-            data_files=str(path),
-            split=split,
-            streaming=streaming,
-            **(CSV if path.suffix == ".csv" else {}),
-        )
+        with cache.explained():
+            rows = load_dataset(
+                FORMATS[path.suffix],
+                None if streaming else contents.name_of([path]),
+                data_files=str(path),
+                split=split,
+                streaming=streaming,
+                **(CSV if path.suffix == ".csv" else {}),
+            )
         is_empty = next(iter(rows), None) is None
+    except ConfigError:
+        raise
     except Exception as error:  # each reader has its own errors, all of them about this file
         cause = error.__cause__ or error
         if "corresponds to no data" in str(cause):
@@ -220,7 +224,12 @@ def load_files(builder: str, subset: str | None, split: str, streaming: bool, **
     try:
         if not streaming:
             options["cache_dir"] = contents.cache_of(where, inside=builder)
-        return load_dataset(builder, subset, split=split, streaming=streaming, **where, **options)
+        with cache.explained():
+            return load_dataset(
+                builder, subset, split=split, streaming=streaming, **where, **options
+            )
+    except ConfigError:
+        raise
     except Exception as error:  # each builder has its own errors, all of them about these files
         lines = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         shown = ", ".join(f"{key} {value!r}" for key, value in where.items())
@@ -306,8 +315,11 @@ def _load_remote(
 
     try:
         is_here = Path(name).expanduser().is_dir() and not streaming
-        cache = contents.cache_of(name) if is_here else None
-        return load_dataset(name, subset, split=split, streaming=streaming, cache_dir=cache)
+        folder = contents.cache_of(name) if is_here else None
+        with cache.explained():
+            return load_dataset(name, subset, split=split, streaming=streaming, cache_dir=folder)
+    except ConfigError:
+        raise
     except Exception as error:  # hub, network and builder errors alike: the data is not to be had
         lines = str(error).strip().splitlines() or [type(error).__name__]
         embedded = ", ".join(registry.datasets)

@@ -27,6 +27,7 @@ TOKENS = (
     *("input_ids", "prompt_ids", "completion_ids", "chosen_ids", "rejected_ids"),
     *("chosen_input_ids", "rejected_input_ids"),
 )
+LABELS = "labels"
 
 
 def is_table(dataset: Any) -> bool:
@@ -118,7 +119,7 @@ def _fault(fault: Callable[[Row], str | None], row: Row) -> list[list[str]]:
 
 
 def check_tokens(dataset: Any, source: str, size: Callable[[], int]) -> Any:
-    """The dataset; columns of tokens hold such as the model has embeddings for.
+    """The dataset; columns of tokens hold such as the model has embeddings for, labels one of each.
 
     Args:
         dataset: A ``Dataset`` or ``IterableDataset`` with or without such columns.
@@ -132,15 +133,19 @@ def check_tokens(dataset: Any, source: str, size: Callable[[], int]) -> Any:
     if not columns:
         return dataset
     count = size()
+    labelled = {"input_ids", LABELS} <= set(column_names(dataset))
 
     def fault(row: Row) -> str | None:
         for name in columns:
             found = values.fault_of_tokens(row.get(name), count)
             if found is not None:
                 return f"column {name!r} {found}"
-        return None
+        if labelled:
+            found = values.fault_of_labels(row.get(LABELS), len(row["input_ids"]), count)
+        return f"column {LABELS!r} {found}" if labelled and found else None
 
-    return check(dataset, source, fault, columns, key=[columns, count])
+    read = [*columns, *[LABELS] * labelled]
+    return check(dataset, source, fault, read, key=[read, count])
 
 
 def numbered(

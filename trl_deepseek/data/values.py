@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+IGNORED = -100  # the label of a token that the loss does not count
+
 KINDS = {bool: "a truth value", int: "a whole number", float: "a number", dict: "a mapping"}
 TEXT_OR_MESSAGES = "neither text nor a list of messages"
 
@@ -41,6 +43,15 @@ def fault_of_tokens(value: Any, size: int) -> str | None:
         if not 0 <= token < size:
             return f"holds token {token}, and the model has embeddings for 0 to {size - 1}"
     return None
+
+
+def fault_of_labels(value: Any, length: int, size: int) -> str | None:
+    """What keeps a value from being labels of ``length`` tokens: tokens, -100 for no loss."""
+    if not isinstance(value, list):
+        return f"holds {kind_of(value)}, not a list of tokens"
+    if len(value) != length:
+        return f"holds {len(value)} labels for {length} tokens"
+    return fault_of_tokens([0 if label == IGNORED else label for label in value], size)
 
 
 def fault_of_messages(value: Any) -> str | None:

@@ -99,7 +99,11 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         if start is not None:
             checkpoints.check_adapter(start, given.get("peft_config"))
         with output_folder.not_made_in_vain(Path(inputs.args.output_dir)):
-            with environment.without_notes_on_defaults(), recording.heard(inputs.said.append):
+            with (
+                environment.without_notes_on_defaults(),
+                recording.heard(inputs.said.append),
+                data.cache_explained(),
+            ):
                 super().__init__(model, **given)  # type: ignore[call-arg]
             if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
                 models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
@@ -165,7 +169,9 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
                     "eval_dataset: there are no rows to evaluate on, and eval_strategy is "
                     f"{str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r}"
                 )
-            cls._check(inputs)
+            with data.cache_explained():
+                inputs.each_split(lambda rows, _: data.each(rows, data.known_with_code))
+                cls._check(inputs)
             inputs.measures = measuring.check(inputs, eval_dataset, eval_kinds)
             idle_rules.tell_of_training(inputs)
         return inputs
@@ -204,9 +210,11 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
             def read(part: Any) -> Any:
                 if measuring.TOKENS.intersection(getattr(part, "column_names", None) or ()):
                     return part
-                return read_split(self.inputs, self._rows(part, "eval_dataset"), "eval_dataset")
+                rows = self._rows(data.known_with_code(part), "eval_dataset")
+                return read_split(self.inputs, rows, "eval_dataset")
 
-            eval_dataset = data.each(eval_dataset, read)
+            with data.cache_explained():
+                eval_dataset = data.each(eval_dataset, read)
         metrics: dict[str, float] = super().evaluate(eval_dataset, *args, **kwargs)
         return metrics
 

@@ -343,5 +343,5 @@ def read_split(inputs: Inputs, dataset: Any, split: str) -> Any:
         processes=getattr(args, "dataset_num_proc", None),
         show_progress=not args.disable_tqdm,
     )
-    dataset = inputs.once_checked(dataset, split)
+    dataset = inputs.once_checked(chat.without_empty_options(dataset), split)
     return dataset if inputs.template_name is None else chat.with_thinking(dataset, tokenizer)
