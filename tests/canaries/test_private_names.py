@@ -253,7 +253,7 @@ TABLE = [
         "model grad_norm",
     ),
     Name(
-        "trl.trainer.grpo_trainer", "create_model_from_path", "trainers/reference.py",
+        "trl.trainer.grpo_trainer", "create_model_from_path", "trainers/grpo.py",
         "the reference of a model in memory is no file", "model_id architecture kwargs",
     ),
     Name(
@@ -264,7 +264,7 @@ TABLE = [
         "trl.trainer.grpo_trainer", "BaseTunerLayer", "trainers/adapted_head.py",
         "an adapter on the head is refused",
     ),
-    Name("trl.trainer", "grpo_trainer", "trainers/reference.py", "where that is replaced"),
+    Name("trl.trainer", "grpo_trainer", "trainers/trl_grpo.py", "where these are replaced"),
     Name(TRAINER, "train", "trainers/base.py", "the noise is attached around it"),
     Name(DPO, "_name", "trainers/card.py", "what the card says that it was trained with"),
     Name(DPO, "_paper", "trainers/card.py", "whose paper the card cites"),
