@@ -182,7 +182,10 @@ TABLE = [
     Name(GRPO, "_buffered_inputs", "trainers/grpo.py", "the batch worked off"),
     Name(GRPO, "reward_weights", "trainers/grpo.py", "weights of the step"),
     Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
-    Name("peft.tuners.lora", "Linear", "trainers/merged.py", "which adapters are merged"),
+    Name("peft.tuners.lora", "Linear", "adapters/fused.py", "plain LoRA"),
+    Name("peft.tuners.lora.Linear", "forward", "adapters/fused.py", "how it adds", "x args kwargs"),
+    Name("torch.nn.Module", "_forward_pre_hooks", "adapters/fused.py", "what a call would do"),
+    Name("torch.nn.Module", "_forward_hooks", "adapters/fused.py", "what a call would do"),
     # all trainers: what is saved and loaded
     Name(
         "torch.optim.lr_scheduler.LRScheduler", "_last_lr", "trainers/saving.py",

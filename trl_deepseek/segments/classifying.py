@@ -51,10 +51,12 @@ def row_scores(model: nn.Module, layout: Layout, places: Tensor, **backbone: Any
         places: From :func:`last_places`.
         **backbone: Passed to the model's forward.
     """
+    read = torch.zeros(layout.tokens, dtype=torch.bool, device=places.device)
+    read[places] = True
     with _at(getattr(unwrap(model), SCORE_HEAD), places):
         outputs = model(
             input_ids=layout.input_ids,
-            attention_mask=layout.mask(),
+            attention_mask=layout.mask(read.view_as(layout.input_ids)),
             position_ids=layout.position_ids,
             use_cache=False,
             **backbone,

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from trl_deepseek.lm_head import unwrap
 from trl_deepseek.segments.classifying import SCORE_HEAD, row_scores
-from trl_deepseek.segments.layout import lay_out
+from trl_deepseek.segments.layout import Layout, lay_out
+from trl_deepseek.segments.mask import SegmentMask
 
 ATTENTIONS = ("sdpa", "eager")
 """Implementations of attention that read a mask which is given to them."""
@@ -60,19 +61,29 @@ def tried(model: nn.Module, options: dict[str, Any]) -> str | None:
                 places = layout.place[:, -1]
                 laid = row_scores(model, layout, places, **options).logits
             else:
-                outputs = model(
-                    input_ids=layout.input_ids,
-                    attention_mask=layout.mask(),
-                    position_ids=layout.position_ids,
-                    use_cache=False,
-                    **options,
-                )
-                laid = layout.back(outputs.logits)
+                laid = _laid_out(model, layout, layout.mask(), options)
+                last = torch.zeros_like(layout.input_ids, dtype=torch.bool)
+                last.view(-1)[layout.place[:, -1]] = True
+                laid[:, -1] = _laid_out(model, layout, layout.mask(last), options)[:, -1]
     except Exception as error:  # whatever a model does with a mask that it does not know
         return f"{name} fails on a row of segments ({error})"
     if not _alike(model, laid, alone):
         return f"{name} gives other values for a row of segments"
     return None
+
+
+def _laid_out(
+    model: nn.Module, layout: Layout, mask: SegmentMask, options: dict[str, Any]
+) -> Tensor:
+    """Logits of a laid out batch for the rows that it was made of, (B, T, V)."""
+    outputs = model(
+        input_ids=layout.input_ids,
+        attention_mask=mask,
+        position_ids=layout.position_ids,
+        use_cache=False,
+        **options,
+    )
+    return layout.back(outputs.logits)
 
 
 @torch.no_grad()

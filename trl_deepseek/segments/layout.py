@@ -13,6 +13,9 @@ from trl_deepseek.segments.forest import SHORTEST, Segment, ancestors, grow, tre
 from trl_deepseek.segments.mask import SegmentMask
 from trl_deepseek.segments.spans import Span
 
+READ_APART = 0.75
+"""The share of positions up to which the last layer is handed those alone that are read."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -47,9 +50,16 @@ class Layout:
         counted.index_add_(0, places, torch.ones_like(places))
         return replace(self, copies=counted.view_as(self.copies))
 
-    def mask(self) -> SegmentMask:
-        """Who sees whom, (R, 1, L, L)."""
-        return SegmentMask(self.spans, self.input_ids.shape[1], self.input_ids.device)
+    def mask(self, read: Tensor | None = None) -> SegmentMask:
+        """Who sees whom, (R, 1, L, L).
+
+        Args:
+            read: Positions whose final states are read, (R, L) bool; None where all may be.
+        """
+        places = None if read is None else read.flatten().nonzero()[:, 0]
+        if places is not None and len(places) > READ_APART * self.tokens:
+            places = None
+        return SegmentMask(self.spans, self.input_ids.shape[1], self.input_ids.device, places)
 
     def forth(self, labels: Tensor) -> Tensor:
         """The token that each position is to predict, (R, L), from labels (B, T), not shifted.

@@ -41,17 +41,26 @@ class SegmentMask(Tensor):
 
     Attributes:
         spans: Of each row; they fill it from its beginning, and what is left is padding.
+        places: Of the positions whose final states are read, among the R x L laid end to end, (N,);
+            None where all may be (:mod:`~trl_deepseek.segments.reading`).
     """
 
     spans: Sequence[Sequence[Span]]
+    places: Tensor | None
     device_: torch.device
 
     @staticmethod
-    def __new__(cls, spans: Sequence[Sequence[Span]], width: int, device: Any) -> SegmentMask:
+    def __new__(
+        cls,
+        spans: Sequence[Sequence[Span]],
+        width: int,
+        device: Any,
+        places: Tensor | None = None,
+    ) -> SegmentMask:
         """Of rows of ``width`` tokens."""
         shape = (len(spans), 1, width, width)
         made = Tensor._make_wrapper_subclass(cls, shape, dtype=torch.bool, device=device)
-        made.spans, made.device_ = spans, torch.device(device)
+        made.spans, made.places, made.device_ = spans, places, torch.device(device)
         return made
 
     def __init__(self, *_: Any) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trl_deepseek import lm_head
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.lm_head import HeadOutput, unwrap
-from trl_deepseek.segments import classifying, cost, exactness
+from trl_deepseek.segments import classifying, cost, exactness, reading
 from trl_deepseek.segments.forest import SHORTEST
 from trl_deepseek.segments.layout import Layout, lay_out
 
@@ -217,6 +217,8 @@ class PrefixSharing:
         asked = self._trials.setdefault(unwrap(model), {})
         if model.training not in asked:
             known = self._known(model)
+            if known is None:
+                reading.arrange(model)
             asked[model.training] = known or exactness.tried(model, options)
         return asked[model.training]
 
@@ -270,12 +272,13 @@ def _scored(
     model: nn.Module, layout: Layout, labels: Tensor, entropy: bool, backbone: dict[str, Any]
 ) -> HeadOutput:
     """The scores of a laid out batch, for the rows that it was made of, (B, T-1)."""
+    target = layout.forth(labels)
     found = lm_head.target_logps(
         model,
         input_ids=layout.input_ids,
-        attention_mask=layout.mask(),
+        attention_mask=layout.mask(target != lm_head.IGNORED),
         position_ids=layout.position_ids,
-        target=layout.forth(labels),
+        target=target,
         copies=layout.copies,
         entropy=entropy,
         **backbone,

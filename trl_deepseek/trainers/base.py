@@ -30,6 +30,7 @@ from trl_deepseek import (
     report,
     secrets,
 )
+from trl_deepseek.adapters import fused
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.registry import Registry
 from trl_deepseek.rollouts import record
@@ -107,6 +108,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
                 super().__init__(model, **given)  # type: ignore[call-arg]
             if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
                 models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
+        fused.fuse(self.model, self._prefix_sharing.mode != "off")  # type: ignore[attr-defined]
         if inputs.args.fp16 and inputs.has_adapter:
             quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+
+from trl_deepseek.adapters import fused
 
 
 @contextlib.contextmanager
@@ -57,7 +58,12 @@ def _tied(model: nn.Module, layers: list[Any]) -> bool:
 
 
 def _plain(layer: Any) -> bool:
-    if type(layer) is not Linear or layer.merged or layer.disable_adapters or layer.lora_variant:
+    if (
+        type(layer) not in fused.KINDS
+        or layer.merged
+        or layer.disable_adapters
+        or layer.lora_variant
+    ):
         return False
     base = layer.get_base_layer()
     biased = any(layer.lora_bias.get(name) for name in _active(layer))

@@ -107,10 +107,12 @@ class Passes:
             with lm_head.balanced_by_trl(lm_head.unwrap(model)):
                 scored: FusedCausalLMOutput = model(labels=labels, fused_lm_head=True, **inputs)
             return scored
-        inputs["input_ids"], inputs["attention_mask"] = layout.input_ids, layout.mask()
+        target = layout.forth(labels)
+        inputs["input_ids"] = layout.input_ids
+        inputs["attention_mask"] = layout.mask(target != lm_head.IGNORED)
         laid = model(
             position_ids=layout.position_ids,
-            shift_labels=layout.forth(labels),
+            shift_labels=target,
             fused_lm_head=True,
             **inputs,
         )
