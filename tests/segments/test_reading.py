@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -95,6 +96,28 @@ def test_it_is_handed_what_is_scored_and_gives_the_values_and_gradients_of_the_b
     assert counts == [[TOKENS], [TOKENS], [READ]]
 
 
+class Queries(TorchDispatchMode):
+    """Counts the queries of each call of torch's attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "scaled_dot_product" in str(func):
+            self.counts.append(args[0].shape[2])
+        return func(*args, **(kwargs or {}))
+
+
+def test_segments_that_nobody_reads_do_not_attend() -> None:
+    model, sharing = built(), PrefixSharing("on")
+    sharing.token_logps(model, **batch())
+    with Queries() as queries:
+        sharing.token_logps(model, **batch())
+    answers = [1 + ANSWER] * ROWS
+    assert queries.counts == [PROMPT - 1, *answers, PROMPT - 1, *answers, *answers]
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_layers_run_again_in_the_backward_pass_are_handed_the_same(reentrant: bool) -> None:
     model = built()
@@ -144,11 +167,11 @@ def test_a_batch_without_labels_has_gradients_of_zero() -> None:
 
 def test_passes_of_others_are_handed_whole_as_before() -> None:
     model, rows = built(), batch()
-    ids, mask = rows["input_ids"], rows["attention_mask"]
-    before = model(input_ids=ids, attention_mask=mask).logits
+    ids, real = rows["input_ids"], rows["attention_mask"]
+    before = model(input_ids=ids, attention_mask=real).logits
     PrefixSharing("on").token_logps(model, **rows)
-    assert torch.equal(model(input_ids=ids, attention_mask=mask).logits, before)
-    layout = lay_out(ids, mask)
+    assert torch.equal(model(input_ids=ids, attention_mask=real).logits, before)
+    layout = lay_out(ids, real)
     assert layout is not None
     laid = model(
         input_ids=layout.input_ids,

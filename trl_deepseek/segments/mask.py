@@ -47,6 +47,7 @@ class SegmentMask(Tensor):
 
     spans: Sequence[Sequence[Span]]
     places: Tensor | None
+    is_last: bool = False
     device_: torch.device
 
     @staticmethod
@@ -114,6 +115,28 @@ class SegmentMask(Tensor):
         """The segments as sequences of queries and keys."""
         return varlen.sequences(self.spans, self.shape[-1], self.device_)
 
+    @functools.cached_property
+    def last(self) -> SegmentMask:
+        """The same for the layer whose values have readers at :attr:`places` alone."""
+        made = SegmentMask(self.spans, self.shape[-1], self.device_, self.places)
+        made.__dict__.update(self.__dict__)  # what is worked out already
+        made.is_last = True
+        return made
+
+    def unread(self, row: int) -> list[bool]:
+        """Which segments of a row attend for nobody."""
+        spans, width = self.spans[row], self.shape[-1]
+        if not self.is_last or self.places is None:
+            return [False] * len(spans)
+        read = torch.zeros(self.shape[0] * width, dtype=torch.bool, device=self.places.device)
+        read[self.places] = True
+        parts = read.view(-1, width)[row].tolist()
+        begins = starts(spans)
+        return [
+            not any(parts[begin : begin + span.length])
+            for begin, span in zip(begins, spans, strict=True)
+        ]
+
     def dense(self) -> Tensor:
         """The mask that this one stands for, (R, 1, L, L) bool."""
         return self._dense
@@ -141,12 +164,17 @@ def _attend(
     rows = []
     for row, spans in enumerate(attn_mask.spans):
         q, k, v = (each[row : row + 1] for each in (query, key, value))
-        rows.append(_attend_row(q, k, v, spans, **options))
+        rows.append(_attend_row(q, k, v, spans, attn_mask.unread(row), **options))
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
 def _attend_row(
-    query: Tensor, key: Tensor, value: Tensor, spans: Sequence[Span], **options: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    spans: Sequence[Span],
+    unread: list[bool],
+    **options: Any,
 ) -> Tensor:
     # split, whose gradient is one concatenation: that of slices would be a whole row for each
     lengths = [span.length for span in spans]
@@ -154,17 +182,25 @@ def _attend_row(
     queries, keys, values = (each.split([*lengths, rest], dim=2) for each in (query, key, value))
     found = []
     for own, span in enumerate(spans):
-        if not span.context:
+        if unread[own]:
+            found.append(_zeros(queries[own], value))
+        elif not span.context:
             parts = queries[own], keys[own], values[own]
             found.append(scaled_dot_product_attention(*parts, is_causal=True, **options))
-            continue
-        seen = [*span.context, own]
-        k, v = (torch.cat([each[part] for part in seen], dim=2) for each in (keys, values))
-        bias = _lower_right(span.length, k.shape[2], k.device)
-        found.append(scaled_dot_product_attention(queries[own], k, v, attn_mask=bias, **options))
+        else:
+            seen = [*span.context, own]
+            k, v = (torch.cat([each[part] for part in seen], dim=2) for each in (keys, values))
+            bias = _lower_right(span.length, k.shape[2], k.device)
+            parts = queries[own], k, v
+            found.append(scaled_dot_product_attention(*parts, attn_mask=bias, **options))
     if rest:
-        found.append(query.new_zeros(*queries[-1].shape[:3], value.shape[-1]))
+        found.append(_zeros(queries[-1], value))
     return torch.cat(found, dim=2)
+
+
+def _zeros(query: Tensor, value: Tensor) -> Tensor:
+    """What attention gives for queries without a reader, or of padding."""
+    return query.new_zeros(*query.shape[:3], value.shape[-1])
 
 
 @functools.lru_cache(maxsize=64)

@@ -35,11 +35,16 @@ class Reader:
     def __init__(self) -> None:
         self.mask: SegmentMask | None = None
 
-    def heed(self, _: nn.Module, __: Any, given: dict[str, Any]) -> None:
+    def heed(
+        self, _: nn.Module, arguments: tuple[Any, ...], given: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """In front of attention, to which the mask comes in the backward pass again."""
         mask = given.get("attention_mask")
-        few = isinstance(mask, SegmentMask) and mask.places is not None
-        self.mask = mask if few else None
+        if not isinstance(mask, SegmentMask) or mask.places is None:
+            self.mask = None
+            return None
+        self.mask = mask
+        return arguments, {**given, "attention_mask": mask.last}
 
     def pick(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """In front of a module: (R, L, H) becomes (1, N, H)."""
