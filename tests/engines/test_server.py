@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import requests
+from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek import engines, load_registry
+from trl_deepseek.engines import client as engine_client
 from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError, RunError
 
@@ -138,6 +140,22 @@ def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str
     with pytest.raises(RunError, match=r"^the vLLM server at http://127"):
         ask("/generates")
     served.hangs.clear()
+
+
+def test_a_server_that_lives_and_never_meets_the_trainer_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meets_nobody(client: Any, device: Any) -> None:
+        client._post("/generates")
+
+    monkeypatch.setattr(engine_client, "MET_IN", 0.1)
+    monkeypatch.setattr(VLLMClient, "init_communicator", meets_nobody)
+    monkeypatch.setattr(VLLMClient, "_post", lambda client, path: requests.get(served.url + path))
+    client = engine_client.Client.__new__(engine_client.Client)
+    client._broken, client.communicator = threading.Event(), None
+    client.base_url, client.group_port = served.url, 51216
+    with pytest.raises(RunError, match=r"^what the vLLM server at http://127.* waits for does not"):
+        client.init_communicator("cuda")
 
 
 def test_a_vllm_that_cannot_be_imported_is_refused(

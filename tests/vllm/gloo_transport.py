@@ -13,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from torch.distributed import BroadcastOptions, PrefixStore, ProcessGroupGloo
+import torch.distributed
+
+c10d: Any = torch.distributed  # not all of which is declared
 
 
 class Communicator:
@@ -25,16 +27,16 @@ class Communicator:
 
     def __init__(self, group: Any, device: Any) -> None:
         self.group = group
-        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [ProcessGroupGloo.create_device(hostname="127.0.0.1")]
-        store = PrefixStore("gloo", group.store)
-        self.gloo = ProcessGroupGloo(store, group.rank, group.world_size, options)
+        options = c10d.ProcessGroupGloo._Options()
+        options._devices = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
+        store = c10d.PrefixStore("gloo", group.store)
+        self.gloo = c10d.ProcessGroupGloo(store, group.rank, group.world_size, options)
 
     def destroy(self) -> None:
-        self.gloo.abort()
+        self.gloo = None  # which closes the connection
 
     def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
-        options = BroadcastOptions()
+        options = c10d.BroadcastOptions()
         options.rootRank = src
         self.gloo.broadcast([tensor], options).wait()
 
@@ -58,12 +60,9 @@ REPLACED = (
 
 
 def install() -> None:
-    """In a process of the server's; linear layers keep their weights, so that new ones fit."""
-    from trl_deepseek.engines import cpu
-
+    """In a process of the server's, which unpacks and packs its linear layers by itself."""
     for module, name, value in REPLACED:
         setattr(importlib.import_module(module), name, value)
-    cpu.plain_linear_layers().__enter__()
 
 
 def replace_in_trainer(monkeypatch: Any) -> None:

@@ -71,8 +71,7 @@ class Server:
 
     def answer(self, prompts: list[list[int]], tokens: int) -> list[list[int]]:
         """What it says greedily, asked by nobody's client."""
-        asked = {"model": NAME, "prompt": prompts, "max_tokens": tokens, "temperature": 0.0}
-        told = requests.post(
-            f"{self.url}/v1/completions", json={**asked, "return_token_ids": True}, timeout=600
-        )
+        asked: Any = {"model": NAME, "prompt": prompts, "max_tokens": tokens, "temperature": 0.0}
+        asked["return_token_ids"] = True
+        told = requests.post(f"{self.url}/v1/completions", json=asked, timeout=600)
         return [choice["token_ids"] for choice in told.json()["choices"]]

@@ -17,11 +17,6 @@ NAME = "tiny-deepseek-llm"
 SLOWLY: Any = {"model": NAME, "prompt": "3 a12", "max_tokens": 100, "ignore_eos": True}
 
 
-def generates_for_long(url: str) -> None:
-    while True:
-        requests.post(f"{url}/v1/completions", json=SLOWLY, timeout=600).raise_for_status()
-
-
 def test_the_policys_own_server_is_taken_and_others_are_not(served: Any) -> None:
     options: Any = {"scaled": True, "answer": 127}
     server.check(served.url, NAME, served.tokenizer, **options)
@@ -36,9 +31,17 @@ def test_the_policys_own_server_is_taken_and_others_are_not(served: Any) -> None
 
 
 def test_one_that_hangs_ends_the_wait_for_an_answer(served: Any) -> None:
-    ask = server.watched(generates_for_long, served.url, 5.0)
+    over, ended = threading.Event(), threading.Event()
+
+    def generates_for_long() -> None:
+        while not over.is_set():
+            requests.post(f"{served.url}/v1/completions", json=SLOWLY, timeout=600)
+        ended.set()
+
     threading.Timer(1.0, served.each, [signal.SIGSTOP]).start()
     with pytest.raises(RunError, match="has not answered for 5 seconds"):
-        ask(served.url)
+        server.watched(generates_for_long, served.url, 5.0)()
+    over.set()
     served.each(signal.SIGCONT)
     served.wait()
+    assert ended.wait(600)  # one that takes new weights may not be asked for anything else

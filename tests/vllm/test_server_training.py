@@ -198,7 +198,12 @@ def test_a_server_that_hangs_while_weights_are_sent_ends_the_run(
 
     monkeypatch.setattr(group, "broadcast", waits)
     destroy = group.destroy
-    monkeypatch.setattr(group, "destroy", lambda: (destroy(), over.set()))
+
+    def ends() -> None:
+        destroy()
+        over.set()
+
+    monkeypatch.setattr(group, "destroy", ends)
     monkeypatch.setattr(server, "SILENT_FOR", 5.0)
     with pytest.raises(RunError, match=r"the policy's weights: the vLLM server at .* has not answ"):
         trainer.train()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ANSWER = ("prompt_ids", "completion_ids", "logprobs", "logprob_token_ids")
+MET_IN = 310.0  # seconds; vLLM gives a meeting of trainer and server up after 300
 _open: dict[int, Client] = {}  # by the port that they meet the server at
 
 
@@ -32,6 +33,7 @@ class Client(VLLMClient):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._broken = threading.Event()
+        self._failure: RunError | None = None
         super().__init__(*args, **kwargs)
         for asked in ("init_weight_transfer_engine", "update_weights"):
             # Not again where it failed: a server would wait for what has been sent once.
@@ -45,14 +47,22 @@ class Client(VLLMClient):
         before = _open.pop(self.group_port, None)
         if before is not None:
             before.close_communicator()
-        super().init_communicator(device)
+        # TRL waits for a server's answer when it has given up to meet the server.
+        given_up = threading.Timer(MET_IN, self._broken.set)
+        given_up.daemon = True
+        given_up.start()
+        try:
+            super().init_communicator(device)
+        finally:
+            given_up.cancel()
         _open[self.group_port] = self
 
     def _post(self, *args: Any, **kwargs: Any) -> Any:
         ask = server.watched(super()._post, self.base_url, server.SILENT_FOR, self._broken)
         try:
             return ask(*args, **kwargs)
-        except RunError:
+        except RunError as error:
+            self._failure = error
             if self.communicator is not None:  # a transfer would wait for the server for ever
                 self.communicator.destroy()
             raise
@@ -60,7 +70,11 @@ class Client(VLLMClient):
     def update_named_params(
         self, metadata: Any, named_params: Iterator[tuple[str, Tensor]]
     ) -> None:
-        """As TRL's, where a fault of ours also ends the wait for a server that awaits the rest."""
+        """As TRL's, where a fault of either side ends the wait of the other.
+
+        Raises:
+            RunError: The server is gone or failed; the transfer that was cut off says less.
+        """
 
         def told() -> Iterator[tuple[str, Tensor]]:
             try:
@@ -69,7 +83,13 @@ class Client(VLLMClient):
                 self._broken.set()
                 raise
 
-        super().update_named_params(metadata, told())
+        self._broken.clear()
+        try:
+            super().update_named_params(metadata, told())
+        except Exception:
+            if self._broken.is_set() or self._failure is None:
+                raise
+            raise self._failure from None
 
     def generate(self, prompts: Any, *args: Any, max_tokens: int, **kwargs: Any) -> Any:
         """As TRL's, for as long as there is room: a server refuses what an engine here cuts.
