@@ -36,7 +36,7 @@ class Client(VLLMClient):
         self._failure: RunError | None = None
         super().__init__(*args, **kwargs)
         for asked in ("init_weight_transfer_engine", "update_weights"):
-            # Not again where it failed: a server would wait for what has been sent once.
+            # Not again where it failed: weights are sent once, and the server has said why.
             self.session.mount(f"{self.base_url}/{asked}", HTTPAdapter())
         served = self.get_server_info()["model_config"]
         self.room = int(served["max_model_len"])
