@@ -165,8 +165,13 @@ TABLE = [
         "trl.generation.vllm_generation.VLLMGeneration", "_iter_named_params",
         "engines/policy.py", "weights merged beside the base", "",
     ),
+    Name("trl.generation.vllm_client", "VLLMClient", "engines/client.py", "our base"),
     Name(
-        "trl.generation.vllm_client.VLLMClient", "_post", "engines/policy.py",
+        "trl.generation.vllm_client.VLLMClient", "update_named_params", "engines/client.py",
+        "ends with the side that fails", "metadata named_params",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_post", "engines/client.py",
         "waits no longer than the server lives", "url kwargs",
     ),
     Name(

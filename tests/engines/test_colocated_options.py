@@ -119,8 +119,7 @@ def test_what_a_tool_loop_goes_on_with_counts_for_the_completion(
     monkeypatch.setattr(VLLMGeneration, "generate", lambda *_: "answered")
     engine = Policy.__new__(Policy)
     engine.mode, engine.max_completion_length, engine.goes_on = "colocate", 10, False
-    model = SimpleNamespace(max_model_len=16)
-    engine.llm = SimpleNamespace(llm_engine=SimpleNamespace(model_config=model))
+    engine.room = 16
     assert engine.generate([[1] * 6], None, 1) == "answered"
     assert Trainer(engine)._tool_call_loop(engine) == "answered"
     with pytest.raises(RunError, match=r"^a prompt of 12 tokens and a completion of 10 do not fit"):

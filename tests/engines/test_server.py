@@ -19,8 +19,10 @@ from typing import Any
 
 import pytest
 import requests
+from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek import engines, load_registry
+from trl_deepseek.engines import client as engine_client
 from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError, RunError
 
@@ -35,7 +37,12 @@ class Served:
         self.says: dict[str, Any] = {
             "/health": {},
             "/v1/models": {"data": [{"id": "policy", "root": "/models/policy"}]},
-            "/server_info": {"vllm_config": {"model_config": {"logprobs_mode": "raw_logprobs"}}},
+            "/server_info": {
+                "vllm_config": {
+                    "model_config": {"logprobs_mode": "raw_logprobs", "max_model_len": 64},
+                    "weight_transfer_config": {"backend": "nccl"},
+                }
+            },
             "/tokenize": {"tokens": IDS},
         }
         self.hangs = threading.Event()
@@ -81,7 +88,7 @@ def served() -> Iterator[Served]:
 
 
 def test_the_policys_own_server_is_taken(served: Served) -> None:
-    server.check(served.url, "org/policy", TOKENIZER, scaled=False)
+    server.check(served.url, "org/policy", TOKENIZER, scaled=False, answer=63)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +96,8 @@ def test_the_policys_own_server_is_taken(served: Served) -> None:
     [
         ("/health", None, False, "no vLLM answers at URL: HTTPError"),
         ("/v1/models", {"data": []}, False, "no vLLM answers at URL: IndexError"),
-        ("/server_info", None, False, "the server at URL takes no weights: it was not started"),
+        ("/server_info", None, False, "it was not started with VLLM_SERVER_DEV_MODE=1"),
+        ("/server_info", {}, False, "it was not started with --weight-transfer-config"),
         ("/v1/models", {"data": [{"id": "other"}]}, False, "serves 'other', and the policy is"),
         ("/tokenize", {"tokens": IDS[:-1]}, False, "has another tokenizer than 'org/policy'"),
         ("/health", {}, True, "reports log-probs of temperature 1 (--logprobs-mode raw_logprobs)"),
@@ -100,18 +108,27 @@ def test_another_server_is_refused_with_the_command_that_starts_the_right_one(
 ) -> None:
     served.says[path] = says
     with pytest.raises(ConfigError) as raised:
-        server.check(served.url, "org/policy", TOKENIZER, scaled=scaled)
+        server.check(served.url, "org/policy", TOKENIZER, scaled=scaled, answer=63)
     message = str(raised.value).replace(served.url, "URL")
     assert message.startswith("vllm_mode server: ")
     assert words in message
     assert message.endswith("\n  start it beforehand: trl vllm-serve --model org/policy")
 
 
+def test_a_completion_for_which_the_server_has_no_room_is_refused(served: Served) -> None:
+    with pytest.raises(
+        ConfigError,
+        match=r"^max_completion_length is 64: with a prompt that is more than the 64 tokens of the "
+        r"server at .*\n  ask for fewer, or start it with a greater --max_model_len$",
+    ):
+        server.check(served.url, "org/policy", TOKENIZER, scaled=False, answer=64)
+
+
 def test_no_server_is_told_at_once() -> None:
     with pytest.raises(
         ConfigError, match=r"no vLLM answers at http://127\.0\.0\.1:9: ConnectionErr"
     ):
-        server.check("http://127.0.0.1:9", "org/policy", TOKENIZER, scaled=False)
+        server.check("http://127.0.0.1:9", "org/policy", TOKENIZER, scaled=False, answer=63)
 
 
 @pytest.mark.parametrize("how", ["hangs", "is killed"])
@@ -123,6 +140,22 @@ def test_a_server_that_is_gone_in_mid_run_ends_the_wait(served: Served, how: str
     with pytest.raises(RunError, match=r"^the vLLM server at http://127"):
         ask("/generates")
     served.hangs.clear()
+
+
+def test_a_server_that_lives_and_never_meets_the_trainer_is_given_up(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def meets_nobody(client: Any, device: Any) -> None:
+        client._post("/generates")
+
+    monkeypatch.setattr(engine_client, "MET_IN", 0.1)
+    monkeypatch.setattr(VLLMClient, "init_communicator", meets_nobody)
+    monkeypatch.setattr(VLLMClient, "_post", lambda client, path: requests.get(served.url + path))
+    client = engine_client.Client.__new__(engine_client.Client)
+    client._broken, client.communicator = threading.Event(), None
+    client.base_url, client.group_port = served.url, 51216
+    with pytest.raises(RunError, match=r"^what the vLLM server at http://127.* waits for does not"):
+        client.init_communicator("cuda")
 
 
 def test_a_vllm_that_cannot_be_imported_is_refused(

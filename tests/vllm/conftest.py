@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from trl_deepseek.sources import import_file
+
 collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 
 # Read by vLLM when it starts: GiB for keys and values, and threads that stay where they are.
@@ -43,7 +45,6 @@ def build(tmp_path: Path) -> Iterator[Build]:
         of_trainer = {name: given.pop(name) for name in ("peft_config",) if name in given}
         options: dict[str, Any] = {
             "use_vllm": True,
-            "vllm_max_model_length": 128,
             "max_completion_length": 8,
             "per_device_train_batch_size": 8,
             "num_generations": 4,
@@ -54,13 +55,16 @@ def build(tmp_path: Path) -> Iterator[Build]:
             "report_to": "none",
             "save_strategy": "no",
             "disable_tqdm": True,
+            **given,
         }
+        if options["use_vllm"] and "vllm_mode" not in options:
+            options.setdefault("vllm_max_model_length", 128)
         rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
         built.append(
             GRPOTrainer(
                 model,
                 reward_funcs=reward,
-                args=GRPOConfig(output_dir=str(tmp_path / folder), **{**options, **given}),
+                args=GRPOConfig(output_dir=str(tmp_path / folder), **options),
                 train_dataset=Dataset.from_list(rows * 4),
                 **of_trainer,
             )
@@ -70,6 +74,43 @@ def build(tmp_path: Path) -> Iterator[Build]:
     yield trainer
     for each in built:
         if each.use_vllm:
-            each.vllm_generation.llm.llm_engine.engine_core.shutdown()
-            del each.vllm_generation.llm
+            each.vllm_generation.end()
+            vars(each.vllm_generation).pop("llm", None)
     gc.collect()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    """Those that were started; all but the last are dead."""
+    started: list[Any] = []
+    yield started
+    for each in started:
+        each.end()
+
+
+@pytest.fixture
+def serve(servers: list[Any], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Any]:
+    """Gives a vLLM server that lives, of the embedded model that is trained."""
+    serving: Any = import_file(Path(__file__).parent / "serving.py")
+
+    def living() -> Any:
+        if not servers or servers[-1].process.poll() is not None:
+            servers.append(serving.Server(tmp_path_factory.mktemp("server")))
+            servers[-1].wait()
+        return servers[-1]
+
+    return living
+
+
+@pytest.fixture
+def served(serve: Callable[[], Any]) -> Any:
+    return serve()
+
+
+@pytest.fixture
+def build_on_server(build: Build, served: Any, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Builds a trainer as ``build`` does, whose engine is the server."""
+    transport: Any = import_file(Path(__file__).parent / "gloo_transport.py")
+    transport.replace_in_trainer(monkeypatch)
+    options = {"vllm_mode": "server", "vllm_server_base_url": served.url}
+    return lambda folder="run", **given: build(folder, **{**options, **given})

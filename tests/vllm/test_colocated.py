@@ -13,74 +13,43 @@ from peft import LoraConfig
 from trl_deepseek import generation, load_registry
 from trl_deepseek.errors import ConfigError, RunError
 from trl_deepseek.generation import completing
-from trl_deepseek.rollouts.history import read
+from trl_deepseek.sources import import_file
 
 Build = Callable[..., Any]
-
-GREEDY = {
-    "top_k": 1,
-    "vllm_importance_sampling_correction": False,
-    "advantage": "plain",  # others add up to 0 where all completions of a prompt are the same
-}
-
-
-def by_length(completions: list[Any], **_: Any) -> list[float]:
-    return [float(len(completion[0]["content"]) % 5) for completion in completions]
-
-
-def saved(folder: Path) -> list[tuple[int, Any, list[int], dict[str, Any]]]:
-    return [(row.step, row.prompt, row.completion_ids, dict(row.scores)) for row in read(folder)]
-
-
-def weights_of(trainer: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-
-
-PLAIN = """
-from trl_deepseek import hookimpl
-
-@hookimpl
-def register_advantages(register):
-    register("plain", plain)
-
-def plain(scores, weights):
-    return scores[..., 0]
-"""
+runs: Any = import_file(Path(__file__).parent / "runs.py")
 
 
 def test_three_greedy_steps_are_those_of_transformers(build: Build, tmp_path: Path) -> None:
-    file = tmp_path / "plain.py"
-    file.write_text(PLAIN)
-    greedy = {**GREEDY, "plugins": [str(file)]}
+    greedy = runs.greedy(tmp_path)
     theirs = build("without", use_vllm=False, **greedy)
     theirs.train()
     ours = build("with", **greedy)
     ours.train()
-    rows = saved(tmp_path / "with")
-    assert rows == saved(tmp_path / "without")
+    rows = runs.saved(tmp_path / "with")
+    assert rows == runs.saved(tmp_path / "without")
     # the weights of each step reached the engine: what it answers to a prompt changes with them
     answers: dict[str, set[tuple[int, ...]]] = {str(prompt): set() for _, prompt, _, _ in rows}
     for _, prompt, ids, _ in rows:
         answers[str(prompt)].add(tuple(ids))
     assert max(map(len, answers.values())) > 1
-    expected = weights_of(theirs)
-    for name, tensor in weights_of(ours).items():
+    expected = runs.weights_of(theirs)
+    for name, tensor in runs.weights_of(ours).items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5)
 
 
 def test_a_run_that_goes_on_from_a_checkpoint_ends_as_the_whole_one(
     build: Build, tmp_path: Path
 ) -> None:
-    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "reward": by_length}
+    options = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4, "reward": runs.by_length}
     whole = build("run", **options)
     whole.train()
-    expected, rows = weights_of(whole), saved(tmp_path / "run")
+    expected, rows = runs.weights_of(whole), runs.saved(tmp_path / "run")
     again = build("run", **options)
     again.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
-    assert saved(tmp_path / "run")[len(rows) :] == [row for row in rows if row[0] >= 2]
-    for name, tensor in weights_of(again).items():
+    assert runs.saved(tmp_path / "run")[len(rows) :] == [row for row in rows if row[0] >= 2]
+    for name, tensor in runs.weights_of(again).items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=0)
-    gaps = [row["sampling/gap_after_sync"] for row in whole.state.log_history if "loss" in row]
+    gaps = runs.gaps(whole)
     assert len(gaps) == 4
     assert max(gaps) < 1e-4
 
@@ -89,8 +58,8 @@ def test_noise_is_in_the_policy_alone_and_the_ratio_begins_at_one(
     build: Build, tmp_path: Path
 ) -> None:
     seen: list[bool] = []
-    build("plain", max_steps=1, reward=by_length).train()
-    noised = build("noised", noise="neftune", noise_alpha=5.0, max_steps=1, reward=by_length)
+    build("plain", max_steps=1, reward=runs.by_length).train()
+    noised = build("noised", noise="neftune", noise_alpha=5.0, max_steps=1, reward=runs.by_length)
     compute = noised._compute_loss
 
     def heard(model: Any, inputs: Any) -> Any:
@@ -99,7 +68,7 @@ def test_noise_is_in_the_policy_alone_and_the_ratio_begins_at_one(
 
     noised._compute_loss = heard
     noised.train()
-    assert saved(tmp_path / "noised") == saved(tmp_path / "plain")
+    assert runs.saved(tmp_path / "noised") == runs.saved(tmp_path / "plain")
     assert noised.embedding_noise.firings == 1
     assert seen == [False]
     (logged,) = (row for row in noised.state.log_history if "loss" in row)
@@ -111,13 +80,13 @@ def test_lora_reaches_the_engine_and_leaves_the_base_as_it_was(
     build: Build, quantization: str | None
 ) -> None:
     config = LoraConfig(r=8, lora_alpha=64, target_modules="all-linear", lora_dropout=0.1)
-    trainer = build(quantization=quantization, peft_config=config, reward=by_length)
-    before = {k: v for k, v in weights_of(trainer).items() if "lora_" not in k}
+    trainer = build(quantization=quantization, peft_config=config, reward=runs.by_length)
+    before = {k: v for k, v in runs.weights_of(trainer).items() if "lora_" not in k}
     trainer.train()
-    gaps = [row["sampling/gap_after_sync"] for row in trainer.state.log_history if "loss" in row]
+    gaps = runs.gaps(trainer)
     assert len(gaps) == 3
     assert max(gaps) < (1e-4 if quantization is None else 2e-2)
-    after = weights_of(trainer)
+    after = runs.weights_of(trainer)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert any(v.abs().max() > 0 for k, v in after.items() if "lora_B" in k)
 
@@ -125,7 +94,7 @@ def test_lora_reaches_the_engine_and_leaves_the_base_as_it_was(
 def test_an_engine_with_old_weights_ends_the_run(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = build(reward=by_length, learning_rate=3e-2)
+    trainer = build(reward=runs.by_length, learning_rate=3e-2)
     sync = trainer.vllm_generation._iter_named_params
     pushed: list[None] = []
 

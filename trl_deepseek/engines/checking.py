@@ -210,7 +210,23 @@ def check_server(args: Any, model: str, tokenizer: Any) -> None:
     """Refuse a server that is not there or not the policy's; see :mod:`.server`.
 
     Raises:
-        ConfigError: Also without a GPU, from which TRL sends weights to a server.
+        ConfigError: Also without a GPU.
+    """
+    check_sender()
+    server.check(
+        server.address(args),
+        model,
+        tokenizer,
+        scaled=args.temperature != 1,
+        answer=args.max_completion_length,
+    )
+
+
+def check_sender() -> None:
+    """Refuse a machine without a GPU, from which TRL sends weights to a server.
+
+    Raises:
+        ConfigError: There is none.
     """
     import torch
 
@@ -219,7 +235,6 @@ def check_server(args: Any, model: str, tokenizer: Any) -> None:
             "vllm_mode server: weights go to a server by NCCL, from a GPU, and there is none here\n"
             "  --vllm_mode colocate"
         )
-    server.check(server.address(args), model, tokenizer, scaled=args.temperature != 1)
 
 
 def check_architecture(config: Any) -> None:

@@ -13,10 +13,12 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from trl.generation import vllm_generation
 from trl.generation.vllm_generation import VLLMGeneration
 
-from trl_deepseek.engines import server, weights
+from trl_deepseek.engines import weights
+from trl_deepseek.engines.client import Client
 from trl_deepseek.engines.starting import starting, written
 from trl_deepseek.errors import RunError, boundary
 
@@ -31,6 +33,7 @@ class Policy(VLLMGeneration):
 
     Attributes:
         source: What a colocated engine is started from; None to write the model to a folder.
+        room: Tokens that a prompt and its completion may have together.
         synced: How often it was given the policy's weights.
         goes_on: Whether completions that have begun are generated further, behind results of tools.
     """
@@ -42,11 +45,16 @@ class Policy(VLLMGeneration):
 
     def _init_vllm(self) -> None:
         if self.mode == "server":
-            with boundary(RunError, "the vLLM server cannot be used"):
+            with (
+                boundary(RunError, "the vLLM server cannot be used"),
+                _replaced("VLLMClient", Client),
+            ):
                 super()._init_vllm()
+            held = [None]
             if self.accelerator.is_main_process:
-                client = self.vllm_client
-                client._post = server.watched(client._post, client.base_url)
+                held = [self.vllm_client.room]
+                self._say_precision(self.vllm_client.dtype)
+            (self.room,) = broadcast_object_list(held)
             return
         with (
             written(self.model, self.processing_class, self.source) as folder,
@@ -54,7 +62,9 @@ class Policy(VLLMGeneration):
             _built_with(model=folder, dtype=self._dtype(), quantization=None),
         ):
             super()._init_vllm()
-        self._say_precision()
+        config = self.llm.llm_engine.model_config
+        self.room = config.max_model_len
+        self._say_precision(config.dtype)
 
     def _dtype(self) -> torch.dtype:
         """What the trainer computes in; of itself an engine takes 16 bits for weights in 32."""
@@ -62,12 +72,18 @@ class Policy(VLLMGeneration):
         dtype: torch.dtype = mixed.get(self.accelerator.mixed_precision, self.model.dtype)
         return dtype
 
-    def _say_precision(self) -> None:
-        held = str(self.llm.llm_engine.model_config.dtype).removeprefix("torch.")
-        trained = str(self.model.dtype).removeprefix("torch.")
-        if self.accelerator.is_main_process:
-            where = "" if held == trained else f"; it is trained in {trained}"
-            logger.info("vLLM holds the policy in %s%s", held, where)
+    def _say_precision(self, held: torch.dtype) -> None:
+        computes = self._dtype()
+        if held != computes:  # of a server, which is started by others
+            logger.warning(
+                "the vLLM server computes in %s, and the trainer in %s, so that their log-probs "
+                "differ: start it with --dtype %s",
+                *map(_word, (held, computes, computes)),
+            )
+        elif self.accelerator.is_main_process:
+            same = held == self.model.dtype
+            where = "" if same else f"; it is trained in {_word(self.model.dtype)}"
+            logger.info("vLLM holds the policy in %s%s", _word(held), where)
 
     def _iter_named_params(self) -> Iterator[tuple[str, Tensor]]:
         if self._dist.is_fsdp or self.accelerator.distributed_type == "DEEPSPEED":
@@ -92,14 +108,16 @@ class Policy(VLLMGeneration):
         Raises:
             RunError: Prompt and completion do not fit into it, or it failed.
         """
-        if self.mode == "colocate" and prompts and not self.goes_on:
-            room = self.llm.llm_engine.model_config.max_model_len
+        if prompts and not self.goes_on:
             longest = max(map(len, prompts))
-            if longest + self.max_completion_length > room:
+            needed = longest + self.max_completion_length
+            if needed > self.room:
+                served = self.mode == "server"
+                option = "the server's --max_model_len" if served else "--vllm_max_model_length"
                 raise RunError(
                     f"a prompt of {longest} tokens and a completion of "
-                    f"{self.max_completion_length} do not fit into the {room} of the engine\n"
-                    f"  --vllm_max_model_length {longest + self.max_completion_length}, or more"
+                    f"{self.max_completion_length} do not fit into the {self.room} of the engine\n"
+                    f"  {option} {needed}, or more"
                 )
         with boundary(_failed):
             return super().generate(prompts, *args, **kwargs)
@@ -129,18 +147,28 @@ class Policy(VLLMGeneration):
             self.__dict__.update(kept)
 
 
-@contextlib.contextmanager
-def _built_with(**options: Any) -> Iterator[None]:
+def _built_with(**options: Any) -> contextlib.AbstractContextManager[None]:
     """Within it, TRL builds its engine with these options in the place of its own.
 
     Weights are sent in 16 bits or more, so that an engine holds no quantized ones.
     """
     kept = vllm_generation.LLM
-    vllm_generation.LLM = lambda **given: kept(**{**given, **options})
+    return _replaced("LLM", lambda **given: kept(**{**given, **options}))
+
+
+@contextlib.contextmanager
+def _replaced(name: str, value: Any) -> Iterator[None]:
+    """Within it, TRL's module finds ``value`` under ``name``."""
+    kept = getattr(vllm_generation, name)
+    setattr(vllm_generation, name, value)
     try:
         yield
     finally:
-        vllm_generation.LLM = kept
+        setattr(vllm_generation, name, kept)
+
+
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _failed(message: str) -> RunError:

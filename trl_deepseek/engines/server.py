@@ -29,7 +29,7 @@ def address(args: Any) -> str:
     return (given or f"http://{args.vllm_server_host}:{args.vllm_server_port}").rstrip("/")
 
 
-def check(url: str, model: str, tokenizer: Any, *, scaled: bool) -> None:
+def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) -> None:
     """Refuse a server that cannot be reached, or serves another model.
 
     Args:
@@ -37,6 +37,7 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool) -> None:
         model: Name of the policy.
         tokenizer: Of the policy.
         scaled: Whether log-probs are asked for at another temperature than 1.
+        answer: Tokens of the longest completion.
 
     Raises:
         ConfigError: Says what is wrong with it and how to start the right one.
@@ -77,7 +78,19 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool) -> None:
             f"text it makes {len(theirs)} tokens where the policy's makes {len(ours)}, or others"
             f"{start}"
         )
-    mode = info.json().get("vllm_config", {}).get("model_config", {}).get("logprobs_mode")
+    config = info.json().get("vllm_config", {})
+    if config.get("weight_transfer_config") is None:
+        raise ConfigError(
+            f"vllm_mode server: the server at {url} takes no weights: it was not started with "
+            f"--weight-transfer-config{start}"
+        )
+    room = config.get("model_config", {}).get("max_model_len")
+    if room is not None and answer >= room:
+        raise ConfigError(
+            f"max_completion_length is {answer}: with a prompt that is more than the {room} tokens "
+            f"of the server at {url}\n  ask for fewer, or start it with a greater --max_model_len"
+        )
+    mode = config.get("model_config", {}).get("logprobs_mode")
     if scaled and mode is not None and mode != "processed_logprobs":
         raise ConfigError(
             f"vllm_mode server: the server at {url} reports log-probs of temperature 1 "
@@ -92,7 +105,10 @@ def _get(url: str, path: str) -> Any:
 
 
 def watched(
-    post: Callable[..., Any], url: str, silent_for: float = SILENT_FOR
+    post: Callable[..., Any],
+    url: str,
+    silent_for: float = SILENT_FOR,
+    broken: threading.Event | None = None,
 ) -> Callable[..., Any]:
     """``post``, which may wait for as long as the server lives and no longer.
 
@@ -100,6 +116,7 @@ def watched(
         post: A blocking request to the server.
         url: Of the server.
         silent_for: Seconds without a sign of life after which it is given up.
+        broken: Is set where the server waits for what will not come.
     """
 
     def ask(*args: Any, **kwargs: Any) -> Any:
@@ -120,6 +137,8 @@ def watched(
             thread.join(min(1.0, silent_for))
             if not thread.is_alive():
                 break
+            if broken is not None and broken.is_set():
+                raise RunError(f"what the vLLM server at {url} waits for does not come")
             if _lives(url, silent_for):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= silent_for:

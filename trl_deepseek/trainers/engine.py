@@ -66,7 +66,8 @@ class EngineTraining:
         """
         engine = self.vllm_generation
         if _changed(engine):
-            with engine.plainly(TOKENS):
+            # No more than a completion may have: prompts have room for one, perhaps for no more.
+            with engine.plainly(min(TOKENS, engine.max_completion_length)):
                 _, completions, logps, _ = engine.generate(prompts[:PROVED], None, 1)
             logps = [[token[0] for token in row] for row in logps]
         prompts, completions = prompts[:PROVED], [ids[:TOKENS] for ids in completions[:PROVED]]
