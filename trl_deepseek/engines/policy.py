@@ -21,6 +21,7 @@ from trl_deepseek.engines import weights
 from trl_deepseek.engines.client import Client
 from trl_deepseek.engines.starting import starting, written
 from trl_deepseek.errors import RunError, boundary
+from trl_deepseek.replacing import replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,7 +48,7 @@ class Policy(VLLMGeneration):
         if self.mode == "server":
             with (
                 boundary(RunError, "the vLLM server cannot be used"),
-                _replaced("VLLMClient", Client),
+                replaced(vllm_generation, VLLMClient=Client),
             ):
                 super()._init_vllm()
             held = [None]
@@ -153,18 +154,7 @@ def _built_with(**options: Any) -> contextlib.AbstractContextManager[None]:
     Weights are sent in 16 bits or more, so that an engine holds no quantized ones.
     """
     kept = vllm_generation.LLM
-    return _replaced("LLM", lambda **given: kept(**{**given, **options}))
-
-
-@contextlib.contextmanager
-def _replaced(name: str, value: Any) -> Iterator[None]:
-    """Within it, TRL's module finds ``value`` under ``name``."""
-    kept = getattr(vllm_generation, name)
-    setattr(vllm_generation, name, value)
-    try:
-        yield
-    finally:
-        setattr(vllm_generation, name, kept)
+    return replaced(vllm_generation, LLM=lambda **given: kept(**{**given, **options}))
 
 
 def _word(dtype: torch.dtype) -> str:

@@ -13,7 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 
 from trl_deepseek.adapters import lora
 from trl_deepseek.errors import ConfigError
-from trl_deepseek.trainers.trl_grpo import replaced
+from trl_deepseek.replacing import replaced
+from trl_deepseek.trainers.trl_grpo import grpo_trainer
 
 if TYPE_CHECKING:
     from trl_deepseek.trainers.inputs import Inputs
@@ -54,4 +55,4 @@ def has_adapter(model: Any) -> bool:
 
 def allowed() -> AbstractContextManager[None]:
     """Around the constructor of TRL's GRPO; the name serves it for nothing but to refuse."""
-    return replaced("BaseTunerLayer", ())  # nothing is an instance of it
+    return replaced(grpo_trainer, BaseTunerLayer=())  # nothing is an instance of it

@@ -14,10 +14,11 @@ import torch
 
 from trl_deepseek import engines, noise, quantization
 from trl_deepseek.errors import RunError
+from trl_deepseek.replacing import replaced
 from trl_deepseek.trainers import replaying
 from trl_deepseek.trainers.configs import GRPOConfig
 from trl_deepseek.trainers.inputs import Inputs, config_of
-from trl_deepseek.trainers.trl_grpo import replaced
+from trl_deepseek.trainers.trl_grpo import grpo_trainer
 
 PROVED = 4  # sequences of a process whose log-probs are compared after each sync
 TOKENS = 32  # of each
@@ -139,7 +140,7 @@ def policy_in(inputs: Any) -> contextlib.AbstractContextManager[None]:
     from trl_deepseek.engines.policy import Policy
 
     source = inputs.model if isinstance(inputs.model, str) else None
-    return replaced("VLLMGeneration", partial(Policy, source=source))
+    return replaced(grpo_trainer, VLLMGeneration=partial(Policy, source=source))
 
 
 def check_engine(inputs: Inputs) -> None:

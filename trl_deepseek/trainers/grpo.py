@@ -26,6 +26,7 @@ from trl_deepseek import chat, data, rewards
 from trl_deepseek.checkpoints.states import Stateful
 from trl_deepseek.errors import RewardError
 from trl_deepseek.policy.plan import PolicyPlan, plan
+from trl_deepseek.replacing import replaced
 from trl_deepseek.rewards import verifiers, weights
 from trl_deepseek.rewards.contract import Settings
 from trl_deepseek.rewards.placing import Guards
@@ -42,7 +43,7 @@ from trl_deepseek.trainers.replaying import ReplayedRollouts
 from trl_deepseek.trainers.sampling import SampledAsTrained
 from trl_deepseek.trainers.scoring import ScoredCompletions
 from trl_deepseek.trainers.tool_use import ToolUse
-from trl_deepseek.trainers.trl_grpo import replaced
+from trl_deepseek.trainers.trl_grpo import grpo_trainer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -319,7 +320,7 @@ def _reference_in_memory(inputs: Inputs) -> contextlib.AbstractContextManager[No
     copied = reference.copy_in_memory(inputs) if inputs.args.beta else None
     if copied is None:
         return contextlib.nullcontext()
-    return replaced("create_model_from_path", lambda *_args, **_kwargs: copied)
+    return replaced(grpo_trainer, create_model_from_path=lambda *_args, **_kwargs: copied)
 
 
 __all__ = ["GRPOConfig", "GRPOTrainer"]

@@ -7,11 +7,10 @@ TRL's own pass, ``_get_per_token_logps_and_entropies``, the entropy bonus from T
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from trl_deepseek.policy.objective import Objective
 from trl_deepseek.policy.plan import PolicyPlan
 from trl_deepseek.policy.reductions import reduce
 from trl_deepseek.policy_types import TokenLogps
+from trl_deepseek.replacing import replaced
 from trl_deepseek.trainers.trl_grpo import grpo_trainer
 
 # What a batch carries for TRL's pass besides its tokens.
@@ -194,7 +194,7 @@ class PolicyTrainer(grpo_trainer.GRPOTrainer):
             "sampling_per_token_logps": logps,
         }
         apart: Any = {name: defaultdict(list) for name in ("train", "eval")}
-        with _replaced(
+        with replaced(
             self,
             _get_per_token_logps_and_entropies=lambda *_, **__: (logps, entropies, None),
             _metrics=apart,
@@ -211,18 +211,3 @@ def _identity(prompt: Any) -> int:
     """A number for a prompt, the same in every process and every run."""
     text = json.dumps(prompt, sort_keys=True, default=str).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.sha256(text).digest()[:7], "big")
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, **attributes: Any) -> Iterator[None]:
-    """Attributes of an instance, for a while."""
-    before = dict(vars(owner))
-    vars(owner).update(attributes)
-    try:
-        yield
-    finally:
-        for name in attributes:
-            if name in before:
-                vars(owner)[name] = before[name]
-            else:
-                del vars(owner)[name]
