@@ -189,6 +189,7 @@ TABLE = [
     Name(GRPO, "reward_func_names", "trainers/grpo.py", "what scores are called"),
     Name("peft.tuners.lora", "Linear", "adapters/fused.py", "plain LoRA"),
     Name("peft.tuners.lora.Linear", "forward", "adapters/fused.py", "how it adds", "x args kwargs"),
+    Name("accelerate.Accelerator", "_original_forward", "segments/exactness.py", "autocast inside"),
     Name("torch.nn.Module", "_forward_pre_hooks", "adapters/fused.py", "what a call would do"),
     Name("torch.nn.Module", "_forward_hooks", "adapters/fused.py", "what a call would do"),
     # all trainers: what is saved and loaded
@@ -407,6 +408,7 @@ NOT_OF_A_LIBRARY = {
     *("_trl_deepseek_template", "_trl_deepseek_base_eos", "_trl_deepseek_said"),
     "_trl_deepseek_plain",
     "_trl_deepseek_engine",
+    "_trl_deepseek_reader",
 }
 
 

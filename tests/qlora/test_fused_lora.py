@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from torch import nn
 
-from trl_deepseek import SFTConfig, SFTTrainer, load_registry
+from trl_deepseek import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer, load_registry
 from trl_deepseek.adapters.fused import FusedLinear, fuse
 
 
@@ -61,6 +61,7 @@ def test_a_layer_is_the_papers_formula() -> None:
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     whole = layer.base_layer.weight + 7 / 3 * b @ a
     torch.testing.assert_close(layer(rows()), rows() @ whole.T)
+    torch.testing.assert_close(layer(rows()[0, 0]), rows()[0, 0] @ whole.T)
 
 
 ROUNDING = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 0.02}
@@ -184,3 +185,25 @@ def test_a_trainer_fuses_what_it_trains_but_with_sharing_off(tmp_path: Path) -> 
         layers = [each for each in held.modules() if isinstance(each, Linear)]
         assert layers
         assert {type(each) for each in layers} == {kind}
+
+
+def test_with_sharing_off_a_reference_that_another_trainer_had_is_as_trl_holds_it(
+    tmp_path: Path,
+) -> None:
+    lora = LoraConfig(r=2, target_modules=["q_proj"])
+    reference = get_peft_model(load_registry().models["tiny-deepseek-llm"]()[0], lora)
+    before = trainer_of(tmp_path / "sft", reference, "auto")
+    model, tokenizer = load_registry().models["tiny-deepseek-llm"]()
+    rows = {"prompt": ["1+1="] * 2, "chosen": ["2"] * 2, "rejected": ["3"] * 2}
+    args = DPOConfig(
+        output_dir=str(tmp_path / "dpo"), prefix_sharing="off", report_to="none", use_cpu=True,
+        max_steps=1, bf16=False,
+    )  # fmt: skip
+    off = DPOTrainer(
+        model=model, ref_model=reference, args=args, train_dataset=Dataset.from_dict(rows),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    assert not any(type(each) is FusedLinear for each in off.ref_model.modules())
+    before._fuse_adapters()  # as another trainer of the same model does
+    off.train()
+    assert not any(type(each) is FusedLinear for each in off.ref_model.modules())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import (
@@ -134,6 +136,42 @@ def test_adapters_of_the_last_layer_are_trained_as_without() -> None:
     lora = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
     model = get_peft_model(built(), lora).double().train()
     assert_alike(model, batch())
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoraConfig(r=2, target_modules="all-linear", use_dora=True, init_lora_weights=False),
+        LoraConfig(r=2, target_modules=["q_proj"], use_dora=True, init_lora_weights=False),
+        IA3Config(
+            target_modules=["k_proj", "down_proj"], feedforward_modules=["down_proj"],
+            init_ia3_weights=False,
+        ),
+    ],
+)  # fmt: skip
+def test_other_adapters_than_lora_are_trained_as_without(adapter: Any) -> None:
+    model = get_peft_model(built(), adapter).double().train()
+    assert_alike(model, batch())
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_of_a_model_that_has_been_shared_is_shared_too(copied: Any) -> None:
+    model = built()
+    assert_alike(model, batch())
+    twin = copied(model)
+    assert_alike(twin, batch())
+    counts = seen(twin, lambda: PrefixSharing("on").token_logps(twin, **batch()))
+    assert [each[-1] for each in counts] == [TOKENS, TOKENS, READ]
+
+
+def test_modules_of_the_last_layer_may_be_called_by_others_afterwards() -> None:
+    model = built()
+    last = model.model.layers[-1]
+    x = torch.randn(3, 11, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    before = last.mlp(x), last.self_attn.q_proj(x)
+    PrefixSharing("on").token_logps(model, **batch())
+    assert torch.equal(last.mlp(x), before[0])
+    assert torch.equal(last.self_attn.q_proj(x), before[1])
 
 
 def test_a_classifier_is_handed_the_tokens_that_are_scored() -> None:

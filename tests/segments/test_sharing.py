@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from functools import partial
 from typing import Any
 
@@ -71,6 +73,26 @@ def assert_alike(model: Any, rows: dict[str, Any], **given: Any) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_values_and_gradients_are_those_of_the_batch(name: str, attention: str) -> None:
     assert_alike(build(name, attention), batch())
+
+
+def test_a_model_that_accelerate_trains_in_16_bits_is_shared() -> None:
+    script = """
+import torch
+from accelerate import Accelerator
+from trl_deepseek import load_registry
+from trl_deepseek.segments import PrefixSharing
+model = load_registry().models["tiny-deepseek-llm"](seed=0)[0].train()
+model = Accelerator(mixed_precision="bf16", cpu=True).prepare_model(model)
+ids = torch.randint(3, 200, (2, 20), generator=torch.Generator().manual_seed(0))
+ids[1, :12] = ids[0, :12]
+found = {m: PrefixSharing(m).token_logps(model, input_ids=ids, labels=ids) for m in ("on", "off")}
+print(float((found["on"].logps - found["off"].logps).abs().mean()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0 < float(done.stdout.split()[-1]) < 0.05  # nats
 
 
 def test_layers_run_again_in_the_backward_pass_see_the_same_segments() -> None:

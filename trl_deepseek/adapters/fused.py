@@ -24,7 +24,7 @@ class FusedLinear(Linear):
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """``base(x) + scaling * B(A(x))``, (..., out), of ``x`` (..., in)."""
-        adapter = None if args or kwargs else self._plain_adapter()
+        adapter = None if args or kwargs or x.dim() < 2 else self._plain_adapter()
         if adapter is None or x.dtype != self.lora_A[adapter].weight.dtype:
             whole: Tensor = super().forward(x, *args, **kwargs)
             return whole

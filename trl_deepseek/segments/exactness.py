@@ -214,5 +214,8 @@ def _slides(config: Any) -> bool:
 def _rounds(model: nn.Module) -> bool:
     """Whether some sums are formed in 16 bits."""
     short = (torch.bfloat16, torch.float16)
-    mixed = torch.is_autocast_enabled(next(model.parameters()).device.type)
+    mixed = torch.is_autocast_enabled(next(model.parameters()).device.type) or any(
+        hasattr(module, "_original_forward")  # accelerate put autocast around it
+        for module in model.modules()
+    )
     return mixed or any(parameter.dtype in short for parameter in model.parameters())

@@ -12,7 +12,6 @@ A last layer with experts is left alone: its router counts every token.
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,7 +21,8 @@ from trl_deepseek.segments.mask import SegmentMask
 
 _EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
 
-_arranged: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+READER = "_trl_deepseek_reader"
+"""Of an attention module: what picks out positions around it."""
 
 
 class Reader:
@@ -46,25 +46,25 @@ class Reader:
         self.mask = mask
         return arguments, {**given, "attention_mask": mask.last}
 
+    def leave(self, *_: Any) -> None:
+        """Behind the layer's last module: nothing is kept, and others may call its modules."""
+        self.mask = None
+
     def pick(self, _: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         """In front of a module: (R, L, H) becomes (1, N, H)."""
-        places = self._places(arguments[0])
-        if places is None:
+        if self.mask is None or self.mask.places is None:
             return None
-        return (arguments[0].flatten(0, 1)[places][None], *arguments[1:])
+        hidden, *rest = arguments
+        return (hidden.flatten(0, 1)[self.mask.places.to(hidden.device)][None], *rest)
 
     def put_back(self, _: nn.Module, __: Any, found: Tensor) -> Tensor | None:
         """Behind it: (1, N, H) becomes (R, L, H), zero where nothing is read."""
-        places = self._places(found)
-        if self.mask is None or places is None:
+        if self.mask is None or self.mask.places is None:
             return None
         rows, width = self.mask.shape[0], self.mask.shape[-1]
         whole = found.new_zeros(rows * width, found.shape[-1])
+        places = self.mask.places.to(found.device)
         return whole.index_copy(0, places, found[0]).view(rows, width, -1)
-
-    def _places(self, like: Tensor) -> Tensor | None:
-        places = None if self.mask is None else self.mask.places
-        return None if places is None else places.to(like.device)
 
 
 def arrange(model: nn.Module) -> None:
@@ -74,15 +74,18 @@ def arrange(model: nn.Module) -> None:
     is, and so does every pass without such a mask.
     """
     layer = _last_layer(model)
-    attention = getattr(layer, "self_attn", None)
-    if layer is None or not isinstance(attention, nn.Module) or layer in _arranged:
+    attention, mlp = (getattr(layer, name, None) for name in ("self_attn", "mlp"))
+    if not isinstance(attention, nn.Module) or not isinstance(mlp, nn.Module):
         return
-    _arranged.add(layer)
+    if hasattr(attention, READER):  # a copy has one of its own
+        return
     reader = Reader()
+    setattr(attention, READER, reader)
     attention.register_forward_pre_hook(reader.heed, with_kwargs=True)
-    for module in _by_position(layer):
+    for module in _by_position(attention, mlp):
         module.register_forward_pre_hook(reader.pick)
         module.register_forward_hook(reader.put_back)
+    mlp.register_forward_hook(reader.leave, always_call=True)
 
 
 def _last_layer(model: nn.Module) -> nn.Module | None:
@@ -96,15 +99,15 @@ def _last_layer(model: nn.Module) -> nn.Module | None:
     return layers[config.num_hidden_layers - 1]
 
 
-def _by_position(layer: nn.Module) -> list[nn.Module]:
+def _by_position(attention: nn.Module, mlp: nn.Module) -> list[nn.Module]:
     """Modules of the layer whose values at a position hang on their input at it alone."""
-    attention = getattr(layer, "self_attn", None)
     found = [getattr(attention, name, None) for name in ("q_proj", "o_proj")]
-    found.append(getattr(layer, "mlp", None))
-    return [each for each in found if isinstance(each, nn.Module) and _is_linear(each)]
+    return [each for each in (*found, mlp) if isinstance(each, nn.Module) and _is_linear(each)]
 
 
 def _is_linear(module: nn.Module) -> bool:
     """Whether it is made of linear layers, adapters on them and what has no weights."""
     leaves = (each for each in module.modules() if not any(each.children()))
-    return all(isinstance(each, nn.Linear) or not any(each.parameters()) for each in leaves)
+    return all(
+        isinstance(each, nn.Linear) or next(each.parameters(), None) is None for each in leaves
+    )

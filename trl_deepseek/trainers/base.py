@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from accelerate import PartialState
+from torch import nn
 
 from trl_deepseek import (
     chat,
@@ -108,7 +109,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
                 super().__init__(model, **given)  # type: ignore[call-arg]
             if isinstance(inputs.model, str) and not packed and PartialState().is_main_process:
                 models.require_finite(inputs.model, self.model.named_parameters())  # type: ignore[attr-defined]
-        fused.fuse(self.model, self._prefix_sharing.mode != "off")  # type: ignore[attr-defined]
+        self._fuse_adapters()
         if inputs.args.fp16 and inputs.has_adapter:
             quantization.hold_trained_in_float32(self.model)  # type: ignore[attr-defined]
         self.add_callback(TakeUp(self))  # type: ignore[attr-defined]
@@ -255,6 +256,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         if self._resumed is not None and self.is_world_process_zero():
             provenance.compare(Path(self._resumed), self._made_with())
         uneven.tell(self)
+        self._fuse_adapters()  # other trainers may have had the same models meanwhile
         noised, folder = self.embedding_noise, Path(self.args.output_dir)
         with contextlib.ExitStack() as around:
             around.enter_context(room.explained(self.args.output_dir))
@@ -274,6 +276,13 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
                 around.enter_context(noised.attached(self.model))
             result = super().train(self._resumed, *args, **kwargs)  # type: ignore[misc]
         return result._replace(training_loss=result.metrics["train_loss"])
+
+    def _fuse_adapters(self: Any) -> None:
+        """Of all models: with sharing off they are held as by TRL, whoever had them before."""
+        held = (self.model, getattr(self, "ref_model", None), *getattr(self, "reward_funcs", ()))
+        for model in held:
+            if isinstance(model, nn.Module):
+                fused.fuse(model, self._prefix_sharing.mode != "off")
 
     def _start_from(self: Any, start: checkpoints.Start) -> None:
         """Take a checkpoint's weights; full ones have been loaded in the place of the model."""
