@@ -33,7 +33,7 @@ LAYERS = (
     {"types"},
     {"metric_types", "policy_types", "dataset_types", "tool_types"},
     {"errors"},
-    {"secrets", "releases", "row_findings"},
+    {"secrets", "releases", "row_findings", "replacing"},
 )
 # What knows nothing of ours but how to say what is wrong.
 ALONE = ("lm_head", "answers", "workers", "sandbox")
