@@ -2,8 +2,7 @@
 
 peft forms ``base(x) + B(A(x)) * scaling`` in three steps over the layer's output, a product, a
 multiplication and an addition, and the backward pass multiplies once more. One call of ``addmm``
-does all, and sums before it rounds. benchmarks/RESULTS.md has
-what that is worth.
+does all three, with one rounding in place of three. benchmarks/RESULTS.md has what that is worth.
 """
 
 from __future__ import annotations
