@@ -165,6 +165,7 @@ TABLE = [
         "trl.generation.vllm_generation.VLLMGeneration", "_iter_named_params",
         "engines/policy.py", "weights merged beside the base", "",
     ),
+    Name("trl.generation", "vllm_client", "engines/client.py", "its end of the transfer, watched"),
     Name("trl.generation.vllm_client", "VLLMClient", "engines/client.py", "our base"),
     Name(
         "trl.generation.vllm_client.VLLMClient", "update_named_params", "engines/client.py",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -22,8 +23,8 @@ import requests
 from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek import engines, load_registry
+from trl_deepseek.engines import checking, server
 from trl_deepseek.engines import client as engine_client
-from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError, RunError
 
 TOKENIZER = load_registry().models["tiny-deepseek-llm"]()[1]
@@ -215,3 +216,24 @@ def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(
         with pytest.raises(ConfigError) as raised:
             engines.check_installed("use_vllm")
         assert str(raised.value).startswith(words)
+
+
+def test_a_port_for_weights_that_is_taken_is_refused_but_an_earlier_trainers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^vllm_group_port is {taken}, .* already in use"):
+            checking.check_port(taken)
+        monkeypatch.setitem(engine_client._open, taken, None)
+        checking.check_port(taken)
+    monkeypatch.undo()
+    checking.check_port(taken)
+
+
+@pytest.mark.parametrize("port", [0, -1, 65536])
+def test_what_is_no_port_is_refused(port: int) -> None:
+    with pytest.raises(ConfigError, match=rf"^vllm_group_port is {port}, where the server is to"):
+        checking.check_port(port)

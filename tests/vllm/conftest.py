@@ -19,56 +19,17 @@ collect_ignore_glob = [] if importlib.util.find_spec("vllm") else ["test_*.py"]
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
-QUESTIONS = ("2 a24 b12 c23 d23 e15", "3 a12 b45 c13 d23 e35", "5 a15 b12 c34 d25 e14", "Hello?")
-
-
-def never(completions: list[Any], **_: Any) -> list[float]:
-    """Against whatever is said, so that the greedy answer to a prompt changes."""
-    return [-1.0 - place % 4 for place in range(len(completions))]
-
-
 Build = Callable[..., Any]
 
 
 @pytest.fixture
 def build(tmp_path: Path) -> Iterator[Build]:
-    """Builds a trainer for three steps of a large learning rate; ends its engine after the test."""
-    from datasets import Dataset
-
-    from trl_deepseek import GRPOConfig, GRPOTrainer
-
+    """Builds a trainer of ``runs.py``; ends its engine after the test."""
+    runs: Any = import_file(Path(__file__).parent / "runs.py")
     built: list[Any] = []
 
-    def trainer(
-        folder: str = "run", model: Any = "tiny-deepseek-llm", reward: Any = never, **given: Any
-    ) -> Any:
-        of_trainer = {name: given.pop(name) for name in ("peft_config",) if name in given}
-        options: dict[str, Any] = {
-            "use_vllm": True,
-            "max_completion_length": 8,
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "max_steps": 3,
-            "learning_rate": 3e-3,
-            "beta": 0.0,
-            "logging_steps": 1,
-            "report_to": "none",
-            "save_strategy": "no",
-            "disable_tqdm": True,
-            **given,
-        }
-        if options["use_vllm"] and "vllm_mode" not in options:
-            options.setdefault("vllm_max_model_length", 128)
-        rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
-        built.append(
-            GRPOTrainer(
-                model,
-                reward_funcs=reward,
-                args=GRPOConfig(output_dir=str(tmp_path / folder), **options),
-                train_dataset=Dataset.from_list(rows * 4),
-                **of_trainer,
-            )
-        )
+    def trainer(folder: str = "run", **given: Any) -> Any:
+        built.append(runs.trainer(tmp_path / folder, **given))
         return built[-1]
 
     yield trainer

@@ -1,4 +1,4 @@
-"""What runs are compared by, with the options that make them greedy and the same each time."""
+"""GRPO runs of three steps: how they are built, made greedy, and what they are compared by."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
+from trl_deepseek import GRPOConfig, GRPOTrainer
 from trl_deepseek.rollouts.history import read
+
+QUESTIONS = ("2 a24 b12 c23 d23 e15", "3 a12 b45 c13 d23 e35", "5 a15 b12 c34 d25 e14", "Hello?")
 
 PLAIN = """
 from trl_deepseek import hookimpl
@@ -19,6 +23,42 @@ def register_advantages(register):
 def plain(scores, weights):
     return scores[..., 0]
 """
+
+
+def never(completions: list[Any], **_: Any) -> list[float]:
+    """Against whatever is said, so that the greedy answer to a prompt changes."""
+    return [-1.0 - place % 4 for place in range(len(completions))]
+
+
+def trainer(
+    folder: Path, model: Any = "tiny-deepseek-llm", reward: Any = never, **given: Any
+) -> GRPOTrainer:
+    """For three steps of a large learning rate, with vLLM unless ``use_vllm`` is False."""
+    of_trainer = {name: given.pop(name) for name in ("peft_config",) if name in given}
+    options: dict[str, Any] = {
+        "use_vllm": True,
+        "max_completion_length": 8,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_steps": 3,
+        "learning_rate": 3e-3,
+        "beta": 0.0,
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        **given,
+    }
+    if options["use_vllm"] and "vllm_mode" not in options:
+        options.setdefault("vllm_max_model_length", 128)
+    rows = [{"prompt": [{"role": "user", "content": text}]} for text in QUESTIONS]
+    return GRPOTrainer(
+        model,
+        reward_funcs=reward,
+        args=GRPOConfig(output_dir=str(folder), **options),
+        train_dataset=Dataset.from_list(rows * 4),
+        **of_trainer,
+    )
 
 
 def greedy(folder: Path) -> dict[str, Any]:

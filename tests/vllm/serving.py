@@ -23,6 +23,13 @@ NAME = "tiny-deepseek-llm"
 ROOM = 128
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 class Server:
     """Serves the embedded model of its name, in a process that starts others."""
 
@@ -30,9 +37,7 @@ class Server:
         model, self.tokenizer = load_registry().models[NAME]()
         model.save_pretrained(folder / NAME)
         self.tokenizer.save_pretrained(folder / NAME)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log"
         words = ["--model", NAME, "--host", "127.0.0.1", "--port", str(self.port)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,15 +14,18 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig
+from trl.generation import vllm_client
+from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek.cli.main import main
-from trl_deepseek.engines import server
+from trl_deepseek.engines import client, server
 from trl_deepseek.errors import RunError
 from trl_deepseek.sources import import_file
 
 Build = Callable[..., Any]
 runs: Any = import_file(Path(__file__).parent / "runs.py")
 gloo_transport: Any = import_file(Path(__file__).parent / "gloo_transport.py")
+serving: Any = import_file(Path(__file__).parent / "serving.py")
 NAME = "tiny-deepseek-llm"
 
 
@@ -67,6 +72,56 @@ def test_three_greedy_steps_and_their_weights_are_those_of_transformers(
     trained = answers_of(theirs, 24)
     assert trained != first
     assert served.answer(prompts_of(ours), 24) == trained
+
+
+def test_a_base_in_4_bits_reaches_the_server_as_the_numbers_that_it_stands_for(
+    build_on_server: Build,
+) -> None:
+    config = LoraConfig(r=8, lora_alpha=64, target_modules="all-linear")
+    trainer = build_on_server(quantization="qlora", peft_config=config, reward=runs.by_length)
+    trainer.train()
+    found = runs.gaps(trainer)
+    assert len(found) == 3
+    assert max(found) < 2e-2
+
+
+def test_two_processes_with_a_server_are_one_without(
+    build: Build, served: Any, tmp_path: Path
+) -> None:
+    theirs = build("without", use_vllm=False, **runs.greedy(tmp_path))
+    theirs.train()
+    folder = tmp_path / "two"
+    for rank in ("0", "1"):
+        (folder / rank).mkdir(parents=True)
+    script = Path(__file__).parent / "two_on_a_server.py"
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = subprocess.run(
+        [sys.executable, *launcher, script, folder, served.url, str(serving.free_port())],
+        capture_output=True,
+        text=True,
+        timeout=540,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert runs.saved(folder / "run") == runs.saved(tmp_path / "without")
+    expected = runs.weights_of(theirs)
+    for rank in ("0", "1"):
+        weights, gaps = torch.load(folder / rank / "end.pt")
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-5)
+        if rank == "0":
+            assert len(gaps) == 3
+            assert max(gaps) < 1e-4
+
+
+def test_a_server_that_computes_in_another_precision_is_said(
+    build_on_server: Build, caplog: pytest.LogCaptureFixture
+) -> None:
+    build_on_server(use_cpu=True, bf16=True)
+    assert (
+        "the vLLM server computes in float32, and the trainer in bfloat16, so that their "
+        "log-probs differ: start it with --dtype bfloat16"
+    ) in caplog.messages
 
 
 def test_a_transport_that_brings_old_weights_ends_the_run(
@@ -165,6 +220,28 @@ def test_a_fault_while_weights_are_sent_ends_the_wait_for_the_server(
     monkeypatch.setattr(engine, "_iter_named_params", breaks_off)
     with pytest.raises(RunError, match=r"take the policy's weights: MemoryError: no room for the"):
         trainer.train()
+
+
+def test_a_trainer_that_cannot_open_its_end_does_not_wait_for_the_server(
+    build_on_server: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+    post = VLLMClient._post
+
+    def waits(client: Any, url: str, **given: Any) -> Any:
+        if url.endswith("/init_weight_transfer_engine"):
+            over.wait()
+        return post(client, url, **given)
+
+    def taken(*_: Any) -> Any:
+        raise OSError(98, "Address already in use")
+
+    monkeypatch.setattr(VLLMClient, "_post", waits)
+    monkeypatch.setattr(vllm_client, "open_trainer_endpoint", taken)
+    monkeypatch.setattr(client, "MET_IN", 1e5)
+    with pytest.raises(RunError, match=r"^the vLLM server cannot be used: OSError: .*already in"):
+        build_on_server()
+    over.set()
 
 
 def test_weights_that_the_server_does_not_take_end_the_run(

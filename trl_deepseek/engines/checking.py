@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -210,9 +211,11 @@ def check_server(args: Any, model: str, tokenizer: Any) -> None:
     """Refuse a server that is not there or not the policy's; see :mod:`.server`.
 
     Raises:
-        ConfigError: Also without a GPU.
+        ConfigError: Also without a GPU, and where the port is taken that it meets the trainer at.
     """
     check_sender()
+    if args.process_index == 0:  # which sends
+        check_port(args.vllm_group_port)
     server.check(
         server.address(args),
         model,
@@ -220,6 +223,30 @@ def check_server(args: Any, model: str, tokenizer: Any) -> None:
         scaled=args.temperature != 1,
         answer=args.max_completion_length,
     )
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that the first process cannot listen at for the server.
+
+    Raises:
+        ConfigError: Says why.
+    """
+    from trl_deepseek.engines import client
+
+    if client.holds(port):  # an earlier trainer, which lets go of it
+        return
+    try:
+        if port == 0:
+            raise OverflowError("0 is no port")
+        with socket.socket() as meeting:
+            meeting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            meeting.bind(("", port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"vllm_group_port is {port}, where the server is to meet this run for its weights: "
+            f"{describe(error)}\n  --vllm_group_port with a free one; each run that sends weights "
+            "from this machine needs one of its own"
+        ) from error
 
 
 def check_sender() -> None:

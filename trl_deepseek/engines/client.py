@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from requests.adapters import HTTPAdapter
+from trl.generation import vllm_client
 from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek.engines import server
 from trl_deepseek.errors import RunError
+from trl_deepseek.replacing import replaced
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +24,11 @@ if TYPE_CHECKING:
 ANSWER = ("prompt_ids", "completion_ids", "logprobs", "logprob_token_ids")
 MET_IN = 310.0  # seconds; vLLM gives a meeting of trainer and server up after 300
 _open: dict[int, Client] = {}  # by the port that they meet the server at
+
+
+def holds(port: int) -> bool:
+    """Whether a trainer of this process meets its server at ``port``; the next lets it go."""
+    return port in _open
 
 
 class Client(VLLMClient):
@@ -52,10 +60,32 @@ class Client(VLLMClient):
         given_up.daemon = True
         given_up.start()
         try:
-            super().init_communicator(device)
+            with replaced(vllm_client, **self._watched_end()):
+                super().init_communicator(device)
         finally:
             given_up.cancel()
         _open[self.group_port] = self
+
+    def _watched_end(self) -> dict[str, Any]:
+        """What opens this side of the transfer, by its name in TRL, from vLLM 0.28 on."""
+        opens = vars(vllm_client).get("open_trainer_endpoint")
+        if opens is None:
+            return {}
+
+        def opened(*args: Any) -> Any:
+            with self._told():
+                return opens(*args)
+
+        return {"open_trainer_endpoint": opened}
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """Within it, a fault of ours ends the wait for the server, which waits for us."""
+        try:
+            yield
+        except BaseException:
+            self._broken.set()
+            raise
 
     def _post(self, *args: Any, **kwargs: Any) -> Any:
         ask = server.watched(super()._post, self.base_url, server.SILENT_FOR, self._broken)
@@ -76,16 +106,13 @@ class Client(VLLMClient):
             RunError: The server is gone or failed; the transfer that was cut off says less.
         """
 
-        def told() -> Iterator[tuple[str, Tensor]]:
-            try:
+        def sent() -> Iterator[tuple[str, Tensor]]:
+            with self._told():
                 yield from named_params
-            except BaseException:
-                self._broken.set()
-                raise
 
         self._broken.clear()
         try:
-            super().update_named_params(metadata, told())
+            super().update_named_params(metadata, sent())
         except Exception:
             if self._broken.is_set() or self._failure is None:
                 raise
