@@ -105,7 +105,8 @@ def merged(model: Any) -> Any:
 
 
 def two_adapters(model: Any) -> Any:
-    model.add_adapter("other", LoraConfig(r=2, target_modules=["first"], init_lora_weights=False))
+    both = ["first", "second"]  # a layer with one of them alone is plain
+    model.add_adapter("other", LoraConfig(r=2, target_modules=both, init_lora_weights=False))
     model.base_model.set_adapter(["default", "other"])
     return model
 
