@@ -176,6 +176,19 @@ TABLE = [
         "waits no longer than the server lives", "url kwargs",
     ),
     Name(
+        "trl.generation.vllm_client.VLLMClient", "_get", "engines/client.py",
+        "waits no longer than the server lives", "url kwargs",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_start_weight_update", "engines/client.py",
+        "ends one that was cut off", "",
+    ),
+    Name(
+        "trl.generation.vllm_client.VLLMClient", "_finish_weight_update", "engines/client.py",
+        "ends one that was cut off", "",
+    ),
+    Name(GRPO, "_last_loaded_step", "trainers/engine.py", "whether weights are sent again"),
+    Name(
         "trl.generation.vllm_generation.VLLMGeneration", "_dist", "engines/policy.py",
         "whether the weights are in parts",
     ),

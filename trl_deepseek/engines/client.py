@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from requests.adapters import HTTPAdapter
@@ -15,15 +15,26 @@ from trl.generation import vllm_client
 from trl.generation.vllm_client import VLLMClient
 
 from trl_deepseek.engines import server
-from trl_deepseek.errors import RunError
+from trl_deepseek.errors import RunError, describe
 from trl_deepseek.replacing import replaced
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 ANSWER = ("prompt_ids", "completion_ids", "logprobs", "logprob_token_ids")
+ONCE = ("init_weight_transfer_engine", "start_weight_update", "update_weights")
+SIDES = ("open_trainer_endpoint", "packed_nccl_broadcast_producer")
 MET_IN = 310.0  # seconds; vLLM gives a meeting of trainer and server up after 300
 _open: dict[int, Client] = {}  # by the port that they meet the server at
+AT_ONCE = 64  # requests for completions, as many as TRL's
+
+
+class Once(HTTPAdapter):
+    """For requests that are not made again where they failed: the server has said why.
+
+    Each has a connection of its own, since an idle one may be closed as it is used again.
+    """
+
+    def add_headers(self, request: Any, **kwargs: Any) -> None:
+        """As HTTPAdapter's, with the word that ends the connection."""
+        request.headers["Connection"] = "close"
 
 
 def holds(port: int) -> bool:
@@ -39,82 +50,121 @@ class Client(VLLMClient):
         dtype: In which it computes.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, base_url: str | None = None, *args: Any, **kwargs: Any) -> None:
         self._broken = threading.Event()
         self._failure: RunError | None = None
-        super().__init__(*args, **kwargs)
-        for asked in ("init_weight_transfer_engine", "update_weights"):
-            # Not again where it failed: weights are sent once, and the server has said why.
-            self.session.mount(f"{self.base_url}/{asked}", HTTPAdapter())
+        self._device: Any = 0
+        self._lost = False
+        super().__init__(base_url and base_url.rstrip("/"), *args, **kwargs)
+        for asked in ONCE:
+            self.session.mount(f"{self.base_url}/{asked}", Once())
         served = self.get_server_info()["model_config"]
         self.room = int(served["max_model_len"])
         self.dtype: torch.dtype = getattr(torch, str(served["dtype"]).removeprefix("torch."))
 
     def init_communicator(self, device: Any = 0) -> None:
-        """As TRL's, after an earlier trainer of this process has let go of the port."""
-        before = _open.pop(self.group_port, None)
-        if before is not None:
-            before.close_communicator()
+        """As TRL's, after an earlier trainer of this process has let go of the port.
+
+        Raises:
+            RunError: The two did not meet.
+        """
+        self._device = device
+        for each in (_open.pop(self.group_port, None), self):
+            if each is not None:
+                each.close_communicator()
+        server.check_port(self.group_port)  # before the server is told to come
         # TRL waits for a server's answer when it has given up to meet the server.
         given_up = threading.Timer(MET_IN, self._broken.set)
         given_up.daemon = True
         given_up.start()
         try:
-            with replaced(vllm_client, **self._watched_end()):
+            with self._watched_transfer():
                 super().init_communicator(device)
+        except Exception as error:
+            if self._failure is not None:
+                raise self._failure from None
+            raise RunError(
+                f"the vLLM server at {self.base_url} and this run have not met for the transfer of "
+                f"weights: {describe(error)}\n  the server comes to {vllm_client.get_ip()}, port "
+                f"{self.group_port}: VLLM_HOST_IP is to be an address of this machine that it can "
+                "reach, and --vllm_group_port one that is open to it"
+            ) from error
         finally:
             given_up.cancel()
-        _open[self.group_port] = self
-
-    def _watched_end(self) -> dict[str, Any]:
-        """What opens this side of the transfer, by its name in TRL, from vLLM 0.28 on."""
-        opens = vars(vllm_client).get("open_trainer_endpoint")
-        if opens is None:
-            return {}
-
-        def opened(*args: Any) -> Any:
-            with self._told():
-                return opens(*args)
-
-        return {"open_trainer_endpoint": opened}
+        _open[self.group_port], self._lost = self, False
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """Within it, a fault of ours ends the wait for the server, which waits for us."""
-        try:
-            yield
-        except BaseException:
-            self._broken.set()
-            raise
+    def _watched_transfer(self) -> Iterator[None]:
+        """Within it, a fault of this side's of the transfer ends the wait for the server's.
 
-    def _post(self, *args: Any, **kwargs: Any) -> Any:
+        TRL calls this side by these names from vLLM 0.28 on.
+        """
+        self._broken.clear()
+        self._failure = None
+        there = vars(vllm_client)
+        sides = {name: self._told(there[name]) for name in SIDES if name in there}
+        with replaced(vllm_client, **sides):
+            yield
+
+    def _told(self, side: Callable[..., Any]) -> Callable[..., Any]:
+        def told(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return side(*args, **kwargs)
+            except BaseException:
+                self._broken.set()
+                raise
+
+        return told
+
+    def check_server(self, total_timeout: float = 0.0, *args: Any, **kwargs: Any) -> None:
+        """As TRL's, which waits for ever for one that takes a request and does not answer."""
+        silent_for = max(server.SILENT_FOR, total_timeout)
+        ask = server.watched(super().check_server, self.base_url, silent_for)
+        ask(total_timeout, *args, **kwargs)
+
+    def _get(self, *args: Any, **kwargs: Any) -> Any:
+        ask = server.watched(super()._get, self.base_url, server.SILENT_FOR)
+        return ask(*args, **kwargs)
+
+    def get_server_info(self) -> Any:
+        """As TRL's."""
+        return server.watched(super().get_server_info, self.base_url, server.SILENT_FOR)()
+
+    def _post(self, url: str, **kwargs: Any) -> Any:
         ask = server.watched(super()._post, self.base_url, server.SILENT_FOR, self._broken)
         try:
-            return ask(*args, **kwargs)
+            return ask(url, **kwargs)
         except RunError as error:
-            self._failure = error
-            if self.communicator is not None:  # a transfer would wait for the server for ever
-                self.communicator.destroy()
+            if not self._broken.is_set():  # of itself, and not since this side broke off
+                self._failure = error
+            if self.communicator is not None and url.endswith("/update_weights"):
+                self.communicator.destroy()  # this side would wait for the server for ever
+                self._lost = True
             raise
 
-    def update_named_params(
-        self, metadata: Any, named_params: Iterator[tuple[str, Tensor]]
-    ) -> None:
+    def _start_weight_update(self) -> None:
+        """As TRL's, where an earlier run may have been cut off in the middle of one."""
+        try:
+            super()._start_weight_update()
+        except RunError as error:
+            if "already active" not in str(error):
+                raise
+            super()._finish_weight_update()
+            super()._start_weight_update()
+
+    def update_named_params(self, *args: Any, **kwargs: Any) -> None:
         """As TRL's, where a fault of either side ends the wait of the other.
 
         Raises:
             RunError: The server is gone or failed; the transfer that was cut off says less.
         """
-
-        def sent() -> Iterator[tuple[str, Tensor]]:
-            with self._told():
-                yield from named_params
-
-        self._broken.clear()
+        if self._lost or _open.get(self.group_port) is not self:  # another trainer has its place
+            self.init_communicator(self._device)
         try:
-            super().update_named_params(metadata, sent())
+            with self._watched_transfer():
+                super().update_named_params(*args, **kwargs)
         except Exception:
-            if self._broken.is_set() or self._failure is None:
+            if self._failure is None:
                 raise
             raise self._failure from None
 
@@ -131,6 +181,6 @@ class Client(VLLMClient):
             room = min(max_tokens, self.room - len(prompt))
             return ask([prompt], max_tokens=room) if room else {name: [[]] for name in ANSWER}
 
-        with ThreadPoolExecutor(len(prompts)) as requests:
+        with ThreadPoolExecutor(min(len(prompts), AT_ONCE)) as requests:
             found = list(requests.map(cut, prompts))
         return {name: [row for each in found for row in each[name]] for name in ANSWER}

@@ -7,15 +7,19 @@ It is asked over HTTP, as vLLM 0.31's own server answers: ``/health``, ``/v1/mod
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from trl_deepseek.errors import ConfigError, RunError, describe
+
+logger = logging.getLogger(__name__)
 
 ANSWERS_IN = 5.0  # seconds; a healthy server says so in milliseconds
 CHECKED_IN = 60.0  # seconds; the first text that it tokenizes takes some, on a busy machine more
@@ -29,7 +33,15 @@ def address(args: Any) -> str:
     return (given or f"http://{args.vllm_server_host}:{args.vllm_server_port}").rstrip("/")
 
 
-def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) -> None:
+def check(
+    url: str,
+    model: str,
+    tokenizer: Any,
+    *,
+    scaled: bool,
+    answer: int,
+    asked: Collection[str] = (),
+) -> None:
     """Refuse a server that cannot be reached, or serves another model.
 
     Args:
@@ -38,17 +50,24 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) ->
         tokenizer: Of the policy.
         scaled: Whether log-probs are asked for at another temperature than 1.
         answer: Tokens of the longest completion.
+        asked: Names of further options of sampling, which a server that does not know them ignores.
 
     Raises:
         ConfigError: Says what is wrong with it and how to start the right one.
     """
-    start = f"\n  start it beforehand: trl vllm-serve --model {model}"
+    start = f"\n  start it beforehand: trl vllm-serve --model {model or 'FOLDER'}"
     try:
         requests.get(f"{url}/health", timeout=CHECKED_IN).raise_for_status()
         served = _get(url, "/v1/models")["data"][0]
         info = requests.get(
             f"{url}/server_info", params={"config_format": "json"}, timeout=CHECKED_IN
         )
+        config = {}
+        if info.status_code != 404:
+            info.raise_for_status()
+            config = dict(info.json().get("vllm_config") or {})
+        held = config.get("model_config") or {}
+        room, mode = held.get("max_model_len"), held.get("logprobs_mode")
         name = str(served.get("root") or served["id"])
         told = requests.post(
             f"{url}/tokenize",
@@ -57,7 +76,8 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) ->
         )
         told.raise_for_status()
         theirs = told.json()["tokens"]
-    except (requests.RequestException, KeyError, IndexError, TypeError, ValueError) as error:
+        schema = requests.get(f"{url}/openapi.json", timeout=CHECKED_IN)
+    except (requests.RequestException, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
             f"vllm_mode server: no vLLM answers at {url}: {describe(error)}{start}"
         ) from error
@@ -66,11 +86,12 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) ->
             f"vllm_mode server: the server at {url} takes no weights: it was not started with "
             f"VLLM_SERVER_DEV_MODE=1{start}"
         )
-    if Path(name).name != Path(model).name:
-        raise ConfigError(
-            f"vllm_mode server: the server at {url} serves {name!r}, and the policy is {model!r}"
-            f"{start}"
-        )
+    if model and Path(name).name != Path(model).name:  # one in memory may have no name
+        said = f"the server at {url} serves {name!r}, and the policy is {model!r}"
+        if not Path(model).is_dir():
+            raise ConfigError(f"vllm_mode server: {said}{start}")
+        # What has been trained here, which the server may hold the base of.
+        logger.warning("%s: it takes the policy's weights if they have the same shapes", said)
     ours = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if list(theirs) != list(ours):
         raise ConfigError(
@@ -78,24 +99,57 @@ def check(url: str, model: str, tokenizer: Any, *, scaled: bool, answer: int) ->
             f"text it makes {len(theirs)} tokens where the policy's makes {len(ours)}, or others"
             f"{start}"
         )
-    config = info.json().get("vllm_config", {})
-    if config.get("weight_transfer_config") is None:
+    transfer = config.get("weight_transfer_config")
+    if transfer is None:
         raise ConfigError(
             f"vllm_mode server: the server at {url} takes no weights: it was not started with "
             f"--weight-transfer-config{start}"
         )
-    room = config.get("model_config", {}).get("max_model_len")
+    if "nccl" not in str(transfer):
+        raise ConfigError(
+            f"vllm_mode server: the server at {url} takes weights another way than by NCCL: it was "
+            f"started with --weight-transfer-config {transfer}{start}"
+        )
+    if unknown := sorted(set(asked) - _known(schema)) if schema.ok else []:
+        raise ConfigError(
+            f"generation_kwargs: the server at {url} does not know {', '.join(unknown)}\n"
+            "  leave it out"
+        )
     if room is not None and answer >= room:
         raise ConfigError(
             f"max_completion_length is {answer}: with a prompt that is more than the {room} tokens "
             f"of the server at {url}\n  ask for fewer, or start it with a greater --max_model_len"
         )
-    mode = config.get("model_config", {}).get("logprobs_mode")
     if scaled and mode is not None and mode != "processed_logprobs":
         raise ConfigError(
             f"vllm_mode server: the server at {url} reports log-probs of temperature 1 "
             f"(--logprobs-mode {mode}), and the policy is sampled at another one{start}"
         )
+
+
+def _known(schema: requests.Response) -> set[str]:
+    """Options of a request for completions, as the server describes it."""
+    return set(schema.json()["components"]["schemas"]["CompletionRequest"]["properties"])
+
+
+def check_port(port: int) -> None:
+    """Refuse a port at which this process cannot listen for the server.
+
+    Raises:
+        ConfigError: Says why.
+    """
+    try:
+        if port == 0:
+            raise OverflowError("0 is no port")
+        with socket.socket() as meeting:
+            meeting.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            meeting.bind(("", port))
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"vllm_group_port is {port}, where the server is to meet this run for its weights: "
+            f"{describe(error)}\n  --vllm_group_port with a free one; each run that sends weights "
+            "from this machine needs one of its own"
+        ) from error
 
 
 def _get(url: str, path: str) -> Any:

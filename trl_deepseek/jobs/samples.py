@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trl_deepseek import processes
 from trl_deepseek.data import preferences
+from trl_deepseek.trainers import idle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -127,6 +128,8 @@ def small_trainer(job: Job, scratch: str, rows: int | None = None, **changes: An
     args = copy.copy(inputs.args)
     args.output_dir, args.report_to, args.eval_strategy = scratch, [], "no"
     args.quantization = args.model_init_kwargs = None
+    if hasattr(args, "use_vllm"):
+        args.use_vllm = False  # nothing is generated, and a server may serve a run
     for name, value in {**processes.accumulated(args), **changes}.items():
         setattr(args, name, value)
     small = replace(
@@ -138,7 +141,7 @@ def small_trainer(job: Job, scratch: str, rows: int | None = None, **changes: An
     )
     if rows is not None:
         small.train_dataset, small.eval_dataset = inputs.train_dataset.take(max(rows, 1)), None
-    with processes.planned(1):
+    with processes.planned(1), idle.said_before():
         return job.trainer(small)
 
 

@@ -102,14 +102,19 @@ class _Validation:
         if not getattr(parts, "functions", True):
             self.report.unchecked.append("the first batch: no reward is there yet to score it")
         elif self._attempt("the first batch", self._small_batch, job):
-            self._try_model(with_model)
+            self._try_model(with_model, job.config)
 
-    def _try_model(self, wanted: bool) -> None:
+    def _try_model(self, wanted: bool, config: Any) -> None:
         if not wanted:
             self.report.unchecked.append("the model's own forward and backward pass: --no_model")
         elif self.report.problems:
             self.report.unchecked.append(
                 "the model's own forward and backward pass: mend the problems above first"
+            )
+        elif getattr(config, "use_vllm", False) and config.vllm_mode == "server":
+            self.report.unchecked.append(
+                "the model's own forward and backward pass: it would put its weights into the "
+                "server, which may serve a run"
             )
         else:
             self._attempt("the model's forward and backward pass", self._one_step, self.options)

@@ -41,6 +41,24 @@ class EngineTraining:
             self.eos_token_ids = list(dict.fromkeys([*self.eos_token_ids, *stops]))
             given["stop_token_ids"] = list(dict.fromkeys([*own, *self.eos_token_ids]))
 
+    def train(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's, with weights that are sent anew to an engine in and after every training.
+
+        TRL sends them where the step is another one than at the last time. It may be the same one
+        with other weights: of a checkpoint, of the best model, of another training.
+        """
+        self._last_loaded_step = -1
+        try:
+            return super().train(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._last_loaded_step = -1
+
+    def evaluation_loop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; outside training a server may have served another trainer since."""
+        if not self.is_in_train:
+            self._last_loaded_step = -1
+        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+
     def _generate_single_turn(self: Any, prompt_ids: Any, *args: Any, **kwargs: Any) -> Any:
         if not self.use_vllm:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)  # type: ignore[misc]
@@ -87,7 +105,7 @@ class EngineTraining:
         known = ~gap.isnan()
         sums = torch.stack([gap[known].sum(), known.sum()])
         total, count = self.accelerator.reduce(sums, "sum").tolist()
-        mean = total / max(count, 1)
+        mean = total / count if count else float("nan")  # of nothing, nothing is proved
         mode = "train" if self.model.training else "eval"
         self._metrics[mode]["sampling/gap_after_sync"].append(mean)
         if not mean <= self._tolerance:
