@@ -227,6 +227,14 @@ def test_without_a_gpu_a_server_is_refused_and_so_is_a_missing_or_wrong_vllm(
         assert str(raised.value).startswith(words)
 
 
+def test_a_password_in_the_address_is_not_told() -> None:
+    url = f"http://me:opensesame@127.0.0.1:{free_port()}"
+    with pytest.raises(ConfigError) as raised:
+        server.check(url, "policy", TOKENIZER, scaled=False, answer=63)
+    assert "127.0.0.1" in str(raised.value)
+    assert "opensesame" not in str(raised.value)
+
+
 def test_options_of_sampling_that_a_server_ignores_are_refused(served: Served) -> None:
     known: Any = {"properties": {"top_k": {}, "seed": {}}}
     served.says["/openapi.json"] = {"components": {"schemas": {"CompletionRequest": known}}}

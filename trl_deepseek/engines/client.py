@@ -17,6 +17,7 @@ from trl.generation.vllm_client import VLLMClient
 from trl_deepseek.engines import server
 from trl_deepseek.errors import RunError, describe
 from trl_deepseek.replacing import replaced
+from trl_deepseek.secrets import redacted
 
 ANSWER = ("prompt_ids", "completion_ids", "logprobs", "logprob_token_ids")
 ONCE = ("init_weight_transfer_engine", "start_weight_update", "update_weights")
@@ -83,11 +84,12 @@ class Client(VLLMClient):
         except Exception as error:
             if self._failure is not None:
                 raise self._failure from None
+            here = f"{vllm_client.get_ip()}, port {self.group_port}"
             raise RunError(
-                f"the vLLM server at {self.base_url} and this run have not met for the transfer of "
-                f"weights: {describe(error)}\n  the server comes to {vllm_client.get_ip()}, port "
-                f"{self.group_port}: VLLM_HOST_IP is to be an address of this machine that it can "
-                "reach, and --vllm_group_port one that is open to it"
+                f"the vLLM server at {redacted(self.base_url)} and this run have not met for the "
+                f"transfer of weights: {describe(error)}\n  the server comes to {here}: "
+                "VLLM_HOST_IP is to be an address of this machine that it can reach, and "
+                "--vllm_group_port one that is open to it"
             ) from error
         finally:
             given_up.cancel()

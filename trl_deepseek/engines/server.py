@@ -18,6 +18,7 @@ from typing import Any
 import requests
 
 from trl_deepseek.errors import ConfigError, RunError, describe
+from trl_deepseek.secrets import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ def check(
     Raises:
         ConfigError: Says what is wrong with it and how to start the right one.
     """
+    shown = redacted(url)
     start = f"\n  start it beforehand: trl vllm-serve --model {model or 'FOLDER'}"
     try:
         requests.get(f"{url}/health", timeout=CHECKED_IN).raise_for_status()
@@ -79,15 +81,15 @@ def check(
         schema = requests.get(f"{url}/openapi.json", timeout=CHECKED_IN)
     except (requests.RequestException, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"vllm_mode server: no vLLM answers at {url}: {describe(error)}{start}"
+            f"vllm_mode server: no vLLM answers at {shown}: {redacted(describe(error))}{start}"
         ) from error
     if info.status_code == 404:
         raise ConfigError(
-            f"vllm_mode server: the server at {url} takes no weights: it was not started with "
+            f"vllm_mode server: the server at {shown} takes no weights: it was not started with "
             f"VLLM_SERVER_DEV_MODE=1{start}"
         )
     if model and Path(name).name != Path(model).name:  # one in memory may have no name
-        said = f"the server at {url} serves {name!r}, and the policy is {model!r}"
+        said = f"the server at {shown} serves {name!r}, and the policy is {model!r}"
         if not Path(model).is_dir():
             raise ConfigError(f"vllm_mode server: {said}{start}")
         # What has been trained here, which the server may hold the base of.
@@ -95,34 +97,34 @@ def check(
     ours = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     if list(theirs) != list(ours):
         raise ConfigError(
-            f"vllm_mode server: the server at {url} has another tokenizer than {model!r}: of one "
+            f"vllm_mode server: the server at {shown} has another tokenizer than {model!r}: of one "
             f"text it makes {len(theirs)} tokens where the policy's makes {len(ours)}, or others"
             f"{start}"
         )
     transfer = config.get("weight_transfer_config")
     if transfer is None:
         raise ConfigError(
-            f"vllm_mode server: the server at {url} takes no weights: it was not started with "
+            f"vllm_mode server: the server at {shown} takes no weights: it was not started with "
             f"--weight-transfer-config{start}"
         )
     if "nccl" not in str(transfer):
         raise ConfigError(
-            f"vllm_mode server: the server at {url} takes weights another way than by NCCL: it was "
-            f"started with --weight-transfer-config {transfer}{start}"
+            f"vllm_mode server: the server at {shown} takes weights another way than by NCCL: "
+            f"it was started with --weight-transfer-config {transfer}{start}"
         )
     if unknown := sorted(set(asked) - _known(schema)) if schema.ok else []:
         raise ConfigError(
-            f"generation_kwargs: the server at {url} does not know {', '.join(unknown)}\n"
+            f"generation_kwargs: the server at {shown} does not know {', '.join(unknown)}\n"
             "  leave it out"
         )
     if room is not None and answer >= room:
         raise ConfigError(
             f"max_completion_length is {answer}: with a prompt that is more than the {room} tokens "
-            f"of the server at {url}\n  ask for fewer, or start it with a greater --max_model_len"
+            f"of the server at {shown}\n  ask for fewer, or start it with a greater --max_model_len"
         )
     if scaled and mode is not None and mode != "processed_logprobs":
         raise ConfigError(
-            f"vllm_mode server: the server at {url} reports log-probs of temperature 1 "
+            f"vllm_mode server: the server at {shown} reports log-probs of temperature 1 "
             f"(--logprobs-mode {mode}), and the policy is sampled at another one{start}"
         )
 
@@ -172,6 +174,7 @@ def watched(
         silent_for: Seconds without a sign of life after which it is given up.
         broken: Is set where the server waits for what will not come.
     """
+    shown = redacted(url)
 
     def ask(*args: Any, **kwargs: Any) -> Any:
         answer: list[Any] = []
@@ -192,16 +195,16 @@ def watched(
             if not thread.is_alive():
                 break
             if broken is not None and broken.is_set():
-                raise RunError(f"what the vLLM server at {url} waits for does not come")
+                raise RunError(f"what the vLLM server at {shown} waits for does not come")
             if _lives(url, silent_for):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= silent_for:
                 raise RunError(
-                    f"the vLLM server at {url} has not answered for {silent_for:.0f} seconds\n"
+                    f"the vLLM server at {shown} has not answered for {silent_for:.0f} seconds\n"
                     "  start it again, and go on with --resume_from_checkpoint"
                 )
         if failure:
-            raise RunError(f"the vLLM server at {url} failed: {describe(failure[0])}")
+            raise RunError(f"the vLLM server at {shown} failed: {describe(failure[0])}")
         return answer[0]
 
     return ask
