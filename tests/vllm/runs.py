@@ -42,6 +42,7 @@ def trainer(
         "num_generations": 4,
         "max_steps": 3,
         "learning_rate": 3e-3,
+        "adam_epsilon": 1e-4,  # which does not make steps of gradients that are but rounding
         "beta": 0.0,
         "logging_steps": 1,
         "report_to": "none",

@@ -13,6 +13,7 @@ import torch
 from requests.adapters import HTTPAdapter
 from trl.generation import vllm_client
 from trl.generation.vllm_client import VLLMClient
+from urllib3.util.retry import Retry
 
 from trl_deepseek.engines import server
 from trl_deepseek.errors import RunError, describe
@@ -28,7 +29,7 @@ AT_ONCE = 64  # requests for completions, as many as TRL's
 
 
 class Once(HTTPAdapter):
-    """For requests that are not made again where they failed: the server has said why.
+    """For requests that reach the server once: where they fail it has said why.
 
     Each has a connection of its own, since an idle one may be closed as it is used again.
     """
@@ -58,7 +59,8 @@ class Client(VLLMClient):
         self._lost = False
         super().__init__(base_url and base_url.rstrip("/"), *args, **kwargs)
         for asked in ONCE:
-            self.session.mount(f"{self.base_url}/{asked}", Once())
+            again = Retry(connect=5, read=0, status=0, other=0, backoff_factor=2)
+            self.session.mount(f"{self.base_url}/{asked}", Once(max_retries=again))
         served = self.get_server_info()["model_config"]
         self.room = int(served["max_model_len"])
         self.dtype: torch.dtype = getattr(torch, str(served["dtype"]).removeprefix("torch."))
