@@ -158,6 +158,7 @@ def test_a_server_that_lives_and_never_meets_the_trainer_is_given_up(
         client._post("/generates")
 
     monkeypatch.setattr(engine_client, "MET_IN", 0.1)
+    monkeypatch.setattr(server, "SAYS_IN", 0.1)
     monkeypatch.setattr(vllm_client, "get_ip", lambda: "127.0.0.1", raising=False)
     monkeypatch.setattr(VLLMClient, "init_communicator", meets_nobody)
     monkeypatch.setattr(VLLMClient, "_post", lambda client, path: requests.get(served.url + path))

@@ -139,7 +139,7 @@ class Client(VLLMClient):
         try:
             return ask(url, **kwargs)
         except RunError as error:
-            if not self._broken.is_set():  # of itself, and not since this side broke off
+            if not isinstance(error, server.Abandoned):
                 self._failure = error
             if self.communicator is not None and url.endswith("/update_weights"):
                 self.communicator.destroy()  # this side would wait for the server for ever

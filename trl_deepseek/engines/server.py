@@ -24,8 +24,13 @@ logger = logging.getLogger(__name__)
 
 ANSWERS_IN = 5.0  # seconds; a healthy server says so in milliseconds
 CHECKED_IN = 60.0  # seconds; the first text that it tokenizes takes some, on a busy machine more
+SAYS_IN = 5.0  # seconds from the end of a transfer until the server has said why it ended it
 SILENT_FOR = 20.0  # seconds without a sign of life, and a server that was asked is given up
 PROBE = "3 a12 b45 <think>\n\n5</think>=1 ÄÖ 你好 1234567890"  # tokenizers differ in this
+
+
+class Abandoned(RunError):
+    """The server waits for what will not come from this side."""
 
 
 def address(args: Any) -> str:
@@ -195,7 +200,10 @@ def watched(
             if not thread.is_alive():
                 break
             if broken is not None and broken.is_set():
-                raise RunError(f"what the vLLM server at {shown} waits for does not come")
+                thread.join(SAYS_IN)  # it may be the server that failed, and about to say so
+                if not thread.is_alive():
+                    break
+                raise Abandoned(f"what the vLLM server at {shown} waits for does not come")
             if _lives(url, silent_for):
                 heard = time.monotonic()
             elif time.monotonic() - heard >= silent_for:
