@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 ANSWERS_IN = 5.0  # seconds; a healthy server says so in milliseconds
 CHECKED_IN = 60.0  # seconds; the first text that it tokenizes takes some, on a busy machine more
-SAYS_IN = 5.0  # seconds from the end of a transfer until the server has said why it ended it
+SAYS_IN = 20.0  # seconds from the end of a transfer until the server has said why it ended it
 SILENT_FOR = 20.0  # seconds without a sign of life, and a server that was asked is given up
 PROBE = "3 a12 b45 <think>\n\n5</think>=1 ÄÖ 你好 1234567890"  # tokenizers differ in this
 
