@@ -245,6 +245,12 @@ def test_options_of_sampling_that_a_server_ignores_are_refused(served: Served) -
         server.check(served.url, "policy", TOKENIZER, **options, asked={"seed", "detokenize"})
 
 
+@pytest.mark.parametrize("says", [[], {}, {"components": {"schemas": {}}}])
+def test_a_server_that_does_not_describe_itself_is_taken(served: Served, says: Any) -> None:
+    served.says["/openapi.json"] = says
+    server.check(served.url, "policy", TOKENIZER, scaled=False, answer=63, asked={"seed"})
+
+
 def test_the_base_of_a_trained_folder_is_taken_with_a_warning(
     served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,7 +117,8 @@ def check(
             f"vllm_mode server: the server at {shown} takes weights another way than by NCCL: "
             f"it was started with --weight-transfer-config {transfer}{start}"
         )
-    if unknown := sorted(set(asked) - _known(schema)) if schema.ok else []:
+    known = _known(schema) if asked and schema.ok else None
+    if known is not None and (unknown := sorted(set(asked) - known)):
         raise ConfigError(
             f"generation_kwargs: the server at {shown} does not know {', '.join(unknown)}\n"
             "  leave it out"
@@ -134,9 +135,12 @@ def check(
         )
 
 
-def _known(schema: requests.Response) -> set[str]:
-    """Options of a request for completions, as the server describes it."""
-    return set(schema.json()["components"]["schemas"]["CompletionRequest"]["properties"])
+def _known(schema: requests.Response) -> set[str] | None:
+    """Options of a request for completions, where the server describes it."""
+    try:
+        return set(schema.json()["components"]["schemas"]["CompletionRequest"]["properties"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def check_port(port: int) -> None:
@@ -212,7 +216,7 @@ def watched(
                     "  start it again, and go on with --resume_from_checkpoint"
                 )
         if failure:
-            raise RunError(f"the vLLM server at {shown} failed: {describe(failure[0])}")
+            raise RunError(f"the vLLM server at {shown} failed: {redacted(describe(failure[0]))}")
         return answer[0]
 
     return ask
