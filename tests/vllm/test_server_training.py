@@ -256,8 +256,10 @@ def test_a_trainer_that_cannot_open_its_end_does_not_wait_for_the_server(
     post = VLLMClient._post
 
     def waits(client: Any, url: str, **given: Any) -> Any:
+        """As the server's answer does; nothing is sent, or it would meet the next trainer."""
         if url.endswith("/init_weight_transfer_engine"):
             over.wait()
+            raise ConnectionError("nobody has come to the meeting")
         return post(client, url, **given)
 
     def taken(*_: Any) -> Any:
