@@ -100,6 +100,7 @@ def test_the_policys_own_server_is_taken(served: Served) -> None:
         ("/v1/models", {"data": []}, False, "no vLLM answers at URL: IndexError"),
         ("/server_info", None, False, "it was not started with VLLM_SERVER_DEV_MODE=1"),
         ("/server_info", {}, False, "it was not started with --weight-transfer-config"),
+        ("/tokenize", {"tokens": None}, False, "no vLLM answers at URL: TypeError"),
         ("/server_info", {"vllm_config": "text"}, False, "no vLLM answers at URL: ValueError"),
         (
             "/server_info",

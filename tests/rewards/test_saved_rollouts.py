@@ -33,7 +33,10 @@ def trainer(folder: Path, **given: Any) -> Any:
         gradient_checkpointing=False,
     )
     rows = REGISTRY.datasets["arithmetic"](size=8)
-    return GRPOTrainer("tiny-deepseek-llm", by_length, config, train_dataset=rows)
+    evaluated = rows if config.eval_strategy != "no" else None
+    return GRPOTrainer(
+        "tiny-deepseek-llm", by_length, config, train_dataset=rows, eval_dataset=evaluated
+    )
 
 
 def test_a_run_on_the_completions_of_another_is_that_run(tmp_path: Path) -> None:
@@ -62,12 +65,17 @@ def test_a_run_on_the_completions_of_another_is_that_run(tmp_path: Path) -> None
     )
     with pytest.raises(DataError, match=rf"{other} since: seed: 42 -> 7$"):
         trainer(tmp_path / "third", rollouts=saved, seed=7)
-    whole = trainer(tmp_path / "third", rollouts=saved, max_steps=-1)  # 4 steps in one epoch
-    whole.args.max_steps = 3
+    epochs: dict[str, Any] = {"rollouts": saved, "max_steps": -1}  # of 4 steps; 2 are saved
+    with pytest.raises(DataError, match=r"first' holds nothing that was generated at step 2\n"):
+        trainer(tmp_path / "third", num_train_epochs=1, **epochs)
+    half = trainer(tmp_path / "third", num_train_epochs=0.5, **epochs)
+    half.args.max_steps = 3
     with pytest.raises(
         RunError, match=r"^.*first' holds no completion that was generated at step 2"
     ):
-        whole.train()
+        half.train()
+    with pytest.raises(DataError, match=r"first' holds nothing that was generated for an evaluat"):
+        trainer(tmp_path / "third", rollouts=saved, eval_strategy="steps", eval_steps=1)
     with pytest.raises(ConfigError, match=r"^rollouts: nothing is generated from saved ones"):
         trainer(tmp_path / "fourth", rollouts=str(tmp_path / "first"), use_vllm=True)
     with pytest.raises(DataError):

@@ -245,6 +245,17 @@ def test_two_trainers_that_take_turns_each_have_their_own_weights_on_the_server(
     assert first.vllm_generation.synced == 2
 
 
+def test_a_run_whose_server_another_has_met_since_ends_and_says_so(
+    build_on_server: Build,
+) -> None:
+    first = build_on_server("first", reward=runs.by_length)
+    other = build_on_server("other", vllm_group_port=serving.free_port(), reward=runs.by_length)
+    with pytest.raises(RunError, match=r"takes the weights of another run, which has met it since"):
+        first.train()
+    other.train()  # undisturbed by the first
+    assert len(runs.gaps(other)) == 3
+
+
 def logged(trainer: Any) -> list[dict[str, float]]:
     return [row for row in trainer.state.log_history if "loss" in row]
 

