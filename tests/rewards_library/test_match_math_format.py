@@ -3,6 +3,7 @@ from __future__ import annotations
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -107,15 +108,22 @@ CASES = [
 ]
 
 
+def patiently(reward: Any, given: list[str], golds: list[str]) -> list[float | None]:
+    """What a reward of TRL's says; outside the main thread it has no seconds to say it in."""
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(reward, [as_messages(text) for text in given], golds).result()
+    return list(found)
+
+
 @pytest.mark.parametrize("wrap", [str, as_messages], ids=["strings", "messages"])
 def test_math_accuracy_agrees_with_trl(wrap: Any) -> None:
-    given, golds = zip(*CASES, strict=True)
-    expected = accuracy_reward([as_messages(text) for text in given], list(golds))
+    given, golds = (list(each) for each in zip(*CASES, strict=True))
+    expected = patiently(accuracy_reward, given, golds)
     assert {None, 0.0, 1.0} == set(expected)
-    assert math_accuracy([wrap(text) for text in given], list(golds)) == expected
+    assert math_accuracy([wrap(text) for text in given], golds) == expected
     reasoned = [f"<think>it is \\boxed{{77}}</think>{text}" for text in given]
-    expected = reasoning_accuracy_reward([as_messages(text) for text in reasoned], list(golds))
-    assert math_accuracy([wrap(text) for text in reasoned], list(golds)) == expected
+    expected = patiently(reasoning_accuracy_reward, reasoned, golds)
+    assert math_accuracy([wrap(text) for text in reasoned], golds) == expected
 
 
 @pytest.mark.parametrize(
