@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from datasets import Dataset
 from transformers import LlamaConfig
 from trl.generation.vllm_generation import VLLMGeneration
 
-from trl_deepseek import generation, load_registry
+from trl_deepseek import GRPOConfig, GRPOTrainer, generation, load_registry
 from trl_deepseek.engines.checking import check_colocated, check_pattern, check_sampling
 from trl_deepseek.engines.policy import Policy
 from trl_deepseek.errors import ConfigError, RunError
@@ -73,6 +75,25 @@ def test_sampling_that_vllm_does_not_have_is_refused(monkeypatch: pytest.MonkeyP
     check_sampling({"stop": ["x"]})
     with pytest.raises(ConfigError, match=r"^generation_kwargs: vLLM does not take them: TypeErr"):
         check_sampling({"best": 3})
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"n": 1}, "n is num_generations here"),
+        ({"max_tokens": 4}, "max_tokens is max_completion_length here"),
+        ({"logprobs": 1}, "logprobs is what TRL compares the policy's with here"),
+        ({"temperature": 0.5}, "temperature is the config's own here"),
+    ],
+)
+def test_what_the_config_says_is_not_said_to_the_engine_too(
+    given: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    config = GRPOConfig(
+        str(tmp_path), use_vllm=True, generation_kwargs=given, report_to="none", use_cpu=True
+    )
+    with pytest.raises(ConfigError, match=rf"^generation_kwargs: {words}\n  leave it out$"):
+        GRPOTrainer("tiny-deepseek-llm", len, config, train_dataset=Dataset.from_list([]))
 
 
 def test_a_pattern_is_refused_where_neither_library_of_vllms_reads_it(

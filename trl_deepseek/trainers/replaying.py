@@ -163,8 +163,8 @@ def _check_prompts(inputs: Any, folder: str, changed: Iterable[str]) -> None:
 
 
 def _steps(args: Any, rows: Any) -> int:
-    """How many the run makes, in one process."""
-    if args.max_steps > 0:
+    """How many the run makes, in one process; of a stream, what ``max_steps`` says."""
+    if args.max_steps > 0 or not hasattr(rows, "__len__"):
         return int(args.max_steps)
     batches = len(rows) * args.num_generations // args.generation_batch_size  # cut off, as TRL does
     passes = batches * args.steps_per_generation * args.num_iterations
