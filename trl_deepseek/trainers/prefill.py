@@ -22,6 +22,7 @@ from transformers.cache_utils import DynamicLayer
 
 from trl_deepseek.lm_head import unwrap
 from trl_deepseek.segments import exactness
+from trl_deepseek.trainers.roomy_cache import roomy_cache
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ def _prefilled(model: nn.Module, ids: Tensor, mask: Tensor) -> dict[str, Any]:
         return {}
     prompts, seen = distinct[:, 0, :-1], distinct[:, 1, :-1]
     inner = unwrap(model)
-    cache = DynamicCache(config=inner.config.get_text_config(decoder=True))
+    cache = roomy_cache(inner.config.get_text_config(decoder=True))
     taken = inspect.signature(inner.forward).parameters  # called so since transformers 5.24
     name = "cache" if "cache" in taken else "past_key_values"
     model(
