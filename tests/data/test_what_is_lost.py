@@ -71,6 +71,31 @@ def build(tmp_path: Path) -> Callable[..., Any]:
     return trainer
 
 
+TOKENS = {"labels": [[5, 6, 7], [-100] * 3, [5, -100, -100], [-100, -100, 7]]}
+TOKENS["input_ids"] = [[5, 6, 7]] * 4
+PREPARED = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+
+
+def test_of_rows_that_are_tokens_those_without_labels_are_left_out(
+    build: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = build("sft", Dataset.from_dict(TOKENS), **PREPARED)
+    assert trainer.left_out["train"] == [1, 2]  # the first token of a row is never predicted
+    assert trainer.train_dataset["labels"] == [TOKENS["labels"][0], TOKENS["labels"][3]]
+    assert "2 of 4 rows" in caplog.text
+    with pytest.raises(DataError, match="all 2 rows of train_dataset have no token that the loss"):
+        build("sft", Dataset.from_dict(TOKENS).select([1, 2]), **PREPARED)
+
+
+def test_rows_that_are_tokens_and_have_no_labels_at_all_are_left_as_they_are(
+    build: Callable[..., Any],
+) -> None:
+    rows = Dataset.from_dict(TOKENS).remove_columns("labels")
+    trainer = build("sft", rows, **PREPARED)
+    assert len(trainer.train_dataset) == 4
+    assert trainer.left_out == {}
+
+
 LOST = {
     "sft": "have no token left to learn once they are cut to max_length=40",
     "dpo": "have a prompt that fills max_length=40 tokens",

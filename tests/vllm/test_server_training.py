@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import torch
 from peft import LoraConfig
 from trl.generation import vllm_client
@@ -254,6 +255,23 @@ def test_a_run_whose_server_another_has_met_since_ends_and_says_so(
         first.train()
     other.train()  # undisturbed by the first
     assert len(runs.gaps(other)) == 3
+
+
+def test_a_server_that_keeps_no_mark_is_said_and_trained_with(
+    build_on_server: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    post = requests.Session.post
+
+    def older(session: Any, url: str, **given: Any) -> Any:
+        """As to a server that does not know of versions."""
+        return post(session, url.replace("/update_weight_version", "/not_here"), **given)
+
+    monkeypatch.setattr(requests.Session, "post", older)
+    trainer = build_on_server(reward=runs.by_length)
+    (said,) = (each for each in caplog.messages if "whose weights it has" in each)
+    assert said.endswith("as 0.31 does (status 404): see that no other run meets it")
+    trainer.train()
+    assert len(runs.gaps(trainer)) == 3
 
 
 def logged(trainer: Any) -> list[dict[str, float]]:

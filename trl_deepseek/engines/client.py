@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from trl_deepseek.engines import server
 from trl_deepseek.errors import RunError, describe
 from trl_deepseek.replacing import replaced
 from trl_deepseek.secrets import redacted
+
+logger = logging.getLogger(__name__)
 
 ANSWER = ("prompt_ids", "completion_ids", "logprobs", "logprob_token_ids")
 ONCE = ("init_weight_transfer_engine", "start_weight_update", "update_weights")
@@ -106,6 +109,13 @@ class Client(VLLMClient):
         ask = server.watched(self.session.post, self.base_url, server.SILENT_FOR)
         answer = ask(f"{self.base_url}/update_weight_version", json={"new_version": mark})
         self._mark = mark if answer.ok else None
+        if self._mark is None:
+            logger.warning(
+                "the vLLM server at %s does not note whose weights it has, as 0.31 does "
+                "(status %d): see that no other run meets it",
+                redacted(self.base_url),
+                answer.status_code,
+            )
 
     def _check_taken(self) -> None:
         """Refuse to send weights where the server has met another run since.

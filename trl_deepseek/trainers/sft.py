@@ -146,10 +146,14 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         return lengths.learnable(rows, f"packed {source}", None)[0] if packing else rows
 
 
+def _is_prepared(args: Any) -> bool:
+    """Whether rows are tokens that are left as they are."""
+    return bool((args.dataset_kwargs or {}).get("skip_prepare_dataset"))
+
+
 def _reads_rows(args: Any, options: Mapping[str, Any]) -> bool:
     """Whether rows are ours to read: neither formatted by a function nor prepared already."""
-    skips = (args.dataset_kwargs or {}).get("skip_prepare_dataset")
-    return not skips and not options.get("formatting_func")
+    return not _is_prepared(args) and not options.get("formatting_func")
 
 
 def _layout(dataset: Any, *, args: Any, split: str) -> Any:
@@ -159,12 +163,15 @@ def _layout(dataset: Any, *, args: Any, split: str) -> Any:
 
 def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
-    if dataset is None or not _reads_rows(inputs.args, inputs.options):
+    prepared = _is_prepared(inputs.args)
+    if dataset is None or not (prepared or _reads_rows(inputs.args, inputs.options)):
         return dataset, None
     if isinstance(dataset, Mapping):
         read = {key: _read(part, inputs, key) for key, part in dataset.items()}
         kind = next((kind for _, kind in read.values()), None)
         return {key: part for key, (part, _) in read.items()}, kind
+    if prepared:
+        return _learnable(dataset, inputs, name), None
     dataset, layout = demonstrations.prepare(
         dataset,
         text_field=inputs.args.dataset_text_field,
@@ -175,10 +182,20 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     return dataset, layout.kind
 
 
+def _learnable(dataset: Any, inputs: Inputs, name: str) -> Any:
+    """Rows of tokens without those of which the loss counts none, where they have labels."""
+    labels = (dataset.features or {}).get("labels")  # a stream may not know its columns
+    if not hasattr(labels, "feature"):
+        return dataset
+    source, split = data.source_of(dataset, name), name.removesuffix("_dataset")
+    dataset, inputs.left_out[split], _ = lengths.learnable(dataset, source, None)
+    return dataset
+
+
 def _check_dataset_kwargs(args: Any, rows: Any) -> None:
     """Refuse to leave rows as they are that are no tokens; the task's own options are checked."""
     columns = getattr(rows, "column_names", None)  # a stream may not know them
-    if not isinstance(columns, list) or not (args.dataset_kwargs or {}).get("skip_prepare_dataset"):
+    if not isinstance(columns, list) or not _is_prepared(args):
         return
     if "input_ids" not in columns:
         raise ConfigError(
