@@ -87,6 +87,22 @@ def test_of_rows_that_are_tokens_those_without_labels_are_left_out(
         build("sft", Dataset.from_dict(TOKENS).select([1, 2]), **PREPARED)
 
 
+def test_labels_that_a_transform_makes_are_not_judged_by_what_is_stored(
+    build: Callable[..., Any],
+) -> None:
+    rows = Dataset.from_dict(TOKENS).with_transform(lambda b: {**b, "labels": b["input_ids"]})
+    assert len(build("sft", rows, **PREPARED).train_dataset) == 4
+
+
+def test_a_faulty_row_of_tokens_is_named_by_its_number_in_the_file(
+    build: Callable[..., Any],
+) -> None:
+    rows = Dataset.from_dict({name: [*each, [5]] for name, each in TOKENS.items()})
+    rows = Dataset.from_list([*rows, {"input_ids": [1, 2], "labels": None}])
+    with pytest.raises(DataError, match=r"^train_dataset: row 5: column 'labels' holds nothing"):
+        build("sft", rows, **PREPARED)
+
+
 def test_rows_that_are_tokens_and_have_no_labels_at_all_are_left_as_they_are(
     build: Callable[..., Any],
 ) -> None:

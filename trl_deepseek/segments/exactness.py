@@ -30,7 +30,7 @@ SHIFT = 512
 """Positions by which rows are moved on to see whether that changes values."""
 
 _FULL = ("full_attention", "attention")
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
+_LENGTH_DEPENDENT = {"dynamic", "longrope"}
 
 
 def known(model: nn.Module) -> str | None:
@@ -198,11 +198,16 @@ def _known(model: nn.Module) -> Iterator[str]:
         yield f"{name} attends within a sliding window"
     if getattr(config, "index_topk", None):
         yield f"{name} chooses the tokens that it attends to"
+    for kind in length_dependent(config):
+        yield f"the positions of {name} ({kind}) depend on the longest row"
+
+
+def length_dependent(config: Any) -> set[str]:
+    """The kinds of a language model's rotary positions that depend on the longest row."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     each = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # of kinds of layers
-    for kind in {part.get("rope_type", part.get("type")) for part in each}:
-        if kind in _LENGTH_DEPENDENT:
-            yield f"the positions of {name} ({kind}) depend on the longest row"
+    kinds = {str(part.get("rope_type", part.get("type"))) for part in each}
+    return kinds & _LENGTH_DEPENDENT
 
 
 def _slides(config: Any) -> bool:

@@ -73,14 +73,19 @@ def _known(model: nn.Module, config: Any, inputs: dict[str, Any]) -> bool:
     """Whether a plain cache of keys and values is all that a prompt leaves behind."""
     if set(inputs) != {"input_ids", "attention_mask"} or inputs["input_ids"].shape[1] < SHORTEST:
         return False
-    changed = ("cache_implementation", "prefill_chunk_size", "prompt_lookup_num_tokens")
-    if (
-        config is None
-        or config.use_cache is False
-        or any(getattr(config, c, None) for c in changed)
-    ):
+    if config is None:
         return False
-    if (config.num_beams or 1) > 1 or (config.num_return_sequences or 1) > 1:
+
+    def asked(name: str) -> Any:
+        """An option; what is not set in the config is the model's, as for ``generate``."""
+        value = getattr(config, name, None)
+        of_model = getattr(model, "generation_config", None)
+        return getattr(of_model, name, None) if value is None else value
+
+    changed = ("cache_implementation", "prefill_chunk_size", "prompt_lookup_num_tokens")
+    if asked("use_cache") is False or any(map(asked, changed)):
+        return False
+    if (asked("num_beams") or 1) > 1 or (asked("num_return_sequences") or 1) > 1:
         return False
     peft = getattr(model, "peft_config", None) or {}
     if any(each.is_prompt_learning for each in peft.values()):
@@ -88,22 +93,29 @@ def _known(model: nn.Module, config: Any, inputs: dict[str, Any]) -> bool:
     inner = unwrap(model)
     if inner.config.is_encoder_decoder or getattr(inner, "_is_stateful", False):
         return False
-    layers = DynamicCache(config=inner.config.get_text_config(decoder=True)).layers
+    text = inner.config.get_text_config(decoder=True)
+    if exactness.length_dependent(text):  # a prompt without its last token has other positions
+        return False
+    layers = DynamicCache(config=text).layers
     return all(type(layer) is DynamicLayer for layer in layers)
 
 
 def _goes_on(model: nn.Module, generate: Callable[..., Any], inputs: dict[str, Any]) -> bool:
-    """Whether the model says the same going on from a cache that is given to it; tried once."""
+    """Whether the model says the same going on from a cache that is given to it; tried once.
+
+    As many rows as in its last prefill would hide what a model keeps of that, as Qwen2-VL does.
+    """
     inner = unwrap(model)
     if inner not in _tried:
-        rows = {name: each[:1, :SHORTEST].repeat(2, 1) for name, each in inputs.items()}
-        rows["attention_mask"] = torch.ones_like(rows["attention_mask"])
+        more = {name: each[:1, :SHORTEST].repeat(3, 1) for name, each in inputs.items()}
+        more["attention_mask"] = torch.ones_like(more["attention_mask"])
+        rows = {name: each[:2] for name, each in more.items()}
         greedy = GenerationConfig(
             do_sample=False, max_new_tokens=4, min_new_tokens=4, pad_token_id=0,
             output_logits=True, return_dict_in_generate=True,
         )  # fmt: skip
         try:
-            plain = torch.stack(generate(**rows, generation_config=greedy).logits)
+            plain = torch.stack(generate(**more, generation_config=greedy).logits)[:, :2]
             begun = _prefilled(model, rows["input_ids"], rows["attention_mask"])
             ours = torch.stack(generate(**rows, **begun, generation_config=greedy).logits)
         except Exception as error:  # whatever a model does with a cache that is given to it

@@ -13,6 +13,7 @@ import trl
 
 from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, labels, lengths
+from trl_deepseek.data.rows import is_table
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.segments import by_documents
@@ -57,6 +58,8 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         if not isinstance(model, Inputs):
             model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
             kwargs = {}
+        if _is_prepared(model.args) and data_collator is None:
+            _leave_out_unlabelled(model)
         super().__init__(model, data_collator=data_collator, **kwargs)
         parts = {
             "what the assistant generates": self.args.assistant_only_loss,
@@ -163,15 +166,12 @@ def _layout(dataset: Any, *, args: Any, split: str) -> Any:
 
 def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     """A dataset, or each of a mapping, as TRL reads it; and what kind it is."""
-    prepared = _is_prepared(inputs.args)
-    if dataset is None or not (prepared or _reads_rows(inputs.args, inputs.options)):
+    if dataset is None or not _reads_rows(inputs.args, inputs.options):
         return dataset, None
     if isinstance(dataset, Mapping):
         read = {key: _read(part, inputs, key) for key, part in dataset.items()}
         kind = next((kind for _, kind in read.values()), None)
         return {key: part for key, (part, _) in read.items()}, kind
-    if prepared:
-        return _learnable(dataset, inputs, name), None
     dataset, layout = demonstrations.prepare(
         dataset,
         text_field=inputs.args.dataset_text_field,
@@ -182,14 +182,15 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     return dataset, layout.kind
 
 
-def _learnable(dataset: Any, inputs: Inputs, name: str) -> Any:
-    """Rows of tokens without those of which the loss counts none, where they have labels."""
-    labels = (dataset.features or {}).get("labels")  # a stream may not know its columns
-    if not hasattr(labels, "feature"):
-        return dataset
-    source, split = data.source_of(dataset, name), name.removesuffix("_dataset")
-    dataset, inputs.left_out[split], _ = lengths.learnable(dataset, source, None)
-    return dataset
+def _leave_out_unlabelled(inputs: Inputs) -> None:
+    """Of rows that are tokens, leave out those that the loss counts none of.
+
+    Not of a stream, nor where another format makes the labels from what is stored.
+    """
+    rows, name = inputs.train_dataset, "train_dataset"
+    if is_table(rows) and rows.format["type"] is None and "labels" in rows.column_names:
+        source = data.source_of(rows, name)
+        inputs.train_dataset, inputs.left_out["train"], _ = lengths.learnable(rows, source, None)
 
 
 def _check_dataset_kwargs(args: Any, rows: Any) -> None:
