@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trl
+from datasets import Dataset
 
 from trl_deepseek import data, lm_head
 from trl_deepseek.data import demonstrations, labels, lengths
-from trl_deepseek.data.rows import is_table
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.losses.plan import plan
 from trl_deepseek.segments import by_documents
@@ -188,7 +188,7 @@ def _leave_out_unlabelled(inputs: Inputs) -> None:
     Not of a stream, nor where another format makes the labels from what is stored.
     """
     rows, name = inputs.train_dataset, "train_dataset"
-    if is_table(rows) and rows.format["type"] is None and "labels" in rows.column_names:
+    if isinstance(rows, Dataset) and rows.format["type"] is None and "labels" in rows.column_names:
         source = data.source_of(rows, name)
         inputs.train_dataset, inputs.left_out["train"], _ = lengths.learnable(rows, source, None)
 
