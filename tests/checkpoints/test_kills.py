@@ -18,6 +18,7 @@ from trl_deepseek import checkpoints
 
 TIMES = ("runtime", "per_second", "step_time")
 KINDS = ("sft", "dpo", "kto", "reward", "grpo")
+FEW = [pytest.param(k, marks=[pytest.mark.matrix] * (k in ("kto", "reward"))) for k in KINDS]
 
 
 def left_by(folder: Path) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def same(a: Any, b: Any) -> bool:
     return bool(repr(a) == repr(b))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_checkpoint_to_go_on_from_exactly(
     kind: str,
     build: Callable[..., Any],
@@ -98,7 +99,7 @@ def test_a_kill_at_any_instant_of_a_save_leaves_a_whole_checkpoint_to_go_on_from
     assert not (folder / "_saving").exists()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FEW)
 def test_two_runs_of_one_config_are_bitwise_equal(
     kind: str, build: Callable[..., Any], tmp_path: Path
 ) -> None:

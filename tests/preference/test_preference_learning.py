@@ -28,7 +28,7 @@ def held_out(model: Any, start: Any, tokenizer: Any, config: Build) -> dict[str,
     return metrics
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(n, marks=pytest.mark.matrix) for n in (1, 2))])
 @pytest.mark.parametrize("loss", ["dpo", "ipo", "kto", "orpo"])
 def test_a_few_steps_tell_held_out_pairs_apart(
     loss: str, seed: int, tiny: Build, config: Build

@@ -63,9 +63,14 @@ def logged(trained: Any, key: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "model", [pytest.param(m, marks=[pytest.mark.matrix] * (m == "tiny-deepseek-v2")) for m in TINY]
+    ("kind", "model"),
+    [
+        pytest.param(kind, model, marks=[] if few else pytest.mark.matrix)
+        for model in TINY
+        for kind in KINDS
+        for few in [model == TINY[0] or (kind, model) == ("GRPO", TINY[-1])]
+    ],
 )
-@pytest.mark.parametrize("kind", KINDS)
 def test_every_trainer_learns_in_30_steps(kind: str, model: str, tmp_path: Path) -> None:
     trained = trainer(kind, model, tmp_path)
     packed = {n for n, p in trained.model.named_parameters() if p.dtype == torch.uint8}
