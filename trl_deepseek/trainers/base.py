@@ -84,7 +84,7 @@ class PluginTrainer(WatchedTraining, StoppableEvaluation, MeasuredEvaluation, Wh
         """
         self.inputs = inputs
         secrets.guard(inputs.args)  # before anything saves or shows them
-        self.left_out = {**inputs.left_out}
+        self.left_out = {}
         self._prefix_sharing = PrefixSharing(getattr(inputs.args, "prefix_sharing", "auto"))
         self._settings = provenance.settings_of(inputs.args)  # before TRL settles them further
         given = {

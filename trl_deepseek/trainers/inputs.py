@@ -64,7 +64,6 @@ class Inputs:
         measures: The metrics that are measured while it is evaluated.
         made_with: The run's record (see ``provenance``); None until it is needed.
         asked: What a command was asked for; None from Python.
-        left_out: Numbers of rows that were left out of a dataset so far, by its name.
         said: What was warned of so far, before there was a folder to keep it in.
     """
 
@@ -83,7 +82,6 @@ class Inputs:
     measures: Measures = field(default_factory=Measures)
     made_with: dict[str, Any] | None = None
     asked: Asked | None = None
-    left_out: dict[str, list[int]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
     @property

@@ -30,7 +30,7 @@ class RoomyLayer(DynamicLayer):
 
     keys: Tensor
     values: Tensor
-    _longer: tuple[Tensor, ...] = ()
+    _roomy: tuple[Tensor, ...] = ()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
@@ -41,13 +41,13 @@ class RoomyLayer(DynamicLayer):
         seen, new = (self.keys, self.values), (key_states, value_states)
         start, end = seen[0].shape[-2], seen[0].shape[-2] + new[0].shape[-2]
         # Rows that were selected or repeated meanwhile are tensors of their own, without room.
-        if not self._longer or not all(map(_begins, seen, self._longer)):
-            self._longer = seen
-        if end > self._longer[0].shape[-2]:
-            self._longer = tuple(_longer(each, end + ROOM) for each in seen)
-        for longer, states in zip(self._longer, new, strict=True):
+        if not self._roomy or not all(map(_begins, seen, self._roomy)):
+            self._roomy = seen
+        if end > self._roomy[0].shape[-2]:
+            self._roomy = tuple(_lengthened(each, end + ROOM) for each in seen)
+        for longer, states in zip(self._roomy, new, strict=True):
             longer[..., start:end, :] = states
-        self.keys, self.values = (longer[..., :end, :] for longer in self._longer)
+        self.keys, self.values = (longer[..., :end, :] for longer in self._roomy)
         return self.keys, self.values
 
 
@@ -60,7 +60,7 @@ def _begins(seen: Tensor, longer: Tensor) -> bool:
     )
 
 
-def _longer(seen: Tensor, length: int) -> Tensor:
+def _lengthened(seen: Tensor, length: int) -> Tensor:
     """(B, H, T, D) as the beginning of ``length`` tokens, of which the others are not written."""
     longer = seen.new_empty((*seen.shape[:-2], length, seen.shape[-1]))
     longer[..., : seen.shape[-2], :] = seen

@@ -58,9 +58,12 @@ class SFTTrainer(PluginTrainer, trl.SFTTrainer):
         if not isinstance(model, Inputs):
             model = self.check(model, args, train_dataset, eval_dataset, processing_class, **kwargs)
             kwargs = {}
+        unlabelled: list[int] = []
         if _is_prepared(model.args) and data_collator is None:
-            _leave_out_unlabelled(model)
+            model.train_dataset, unlabelled = _labelled(model.train_dataset)
         super().__init__(model, data_collator=data_collator, **kwargs)
+        if unlabelled:
+            self.left_out["train"] = unlabelled
         parts = {
             "what the assistant generates": self.args.assistant_only_loss,
             "the completions": self.completion_only_loss,
@@ -182,15 +185,14 @@ def _read(dataset: Any, inputs: Inputs, name: str) -> tuple[Any, str | None]:
     return dataset, layout.kind
 
 
-def _leave_out_unlabelled(inputs: Inputs) -> None:
-    """Of rows that are tokens, leave out those that the loss counts none of.
+def _labelled(rows: Any) -> tuple[Any, list[int]]:
+    """Rows of tokens that the loss counts one of, and the numbers of the others.
 
-    Not of a stream, nor where another format makes the labels from what is stored.
+    A stream is kept whole, and so is a table whose labels a format makes from what is stored.
     """
-    rows, name = inputs.train_dataset, "train_dataset"
     if isinstance(rows, Dataset) and rows.format["type"] is None and "labels" in rows.column_names:
-        source = data.source_of(rows, name)
-        inputs.train_dataset, inputs.left_out["train"], _ = lengths.learnable(rows, source, None)
+        return lengths.learnable(rows, data.source_of(rows, "train_dataset"), None)[:2]
+    return rows, []
 
 
 def _check_dataset_kwargs(args: Any, rows: Any) -> None:
