@@ -62,7 +62,7 @@ apt = test "$$(id -u)" != 0 || ! command -v apt-get >/dev/null \
 THREADS := 2
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/speed.py --threads $(THREADS) --rounds 2 --write benchmarks/speed
+	$(BIN)/python benchmarks/speed.py --threads $(THREADS) --write benchmarks/speed
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -84,12 +84,8 @@ def compare(make: Any, layers: int, vocabulary: int, rounds: int) -> Point:
     work = function(*words)
     with tempfile.TemporaryDirectory() as folder:
         row = speed.in_turn(speed.sides(work, folder, layers, vocabulary), rounds)
-    return {
-        "TRL": row["trl_seconds"],
-        "ours": row["ours_seconds"],
-        "TRL_megabytes": row["trl_megabytes"],
-        "ours_megabytes": row["ours_megabytes"],
-    }
+    sizes = zip(("TRL_megabytes", "ours_megabytes"), row["megabytes"], strict=True)
+    return {**dict(zip(("TRL", "ours"), row["seconds"]["processor"], strict=True)), **dict(sizes)}
 
 
 def auto(make: Any, layers: int, rounds: int) -> Point:
@@ -110,12 +106,12 @@ def auto(make: Any, layers: int, rounds: int) -> Point:
         steps = {mode: partial(speed.step, work, *each) for mode, each in made.items()}
         row = speed.in_turn(steps, 4 * rounds)
         shared = made["auto"][0]._prefix_sharing.shared > 0
+    ratio, high, low = (1 / faster for faster in row["faster"]["processor"])
     return {
         "work": f"{function.__name__} {', '.join(map(str, words))}",
         "shared": shared,
-        "ratio": 1 / row["faster"],
-        "lowest": 1 / row["highest"],
-        "highest": 1 / row["lowest"],
+        "ratio": ratio,
+        "interval": [low, high],
     }
 
 
@@ -171,10 +167,10 @@ def main() -> int:
                 for side in ("TRL", "ours")
             )
             print(f"| {AXES[name][0]} | {point['value']} | {times} | {faster:.2f}x |")
-    print("\n| work: P, C, G | shared | auto / off |\n|---|---|---|")
+    print("\n| work: P, C, G | shared | auto / off | 95 % interval |\n|---|---|---|---|")
     for row in rule:
-        between = f"{row['ratio']:.3f} ({row['lowest']:.3f} to {row['highest']:.3f})"
-        print(f"| {row['work']} | {row['shared']} | {between} |")
+        between = "{:.3f} to {:.3f}".format(*row["interval"])
+        print(f"| {row['work']} | {row['shared']} | {row['ratio']:.3f} | {between} |")
     if args.write:
         Path(f"{args.write}.json").write_text(json.dumps({**found, "auto": rule}, indent=1) + "\n")
         plot(found, Path(f"{args.write}.png"))

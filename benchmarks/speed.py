@@ -10,10 +10,13 @@ otherwise), LoRA, float32. Both sides have the same weights and the same batch; 
 ``training_step``, forward, reference and backward; of GRPO the update from given completions, the
 rollout, or both (``grpo step``). ORPO and SimPO are TRL's experimental trainers on its side, and
 "sft packed, padded" packs the texts on our side and pads them on TRL's. "head" has full logits in
-TRL's place; "nothing switched on" is stock_trl.py, with quartiles of the ratio. Each row has a
-process of its own, in which the order alternates from round to round; figures are medians of
-processor time, which other work on the machine distorts least, with the lowest and highest ratio
-of a round. Peak memory is what one more step adds to the process at most, from the system's mark.
+TRL's place, of 1024 positions, and of 16 in a type that the processor has no products for. "nothing
+switched on" is stock_trl.py on one thread, with quartiles of the ratio of a step to the same step.
+Each row has a process of its own, in which the order alternates from round to round, after one
+round that is not counted. Times are medians. "Faster" is the geometric mean of the rounds' ratios
+and its 95 % interval by Student's t, so that few rounds claim little: by processor time, which
+other work on the machine distorts least, and by the clock, which is what one waits for. Peak memory
+is what one more step adds to the process at most, from the system's mark.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import argparse
 import ctypes
 import gc
 import json
+import math
 import statistics
 import sys
 import tempfile
@@ -36,6 +40,7 @@ from typing import Any
 import stock_trl  # type: ignore[import-not-found]
 import torch
 import trl
+from scipy.stats import ttest_1samp
 from works import WORKS, Work, prepared  # type: ignore[import-not-found]
 
 import trl_deepseek
@@ -44,6 +49,7 @@ from trl_deepseek.lm_head.streaming_softmax import score
 SIDES = (("TRL", trl), ("ours", trl_deepseek))
 HEADS = {"head, frozen, float32": torch.float32, "head, frozen, bfloat16": torch.bfloat16}
 LABELS = ("trl", "ours")
+TIMES = ("processor", "clock")
 PLAIN = {"sft, nothing switched on": "SFT", "grpo, nothing switched on": "GRPO"}
 
 
@@ -62,11 +68,16 @@ def sides(work: Work, folder: str, layers: int, vocabulary: int) -> dict[str, Ca
     }
 
 
-def head(dtype: torch.dtype) -> dict[str, Callable[[], float]]:
-    """Log-probs of 1024 tokens under a frozen head of 102400 x 1024, and the gradient of H."""
+def scored(dtype: torch.dtype) -> int:
+    """How many positions the row of the head scores: fewer where the row would take hours."""
+    return 1024 if rate(dtype) > rate(torch.float32) / 16 else 16
+
+
+def head(dtype: torch.dtype, positions: int) -> dict[str, Callable[[], float]]:
+    """Log-probs of ``positions`` tokens under a frozen head of 102400 x 1024, their gradient."""
     torch.manual_seed(0)
     weight = torch.randn(102_400, 1024, dtype=dtype) / 32
-    hidden = torch.randn(1024, 1024, dtype=dtype, requires_grad=True)
+    hidden = torch.randn(positions, 1024, dtype=dtype, requires_grad=True)
     target = torch.randint(len(weight), (len(hidden),))
 
     def full_logits() -> torch.Tensor:
@@ -85,17 +96,13 @@ def head(dtype: torch.dtype) -> dict[str, Callable[[], float]]:
 
 
 def plain(trainer: str, rounds: int) -> dict[str, Any]:
-    """A row of stock_trl.py: the tiny Llama's steps, in place of extremes the ratio's quartiles."""
+    """A row of stock_trl.py: the tiny Llama's steps."""
+    torch.set_num_threads(1)  # more would only wait for each other in so small a model
     found = stock_trl.compare(trainer, stock_trl.rows(), 16, 4 * rounds)
-    processor, clock = found["processor"], found["clock"]
     return {
-        "trl_seconds": processor["trl_ms"] / 1000,
-        "ours_seconds": processor["ours_ms"] / 1000,
-        "trl_clock": clock["trl_ms"] / 1000,
-        "ours_clock": clock["ours_ms"] / 1000,
-        "faster": 1 / processor["ratio"],
-        "lowest": 1 / processor["high"],
-        "highest": 1 / processor["low"],
+        "seconds": {of: [found[of][f"{s}_ms"] / 1000 for s in LABELS] for of in TIMES},
+        "faster": {of: [1 / found[of][k] for k in ("ratio", "high", "low")] for of in TIMES},
+        "spread": "quartiles",
         "losses_identical": found["losses_identical"],
     }
 
@@ -126,19 +133,28 @@ def in_turn(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any
             found[side].append((time.process_time() - began, time.perf_counter() - clock, loss))
     peaks = [peak(take) for take in steps.values()]
     stock, ours = ([each[1:] for each in zip(*found[side], strict=True)] for side in steps)
-    ratios = [a / b for a, b in zip(stock[0], ours[0], strict=True)]
+    ratios = [[a / b for a, b in zip(stock[i], ours[i], strict=True)] for i in range(len(TIMES))]
     return {
-        "trl_seconds": statistics.median(stock[0]),
-        "ours_seconds": statistics.median(ours[0]),
-        "trl_clock": statistics.median(stock[1]),
-        "ours_clock": statistics.median(ours[1]),
-        "faster": statistics.median(ratios),
-        "lowest": min(ratios),
-        "highest": max(ratios),
-        "trl_megabytes": peaks[0],
-        "ours_megabytes": peaks[1],
+        "seconds": {
+            of: [statistics.median(side[i]) for side in (stock, ours)] for i, of in enumerate(TIMES)
+        },
+        "faster": {of: mean_ratio(ratios[i]) for i, of in enumerate(TIMES)},
+        "spread": f"95 % of {rounds}",
+        "ratios": dict(zip(TIMES, ratios, strict=True)),
+        "megabytes": peaks,
         "losses": [stock[2][0], ours[2][0]],
     }
+
+
+def mean_ratio(ratios: list[float]) -> list[float]:
+    """Geometric mean and its 95 % interval, Student's t of the logarithms; one has no interval."""
+    if len(ratios) == 1:
+        return ratios
+    logs = [math.log(ratio) for ratio in ratios]
+    return [
+        math.exp(value)
+        for value in (statistics.fmean(logs), *ttest_1samp(logs, 0).confidence_interval())
+    ]
 
 
 def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, Any]:
@@ -146,7 +162,9 @@ def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, A
     if name in PLAIN:
         return {"work": name, **plain(PLAIN[name], rounds)}
     if name in HEADS:
-        return {"work": name, **in_turn(head(HEADS[name]), rounds)}
+        positions = scored(HEADS[name])
+        row = in_turn(head(HEADS[name], positions), rounds)
+        return {"work": f"{name}, N={positions}", **row}
     work = WORKS[name]
     with tempfile.TemporaryDirectory() as folder:
         return {"work": name, **in_turn(sides(work, folder, layers, vocabulary), rounds)}
@@ -155,29 +173,50 @@ def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, A
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| step | TRL, processor (clock) | ours | faster | memory, TRL | ours |",
-        "|---|---|---|---|---|---|",
+        "| step | TRL, clock (processor) | ours | faster, processor time | by the clock | of "
+        "| memory, TRL | ours |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
-        memory = [f"{r[f'{s}_megabytes']:.0f} MB" if f"{s}_megabytes" in r else "" for s in LABELS]
-        lines.append(
-            f"| {r['work']} | {r['trl_seconds']:.2f} s ({r['trl_clock']:.2f}) "
-            f"| {r['ours_seconds']:.2f} s ({r['ours_clock']:.2f}) "
-            f"| {r['faster']:.2f}x ({r['lowest']:.2f} to {r['highest']:.2f}) "
-            f"| {' | '.join(memory)} |"
-        )
+        memory = [f"{size:.0f} MB" for size in r["megabytes"]] if "megabytes" in r else ["", ""]
+        times = zip(*(r["seconds"][of] for of in reversed(TIMES)), strict=True)
+        cells = [
+            r["work"],
+            *(f"{clock:.2f} s ({processor:.2f})" for clock, processor in times),
+            *(between(*r["faster"][of]) for of in TIMES),
+            r["spread"],
+            *memory,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def roofline(threads: int) -> str:
-    """What the machine multiplies, measured on the spot."""
-    left = torch.randn(2048, 2048)
+def between(faster: float, low: float | None = None, high: float | None = None) -> str:
+    """The ratio, and in brackets what it lies between."""
+    return f"{faster:.2f}x" + (f" ({low:.2f} to {high:.2f})" if low is not None else "")
+
+
+def rate(dtype: torch.dtype, size: int = 256) -> float:
+    """Floating-point operations a second of a product of square matrices, best of five."""
+    left = torch.randn(size, size).to(dtype)
     rates = []
     for _ in range(5):
         began = time.perf_counter()
         left @ left
-        rates.append(2 * 2048**3 / (time.perf_counter() - began) / 1e9)
-    return f"Matrix product, float32, {threads} threads: {max(rates):.0f} GFLOP/s."
+        rates.append(2 * size**3 / (time.perf_counter() - began))
+    return max(rates)
+
+
+def roofline(threads: int) -> str:
+    """What the machine multiplies, measured on the spot."""
+    found = rate(torch.float32, 2048) / 1e9
+    return f"Matrix product, float32, {threads} threads: {found:.0f} GFLOP/s."
+
+
+def write(name: str, results: list[dict[str, Any]], text: str) -> None:
+    """Into NAME.json and NAME.md."""
+    Path(f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    Path(f"{name}.md").write_text(f"# Steps against stock TRL: `make bench`\n\n{text}\n")
 
 
 def main() -> int:
@@ -194,7 +233,10 @@ def main() -> int:
     torch.set_num_threads(args.threads)
     every = [*WORKS, *HEADS, *PLAIN]
     chosen = [name for name in every if name.startswith(tuple(args.only))]
-    results = []
+    if not chosen:
+        parser.error(f"no work begins with {' or '.join(args.only)}; there are {', '.join(every)}")
+    results: list[dict[str, Any]] = []
+    text = ""
     for name in chosen:
         # A process for each row, so that no row begins with the memory of the one before.
         with ProcessPoolExecutor(
@@ -203,10 +245,9 @@ def main() -> int:
             row = one.submit(compare, name, args.rounds, args.layers, args.vocabulary).result()
         results.append(row)
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)  # what is known so far
-    text = f"{table(results)}\n\n{roofline(args.threads)}"
-    if args.write:
-        Path(f"{args.write}.json").write_text(json.dumps(results, indent=1) + "\n")
-        Path(f"{args.write}.md").write_text(f"# Steps against stock TRL: `make bench`\n\n{text}\n")
+        text = f"{table(results)}\n\n{roofline(args.threads)}"
+        if args.write:
+            write(args.write, results, text)
     print(json.dumps(results) if args.json else text)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,6 +44,25 @@ def test_both_sides_of_a_row_have_the_same_loss(speed: Any, name: str) -> None:
     # TRL's ORPO and CPO put the token that begins a text in front of the prompt
     bound = 1e-3 if name.startswith(("orpo", "simpo")) else 1e-5
     assert row["losses"][0] == pytest.approx(row["losses"][1], rel=bound)
-    table = speed.table([row]).splitlines()
-    assert table[-1].startswith(f"| {name} | {row['trl_seconds']:.2f} s")
-    assert row["trl_seconds"] > 0 < row["ours_seconds"]
+    stock, ours = row["seconds"]["clock"]
+    assert speed.table([row]).splitlines()[-1].startswith(f"| {name} | {stock:.2f} s")
+    assert row["seconds"]["processor"][0] > 0 < ours
+
+
+def test_the_interval_of_few_rounds_is_students(speed: Any) -> None:
+    # the t distribution of two degrees of freedom: 4.303 at 97.5 %, from a printed table
+    rounds = [2.0, 3.0, 4.5]  # logarithms log 3 and log 1.5 less and more
+    error = math.log(1.5) / math.sqrt(3)
+    faster, low, high = speed.mean_ratio(rounds)
+    assert faster == pytest.approx(3)
+    assert low == pytest.approx(3 * math.exp(-4.303 * error), rel=1e-3)
+    assert high == pytest.approx(3 * math.exp(4.303 * error), rel=1e-3)
+
+
+def test_a_name_of_no_work_is_refused(
+    speed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "dop"])
+    with pytest.raises(SystemExit, match="2"):
+        speed.main()
+    assert "no work begins with dop" in capsys.readouterr().err
