@@ -141,9 +141,9 @@ def plot(found: dict[str, list[Point]], file: Path) -> None:
 def main() -> int:
     """Measure every point, each in a process of its own."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--write", help="NAME of NAME.json and NAME.png")
+    parser.add_argument("--layers", type=speed.at_least(1), default=2)
+    parser.add_argument("--rounds", type=speed.at_least(1), default=2)
+    parser.add_argument("--write", type=speed.in_a_folder, help="NAME of NAME.json and NAME.png")
     args = parser.parse_args()
 
     def alone(function: Any, *words: Any) -> Any:

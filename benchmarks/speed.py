@@ -139,7 +139,7 @@ def in_turn(steps: dict[str, Callable[[], float]], rounds: int) -> dict[str, Any
             of: [statistics.median(side[i]) for side in (stock, ours)] for i, of in enumerate(TIMES)
         },
         "faster": {of: mean_ratio(ratios[i]) for i, of in enumerate(TIMES)},
-        "spread": f"95 % of {rounds}",
+        "spread": f"95 %, {rounds} rounds" if rounds > 1 else "one round",
         "ratios": dict(zip(TIMES, ratios, strict=True)),
         "megabytes": peaks,
         "losses": [stock[2][0], ours[2][0]],
@@ -173,7 +173,7 @@ def compare(name: str, rounds: int, layers: int, vocabulary: int) -> dict[str, A
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
     lines = [
-        "| step | TRL, clock (processor) | ours | faster, processor time | by the clock | of "
+        "| step | TRL, clock (processor) | ours | faster, processor time | by the clock | between "
         "| memory, TRL | ours |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -219,22 +219,43 @@ def write(name: str, results: list[dict[str, Any]], text: str) -> None:
     Path(f"{name}.md").write_text(f"# Steps against stock TRL: `make bench`\n\n{text}\n")
 
 
+def at_least(lowest: int) -> Callable[[str], int]:
+    """What argparse reads a number with."""
+
+    def number(text: str) -> int:
+        if int(text) < lowest:
+            raise argparse.ArgumentTypeError(f"{text} is less than {lowest}")
+        return int(text)
+
+    return number
+
+
+def in_a_folder(name: str) -> str:
+    """What argparse reads the name of results with, which are written at the end."""
+    if not Path(name).parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {Path(name).parent}")
+    return name
+
+
 def main() -> int:
     """Measure the works that are asked for, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--only", "--works", nargs="+", default=[""], help="beginnings of names")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--layers", type=int, default=8)
-    parser.add_argument("--vocabulary", type=int, default=32_000)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=at_least(1), default=3)
+    parser.add_argument("--layers", type=at_least(1), default=8)
+    parser.add_argument("--vocabulary", type=at_least(1024), default=32_000)
+    parser.add_argument("--threads", type=at_least(1), default=1)
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--write", help="also write NAME.json and its table, NAME.md, here")
+    parser.add_argument(
+        "--write", type=in_a_folder, help="also write NAME.json and its table, NAME.md, here"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     every = [*WORKS, *HEADS, *PLAIN]
     chosen = [name for name in every if name.startswith(tuple(args.only))]
-    if not chosen:
-        parser.error(f"no work begins with {' or '.join(args.only)}; there are {', '.join(every)}")
+    for start in args.only:
+        if not any(name.startswith(start) for name in every):
+            parser.error(f"no work begins with {start!r}; there are {', '.join(every)}")
     results: list[dict[str, Any]] = []
     text = ""
     for name in chosen:

@@ -59,10 +59,24 @@ def test_the_interval_of_few_rounds_is_students(speed: Any) -> None:
     assert high == pytest.approx(3 * math.exp(4.303 * error), rel=1e-3)
 
 
-def test_a_name_of_no_work_is_refused(
-    speed: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--only reward dop", "no work begins with 'dop'"),
+        ("--rounds 0", "--rounds: 0 is less than 1"),
+        ("--threads 0", "--threads: 0 is less than 1"),
+        ("--vocabulary 512", "--vocabulary: 512 is less than 1024"),
+        ("--write nowhere/speed", "--write: there is no folder nowhere"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_is_measured(
+    speed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: str,
+    said: str,
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["speed.py", "--only", "dop"])
+    monkeypatch.setattr(sys, "argv", ["speed.py", *words.split()])
     with pytest.raises(SystemExit, match="2"):
         speed.main()
-    assert "no work begins with dop" in capsys.readouterr().err
+    assert said in capsys.readouterr().err

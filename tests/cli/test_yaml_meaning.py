@@ -9,6 +9,7 @@ import pytest
 from trl_deepseek import jobs
 from trl_deepseek.cli import training
 from trl_deepseek.cli.parser import Parser
+from trl_deepseek.errors import ConfigError
 from trl_deepseek.jobs.options import build_dataclasses
 
 
@@ -40,3 +41,20 @@ def test_yaml_means_numbers_words_and_lists_where_they_are_meant(
     assert config.run_name == "007"
     assert config.bf16 is False
     assert {"plugins", "save_strategy"} <= args.given
+
+
+@pytest.mark.parametrize("word", ["on", "off", "Off"])
+def test_on_and_off_are_words_where_an_option_has_them(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"prefix_sharing: {word}\nbf16: off\ngradient_checkpointing: on\n")
+    args = parser_of("dpo").parse_args(["--config", str(file)])
+    assert args.prefix_sharing == word.lower()
+    assert (args.bf16, args.gradient_checkpointing) == (False, True)
+
+
+@pytest.mark.parametrize("word", ["true", "no", "maybe"])
+def test_a_word_that_an_option_does_not_have_is_refused(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"prefix_sharing: {word}\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:1: --prefix_sharing: invalid choice"):
+        parser_of("dpo").parse_args(["--config", str(file)])

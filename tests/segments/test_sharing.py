@@ -12,7 +12,7 @@ import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, OPTConfig
 
-from trl_deepseek import load_registry
+from trl_deepseek import DPOConfig, load_registry
 from trl_deepseek.errors import ConfigError
 from trl_deepseek.lm_head import IGNORED
 from trl_deepseek.segments import PrefixSharing, exactness
@@ -121,7 +121,7 @@ def test_auto_shares_what_gains_and_leaves_what_does_not() -> None:
 def left_alone(model: Any, caplog: pytest.LogCaptureFixture, **given: Any) -> str:
     """What ``auto`` says once of a batch that it leaves, and ``on`` refuses with."""
     rows = batch()
-    caplog.set_level("INFO", "trl_deepseek.segments.sharing")
+    caplog.set_level("WARNING", "trl_deepseek.segments.sharing")  # what Python shows unasked
     auto = PrefixSharing("auto")
     auto.mode = "on"  # as if it gained
     with pytest.raises(ConfigError, match="prefix_sharing on: ") as refused:
@@ -176,7 +176,7 @@ def test_a_compiled_model_is_not_compiled_anew_for_each_layout(
     in_place.compile()
     for model in (wrapped, in_place):
         caplog.clear()
-        with caplog.at_level("INFO"):
+        with caplog.at_level("WARNING"):
             found = PrefixSharing("auto").layout(model, rows["input_ids"], rows["attention_mask"])
         assert found is None
         assert "torch.compile would compile the model anew" in caplog.text
@@ -238,3 +238,11 @@ def test_a_model_that_does_not_heed_the_mask_is_found_by_trying() -> None:
 
 def _without_mask(attend: Any, *args: Any, **given: Any) -> Any:
     return attend(*args, **{**given, "attention_mask": None})
+
+
+@pytest.mark.parametrize("mode", [None, True, "maybe"])
+def test_only_the_three_modes_are_taken(mode: Any, tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match=f"prefix_sharing is {mode!r}.* one of auto, on, off"):
+        PrefixSharing(mode)
+    with pytest.raises(ConfigError, match=f"prefix_sharing is {mode!r}.* one of auto, on, off"):
+        DPOConfig(str(tmp_path), prefix_sharing=mode)

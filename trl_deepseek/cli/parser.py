@@ -214,8 +214,11 @@ class Parser(argparse.ArgumentParser):
                 self.counted.add(key)  # null or []
             else:
                 is_word = action.nargs != 0 and action.type in (str, None, text_or_list)
+                word = spelled.get(key, value)
                 if is_word and not action.choices and key not in TRUTHS:
-                    value = spelled.get(key, value)  # no is the word
+                    value = word  # no is the word
+                elif key in spelled and str(word).lower() in (action.choices or ()):
+                    value = str(word).lower()  # and so are on and off
                 flags += _as_flags(action, value, key)
         return flags
 

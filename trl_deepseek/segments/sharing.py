@@ -31,12 +31,17 @@ class PrefixSharing:
             that would not be exact, ``auto`` lays out what gains by it and leaves the rest as it
             is.
 
+    Raises:
+        ConfigError: ``mode`` is none of these.
+
     Attributes:
         mode: As given.
         shared: Passes that were laid out so far.
     """
 
     def __init__(self, mode: str = "auto") -> None:
+        if mode not in MODES:
+            raise ConfigError(f"prefix_sharing is {mode!r}: it must be one of {', '.join(MODES)}")
         self.mode = mode
         self.shared = 0
         self._said: set[str] = set()
@@ -265,7 +270,7 @@ class PrefixSharing:
             )
         if reason not in self._said:
             self._said.add(reason)
-            logger.info("prefixes are not shared: %s", reason)
+            logger.warning("prefixes are not shared: %s", reason)
 
 
 def _scored(

@@ -119,13 +119,13 @@ def _goes_on(model: nn.Module, generate: Callable[..., Any], inputs: dict[str, A
             begun = _prefilled(model, rows["input_ids"], rows["attention_mask"])
             ours = torch.stack(generate(**rows, **begun, generation_config=greedy).logits)
         except Exception as error:  # whatever a model does with a cache that is given to it
-            logger.info("prompts are encoded for each completion: %s", error)
+            logger.warning("prompts are encoded for each completion: %s", error)
             _tried[inner] = False
             return False
         off = float((ours - plain).float().norm() / plain.float().norm())
         _tried[inner] = off <= exactness.tolerance(model)
         if not _tried[inner]:
-            logger.info(
+            logger.warning(
                 "prompts are encoded for each completion: %s says something else from a cache",
                 type(inner).__name__,
             )

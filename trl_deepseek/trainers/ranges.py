@@ -309,7 +309,9 @@ def check_words(config: Any, words: Mapping[str, Sequence[str]] | None = None) -
     }
     for name, choices in {**allowed, **(words or {})}.items():
         value = getattr(config, name, None)
-        if choices and value is not None and value not in choices:
+        if value is None and (not _literals(config, name) or _may_be_none(config, name)):
+            continue
+        if choices and value not in choices:
             listed = ", ".join(map(str, choices))
             hint = did_you_mean(value, map(str, choices), inline=True)
             raise ConfigError(f"{name} is {value!r}{hint}: it must be one of {listed}")
