@@ -84,8 +84,14 @@ def compare(make: Any, layers: int, vocabulary: int, rounds: int) -> Point:
     work = function(*words)
     with tempfile.TemporaryDirectory() as folder:
         row = speed.in_turn(speed.sides(work, folder, layers, vocabulary), rounds)
-    sizes = zip(("TRL_megabytes", "ours_megabytes"), row["megabytes"], strict=True)
-    return {**dict(zip(("TRL", "ours"), row["seconds"]["processor"], strict=True)), **dict(sizes)}
+    stock, ours = row["seconds"]["processor"]
+    stock_peak, our_peak = row["megabytes"]
+    return {
+        "TRL": stock,
+        "ours": ours,
+        "TRL_megabytes": stock_peak,
+        "ours_megabytes": our_peak,
+    }
 
 
 def auto(make: Any, layers: int, rounds: int) -> Point:
